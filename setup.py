@@ -1,0 +1,42 @@
+"""Packaging of hf_fst; tool settings live in pyproject.toml, exact versions in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="hf_fst",
+    version="0.1.0.dev0",
+    description="Learning from Future (FST): look-ahead teachers for self-training in semantic segmentation",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["hf_fst", "hf_fst.*"]),
+    include_package_data=True,
+    package_data={"hf_fst": ["data/splits/**/*", "evaluation/**/*", "reporting/*.jinja"]},
+    install_requires=[
+        "accelerate>=1.15",
+        "datasets>=5.2",
+        "evaluate>=0.4",
+        "huggingface-hub>=2.4",
+        "jinja2",
+        "kornia>=0.9",
+        "matplotlib",
+        "numpy",
+        "pillow",
+        "pyyaml",
+        "safetensors",
+        "scipy",
+        "timm>=1.0",
+        "torch>=2.11",
+        "torchvision",
+        "transformers>=5.17",
+    ],
+    extras_require={
+        "test": ["pytest", "pytest-timeout", "ruff", "cityscapesscripts", "tensorboard"],
+    },
+    entry_points={"console_scripts": ["hf-fst=hf_fst.cli:main"]},
+)
