@@ -1,0 +1,222 @@
+"""Tables for people: Markdown and plain text, from a run's scores and from committed result files.
+
+A result file `docs/results/NAME.json` holds one measured table:
+
+    {
+      "title":    "Domain adaptation on street",
+      "command":  "hf-fst train examples/recipes/street.yaml --rule fst_d --seed 0",
+      "device":   "2 CPU cores",
+      "versions": {"torch": "2.15.0", "transformers": "5.23.0"},
+      "date":     "2026-01-31",
+      "columns":  [{"key": "teacher", "title": "teacher mIoU (%)", "format": "percent"},
+                   {"key": "cost",    "title": "seconds per step", "format": "seconds"}],
+      "rows":     [{"name": "fst_d, K = 3", "seeds": {"0": {"teacher": 0.351, "cost": 0.42}, "1": {...}}}],
+      "note":     "optional sentence"
+    }
+
+A value is a number, or null where the column does not apply to the row (then for every seed of it). Formats: `percent`
+(a fraction, shown times 100 with one decimal), `seconds` and `number` (three significant digits), `integer`.
+`render_results` turns it into Markdown; `update_tables` writes that between `<!-- table: NAME -->` and
+`<!-- /table -->` of a document.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+ABSENT = "–"
+RESULT_KEYS = ("title", "command", "device", "versions", "date", "columns", "rows")
+FORMATS = ("percent", "seconds", "number", "integer")
+LOCAL_PATH = re.compile(r"(?:^|[\s=\"'])(?:~?/\w|[A-Za-z]:\\)")
+REGION = re.compile(r"<!-- table: (?P<name>[\w.-]+) -->\n(?P<body>.*?)<!-- /table -->", re.DOTALL)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A fraction in 0..1 as percent without the sign, `–` for None and nan."""
+    return ABSENT if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A GitHub-style table: the first column left, the others right aligned. Cells are strings."""
+    _check_widths(columns, rows)
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (columns, *rows)]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(columns))]
+    lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in cells]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines.insert(1, "| " + " | ".join(rule) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same table for a terminal: aligned columns under a line."""
+    _check_widths(columns, rows)
+    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
+    lines = ["  ".join(_aligned(row, widths)).rstrip() for row in (columns, *rows)]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(lines) + "\n"
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    return [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+
+
+def _check_widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    for row in rows:
+        if len(row) != len(columns):
+            raise ValueError(f"A row has {len(row)} cells but the table has {len(columns)} columns: {list(row)}.")
+
+
+def class_rows(
+    names: Sequence[str], student: Sequence[float | None], teacher: Sequence[float | None]
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of per-class IoU, student against teacher, in percent, with the mean over the classes present.
+
+    Args:
+        names: Class names, (C,).
+        student: IoU of the student in 0..1, None or nan where the class is absent, (C,).
+        teacher: The same of the teacher.
+    """
+    if not len(names) == len(student) == len(teacher):
+        raise ValueError(f"Got {len(names)} class names, {len(student)} student and {len(teacher)} teacher values.")
+    rows = [
+        [name, percent(s), percent(t), difference(s, t)] for name, s, t in zip(names, student, teacher, strict=True)
+    ]
+    means = _mean_present(student), _mean_present(teacher)
+    rows.append(["mean", percent(means[0]), percent(means[1]), difference(*means)])
+    return ["class", "student IoU (%)", "teacher IoU (%)", "teacher - student"], rows
+
+
+def difference(student: float | None, teacher: float | None) -> str:
+    """teacher - student in percentage points with its sign, `–` if either is missing."""
+    if percent(student) == ABSENT or percent(teacher) == ABSENT:
+        return ABSENT
+    return f"{100 * (teacher - student):+.1f}"
+
+
+def _mean_present(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(present) / len(present) if present else None
+
+
+def check_results(results: dict) -> None:
+    """Check a result file's content against the schema in the module docstring.
+
+    Raises:
+        ValueError: Saying which key, row, seed or column is wrong.
+    """
+    title = results.get("title", "?")
+    if missing := [key for key in RESULT_KEYS if key not in results]:
+        raise ValueError(f"The results {title!r} lack {missing}; needed are {list(RESULT_KEYS)}.")
+    if LOCAL_PATH.search(results["command"]):
+        raise ValueError(f"The command of the results {title!r} names a local path: {results['command']!r}.")
+    for column in results["columns"]:
+        if column.get("format") not in FORMATS or not {"key", "title"} <= column.keys():
+            raise ValueError(f"A column of {title!r} needs key, title and a format of {list(FORMATS)}, got {column}.")
+    for row in results["rows"]:
+        if not row.get("seeds"):
+            raise ValueError(f"The row {row.get('name')!r} of {title!r} has no seeds.")
+        for column in results["columns"]:
+            values = []
+            for seed, cells in row["seeds"].items():
+                if column["key"] not in cells:
+                    raise ValueError(f"Seed {seed} of row {row['name']!r} of {title!r} has no {column['key']!r}.")
+                values.append(cells[column["key"]])
+            if any(value is None for value in values) and any(value is not None for value in values):
+                raise ValueError(f"Row {row['name']!r} of {title!r} has {column['key']!r} for only some seeds.")
+
+
+def render_results(results: dict, link: str | None = None) -> str:
+    """A result file's content as Markdown: mean ± sample standard deviation over the seeds, and where it was measured.
+
+    Args:
+        results: The schema of the module docstring.
+        link: Address of the JSON file as seen from the document, for the values of every seed.
+
+    Raises:
+        ValueError: If the results do not follow the schema.
+    """
+    check_results(results)
+    seeds = [sorted(row["seeds"], key=int) for row in results["rows"]]
+    same_seeds = all(row == seeds[0] for row in seeds)
+    columns = ["", *(column["title"] for column in results["columns"])] + ([] if same_seeds else ["seeds"])
+    rows = []
+    for row, row_seeds in zip(results["rows"], seeds, strict=True):
+        cells = [
+            mean_std([row["seeds"][seed][column["key"]] for seed in row_seeds], column["format"])
+            for column in results["columns"]
+        ]
+        rows.append([row["name"], *cells] + ([] if same_seeds else [", ".join(row_seeds)]))
+    about = [_about_seeds(seeds[0] if same_seeds and seeds else None, max(map(len, seeds), default=1))]
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    about.append(f"Measured {results['date']} on {results['device']} with {versions}: `{results['command']}`.")
+    if results.get("note"):
+        about.append(results["note"])
+    if link:
+        about.append(f"Values of every seed: [{Path(link).name}]({link}).")
+    return f"**{results['title']}**\n\n{markdown_table(columns, rows)}\n{' '.join(filter(None, about))}\n"
+
+
+def _about_seeds(seeds: list[str] | None, most: int) -> str:
+    if seeds is None:
+        return "Mean ± sample standard deviation over the seeds named in the row." if most > 1 else ""
+    if most > 1:
+        return f"Mean ± sample standard deviation over {len(seeds)} seeds ({', '.join(seeds)})."
+    return f"One seed ({seeds[0]})."
+
+
+def mean_std(values: Sequence[float | None], format: str) -> str:
+    """`mean ± sample standard deviation` in one of the `FORMATS`; one value stands alone, None gives `–`.
+
+    Both numbers have the decimals of the mean, which keeps three significant digits under `seconds` and `number`.
+    """
+    if any(value is None for value in values):
+        return ABSENT
+    scale = 100.0 if format == "percent" else 1.0
+    mean = scale * statistics.fmean(values)
+    if format in ("percent", "integer"):
+        decimals = 1 if format == "percent" else 0
+    else:
+        decimals = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 2
+    if len(values) == 1:
+        return f"{mean:.{decimals}f}"
+    return f"{mean:.{decimals}f} ± {scale * statistics.stdev(values):.{decimals}f}"
+
+
+def update_tables(document: Path, results_dir: Path, check: bool = False) -> bool:
+    """Write the tables of `results_dir/NAME.json` into the marked regions of a Markdown document.
+
+    Args:
+        document: A Markdown file; regions start with `<!-- table: NAME -->` and end with `<!-- /table -->`.
+        results_dir: Folder of the result files.
+        check: Only compare, write nothing.
+
+    Returns:
+        Whether the document was (with `check`: is) out of date.
+
+    Raises:
+        FileNotFoundError: If a region names a result file that is not there.
+        ValueError: If a region is not closed, or a result file does not follow the schema.
+    """
+    document, results_dir = Path(document), Path(results_dir)
+    text = document.read_text(encoding="utf-8")
+    if len(REGION.findall(text)) != text.count("<!-- table: "):
+        raise ValueError(f"{document.name} has a '<!-- table: NAME -->' line without its '<!-- /table -->' line.")
+
+    def table(match: re.Match) -> str:
+        path = results_dir / f"{match['name']}.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{document.name} has a table {match['name']!r} but there is no {path.name}.")
+        link = os.path.relpath(path, document.parent).replace(os.sep, "/")
+        body = render_results(json.loads(path.read_text(encoding="utf-8")), link)
+        return f"<!-- table: {match['name']} -->\n{body}<!-- /table -->"
+
+    updated = REGION.sub(table, text)
+    if updated != text and not check:
+        document.write_text(updated, encoding="utf-8")
+    return updated != text
