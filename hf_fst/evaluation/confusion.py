@@ -1,0 +1,238 @@
+"""Confusion matrices of label maps, and the scores that are read off them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+
+# Train ids of the Cityscapes classes that SYNTHIA shares (16), and of those without wall, fence and pole (13), as
+# scored by the domain-adaptation literature: the model still has 19 classes, the mean is over the listed ones.
+SYNTHIA_16 = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
+SYNTHIA_13 = (0, 1, 2, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
+CLASS_LISTS = {"cityscapes_19": tuple(range(19)), "synthia_16": SYNTHIA_16, "synthia_13": SYNTHIA_13}
+
+# Labels that are never counted, whatever `ignore_index` is: the value of masks, and the value of torch's losses.
+ALWAYS_IGNORED = (255, -100)
+
+
+def as_indices(values: Any, what: str = "predictions") -> torch.Tensor:
+    """Gives class indices as a tensor of a signed or 8-bit integer type.
+
+    Args:
+        values: a tensor, an array, or nested lists of integers [any shape].
+        what: how to call them in an error.
+
+    Raises:
+        ValueError: where the values are not integers.
+    """
+    if isinstance(values, np.ndarray) and not values.flags.writeable:
+        values = values.copy()  # torch warns about memory it may not write
+    values = torch.as_tensor(values)
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise ValueError(
+            f"{what} are of type {values.dtype}, but class indices are integers: take the argmax over the classes first."
+        )
+    if values.dtype in (torch.uint16, torch.uint32, torch.uint64):  # few operations know these types
+        values = values.to(torch.int64)
+    return values
+
+
+def _count(predictions: torch.Tensor, labels: torch.Tensor, num_labels: int, ignore_index: int | None) -> torch.Tensor:
+    """Counts (num_labels, num_labels + 1) of flat index tensors; the last column is for predictions of no class."""
+    columns = num_labels + 1
+    if labels.numel() == 0:
+        return labels.new_zeros((num_labels, columns), dtype=torch.int64)
+    low, high = (int(bound) for bound in torch.stack(torch.aminmax(predictions)))
+    if low < 0 or high >= num_labels:
+        wide = predictions.to(torch.int64)
+        predictions = torch.where((wide >= 0) & (wide < num_labels), wide, num_labels)
+    ignored = {*ALWAYS_IGNORED, *([] if ignore_index is None else [ignore_index])}
+    low, high = (int(bound) for bound in torch.stack(torch.aminmax(labels)))
+    if columns * 256 <= torch.iinfo(torch.int16).max and low >= 0 and high <= 255:
+        # Every byte has a row of its own, the ignored ones too: masking would cost more than counting.
+        bins = labels.to(torch.uint8).to(torch.int16).mul_(columns).add_(predictions.to(torch.uint8))
+        counts = torch.bincount(bins, minlength=256 * columns).view(256, columns)
+        counts[[index for index in ignored if 0 <= index <= 255]] = 0
+        counts, others = counts[:num_labels], counts[num_labels:].any()
+    else:
+        wide = labels.to(torch.int64)
+        keep = torch.ones_like(wide, dtype=torch.bool)
+        for index in ignored:
+            keep &= wide != index
+        others = (keep & ((wide < 0) | (wide >= num_labels))).any()
+        bins = torch.where(keep, wide, num_labels).clamp_(0, num_labels).mul_(columns).add_(predictions)
+        counts = torch.bincount(bins, minlength=columns * columns).view(columns, columns)[:num_labels]
+    if others:
+        wide = labels.to(torch.int64)
+        for index in ignored:
+            wide = wide[wide != index]
+        bad = sorted(set(wide[(wide < 0) | (wide >= num_labels)].tolist()))
+        raise ValueError(
+            f"The labels hold {', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''}, but there are "
+            f"{num_labels} classes (0 to {num_labels - 1}) and only {', '.join(map(str, sorted(ignored)))} are ignored: "
+            "map the ids to classes, or set num_labels or ignore_index."
+        )
+    return counts
+
+
+def _checked(predictions: Any, labels: Any, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    if num_labels < 1:
+        raise ValueError(f"num_labels is {num_labels}, but at least one class is needed.")
+    predictions, labels = as_indices(predictions, "predictions"), as_indices(labels, "labels")
+    if predictions.shape != labels.shape:
+        raise ValueError(
+            f"The predictions have shape {tuple(predictions.shape)} and the labels {tuple(labels.shape)}: "
+            "resize the logits to the labels' size before the argmax."
+        )
+    return predictions, labels.to(predictions.device)
+
+
+def confusion_matrix(
+    predictions: torch.Tensor, labels: torch.Tensor, num_labels: int, ignore_index: int | None = 255
+) -> torch.Tensor:
+    """Counts, for each image, the pixels of every class that were predicted as every class.
+
+    Args:
+        predictions: class indices (B, H, W), any integer type, on any device.
+        labels: class indices (B, H, W); pixels of 255, -100 or `ignore_index` are not counted.
+        num_labels: number of classes C.
+        ignore_index: one more label that is not counted, or None.
+
+    Returns:
+        int64 counts (B, C, C) on the predictions' device; rows are labels, columns are predictions.
+
+    Raises:
+        ValueError: where shapes differ, values are not integers, a label is neither a class nor ignored, or a counted
+            pixel is predicted as no class.
+    """
+    predictions, labels = _checked(predictions, labels, num_labels)
+    if predictions.dim() != 3:
+        raise ValueError(f"The predictions have shape {tuple(predictions.shape)}, but (batch, height, width) is needed.")
+    counts = [_count(p.reshape(-1), y.reshape(-1), num_labels, ignore_index) for p, y in zip(predictions, labels)]
+    matrix = torch.stack(counts) if counts else predictions.new_zeros((0, num_labels, num_labels + 1)).long()
+    if matrix[..., num_labels].any():
+        raise ValueError(f"Some predictions are none of the {num_labels} classes (0 to {num_labels - 1}).")
+    return matrix[..., :num_labels]
+
+
+def scores(matrix: torch.Tensor | np.ndarray, classes: Sequence[int] | None = None) -> dict[str, Any]:
+    """Reads the usual segmentation scores off a confusion matrix.
+
+    IoU = TP / (TP + FP + FN) and accuracy = TP / (TP + FN) of each class. A class that occurs neither in labels nor
+    in predictions has no IoU, one that no label holds has no accuracy: they are nan and left out of the means.
+
+    Args:
+        matrix: counts (C, C), or (C, C + 1) where the last column holds pixels predicted as no class (misses of
+            their class, and nobody's false positives); rows are labels.
+        classes: class indices that the means, the overall accuracy and the frequency weights are taken over (such as
+            `SYNTHIA_16`); all by default. What the other classes' pixels were taken for still counts.
+
+    Returns:
+        `mean_iou`, `mean_accuracy`, `overall_accuracy`, `frequency_weighted_iou` (floats in 0..1 or nan) and
+        `per_category_iou`, `per_category_accuracy` (lists of C floats).
+
+    Raises:
+        ValueError: where the matrix has another shape or `classes` holds no class or one that there is not.
+    """
+    matrix = np.asarray(matrix.cpu() if isinstance(matrix, torch.Tensor) else matrix).astype(np.float64)
+    if matrix.ndim != 2 or matrix.shape[1] - matrix.shape[0] not in (0, 1) or not len(matrix):
+        raise ValueError(f"The confusion matrix has shape {matrix.shape}, but (classes, classes) is needed.")
+    num_labels = len(matrix)
+    chosen = list(range(num_labels)) if classes is None else [int(index) for index in classes]
+    if not chosen or min(chosen) < 0 or max(chosen) >= num_labels:
+        raise ValueError(f"The class list {chosen} must name some of the {num_labels} classes 0 to {num_labels - 1}.")
+    hits = np.diagonal(matrix)
+    labeled = matrix.sum(axis=1)
+    union = labeled + matrix[:, :num_labels].sum(axis=0) - hits
+    iou = np.divide(hits, union, out=np.full(num_labels, np.nan), where=union > 0)
+    accuracy = np.divide(hits, labeled, out=np.full(num_labels, np.nan), where=labeled > 0)
+    total = labeled[chosen].sum()
+    weighted = sum(labeled[index] * iou[index] for index in chosen if labeled[index] > 0)
+
+    def mean(values: np.ndarray) -> float:
+        values = values[chosen]
+        values = values[~np.isnan(values)]
+        return float(values.mean()) if len(values) else float("nan")
+
+    return {
+        "mean_iou": mean(iou),
+        "mean_accuracy": mean(accuracy),
+        "overall_accuracy": float(hits[chosen].sum() / total) if total else float("nan"),
+        "frequency_weighted_iou": float(weighted / total) if total else float("nan"),
+        "per_category_iou": iou.tolist(),
+        "per_category_accuracy": accuracy.tolist(),
+    }
+
+
+def sum_over_processes(counts: torch.Tensor) -> torch.Tensor:
+    """Sums a tensor over the processes of torch.distributed, where it runs; the given tensor stays as it is."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return counts.clone()
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    total = counts.to(device, copy=True)
+    torch.distributed.all_reduce(total)
+    return total
+
+
+class ConfusionMatrix:
+    """A confusion matrix that grows image by image, in memory that does not.
+
+    With several processes there are two ways to count every image once. Either each process sees its own part of the
+    images, without padding, and `compute()` sums the counts. Or the batches come from a loader that
+    `accelerator.prepare` made, which repeats images so that all processes get as many: give
+    `gather=accelerator.gather_for_metrics`, which drops the repeated ones; then all processes must update alike.
+
+    Args:
+        num_labels: number of classes C.
+        ignore_index: a label that is not counted (255 and -100 never are), or None.
+        gather: function that turns this process's per-image counts (B, C, C + 1) into those of all processes.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        ignore_index: int | None = 255,
+        gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):
+        self.num_labels, self.ignore_index, self.gather = num_labels, ignore_index, gather
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything that was counted."""
+        self.counts = torch.zeros((self.num_labels, self.num_labels + 1), dtype=torch.int64)
+        self.images = 0
+
+    def update(self, predictions: Any, labels: Any) -> None:
+        """Counts a batch.
+
+        Args:
+            predictions: class indices (B, H, W), or a list of B maps (H, W) of different sizes; a counted pixel that
+                is none of the classes is a miss of its label's class.
+            labels: the same shapes.
+
+        Raises:
+            ValueError: as `confusion_matrix`; nothing of the batch is counted then.
+        """
+        if len(predictions) != len(labels):
+            raise ValueError(f"There are {len(predictions)} predictions and {len(labels)} labels: they must be pairs.")
+        pairs = [_checked(p, y, self.num_labels) for p, y in zip(predictions, labels)]
+        counts = [_count(p.reshape(-1), y.reshape(-1), self.num_labels, self.ignore_index) for p, y in pairs]
+        if not counts:
+            return
+        per_image = torch.stack(counts)
+        if self.gather is not None:
+            per_image = self.gather(per_image)
+        self.counts = self.counts.to(per_image.device) + per_image.sum(dim=0)
+        self.images += len(per_image)
+
+    def reduce(self) -> torch.Tensor:
+        """Gives the counts (C, C + 1) of all processes; every process must call it. This object stays as it is."""
+        return self.counts.clone() if self.gather is not None else sum_over_processes(self.counts)
+
+    def compute(self, classes: Sequence[int] | None = None) -> dict[str, Any]:
+        """Gives the scores of all processes' images (see `scores`); every process must call it."""
+        return scores(self.reduce(), classes)
