@@ -1,0 +1,44 @@
+"""Datasets as `datasets.DatasetDict` with the columns `image` and `label`, one file for each."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+
+import datasets
+
+from .errors import DataError
+from .labels import LabelMap
+from .pairing import DrawSampler, Pairs, collate
+from .views import View
+
+DATASETS: dict[str, Callable[..., datasets.DatasetDict]] = {}
+
+
+def load(
+    name: str, data_dir: str | None = None, *, streaming: bool = False, **options
+) -> datasets.DatasetDict | datasets.IterableDatasetDict:
+    """Loads a dataset by its name in `DATASETS`: splits train, validation, test with lazy columns `image` and `label`.
+
+    Args:
+        name: a key of `DATASETS`.
+        data_dir: where the files lie (for "hub": the id or path of the dataset; for "street": not needed).
+        streaming: gives a `datasets.IterableDatasetDict`.
+        options: those of the dataset's function.
+
+    Raises `ValueError` for an unknown name or option, `FileNotFoundError` where a part of the dataset is missing.
+    """
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(DATASETS))}."
+        raise ValueError(f"There is no dataset {name!r}; {hint}")
+    function = DATASETS[name]
+    accepted = [option for option in inspect.signature(function).parameters if option not in ("data_dir", "streaming")]
+    for option in options:
+        if option not in accepted:
+            raise ValueError(f"The dataset {name!r} has no option {option!r}; it has {', '.join(accepted) or 'none'}.")
+    return function(data_dir, streaming=streaming, **options)
+
+
+__all__ = ["DATASETS", "DataError", "DrawSampler", "LabelMap", "Pairs", "View", "collate", "load"]

@@ -1,0 +1,168 @@
+"""Labeled and unlabeled images of different number, repeated, paired and drawn reproducibly."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+# What a random number is for; the first word after the seed, so that no two uses share a stream.
+_LABELED, _UNLABELED, _AUGMENT, _AHEAD = range(4)
+
+
+@contextmanager
+def seeded(*words: int) -> Iterator[None]:
+    """Runs a block under a random state (torch on the CPU, numpy, random) made from integers; puts the old one back."""
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    low, high, third, fourth = (int(word) for word in np.random.SeedSequence(words).generate_state(4))
+    # The generator of the CPU alone: torch.manual_seed would also reset the devices, where dropout draws.
+    torch.default_generator.manual_seed(low + (high << 32))
+    np.random.seed(third)
+    random.seed(fourth)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+class Pairs(Dataset):
+    """Pairs each labeled image with `unlabeled_per_labeled` unlabeled ones; indexed by the number of the draw.
+
+    `epoch, position = divmod(draw, len(pairs))`. Each epoch goes through seeded permutations of both sets, each as
+    often as the longer one needs, so every image comes at least once an epoch. An item is made under a random state
+    that depends on (seed, draw) alone: any number of workers or processes sees the same crops, and an image that
+    comes twice gets two crops. `pairs["ahead", step, k, position]` is an item for a look-ahead on other images, drawn
+    uniformly from (seed, step, k, position).
+
+    An item is a flat dict: `pixel_values` (3,H,W), `labels` (H,W), and with unlabeled images `unlabeled_pixel_values`
+    and, where that set yields labels (for diagnostics), `unlabeled_labels`; these have a leading dimension where
+    `unlabeled_per_labeled` > 1, which `collate` takes away again.
+
+    Args:
+        labeled: gives dicts with `pixel_values` and `labels` (a `View`).
+        unlabeled: gives dicts with `pixel_values` (a `View`), or None.
+        seed: an integer >= 0.
+        unlabeled_per_labeled: unlabeled images for each labeled one, >= 1.
+        multiple_of: rounds the length up with further draws to a multiple of this. Give it processes x batch size:
+            then no process gets a short batch, which would be filled with draws the epoch already had.
+
+    Raises `ValueError` for empty sets and numbers out of range.
+    """
+
+    def __init__(
+        self,
+        labeled: Dataset,
+        unlabeled: Dataset | None = None,
+        seed: int = 0,
+        unlabeled_per_labeled: int = 1,
+        multiple_of: int = 1,
+    ):
+        if len(labeled) == 0:
+            raise ValueError("The labeled set is empty; give at least one labeled image.")
+        if unlabeled is not None and len(unlabeled) == 0:
+            raise ValueError(
+                "The unlabeled set is empty; give at least one unlabeled image, or None to train without."
+            )
+        for name, number, least in (
+            ("seed", seed, 0),
+            ("unlabeled_per_labeled", unlabeled_per_labeled, 1),
+            ("multiple_of", multiple_of, 1),
+        ):
+            if number < least:
+                raise ValueError(f"{name} is {number}, but it must be at least {least}.")
+        self.labeled, self.unlabeled = labeled, unlabeled
+        self.seed, self.unlabeled_per_labeled = seed, unlabeled_per_labeled
+        positions = len(labeled)
+        if unlabeled is not None:
+            positions = max(positions, -(-len(unlabeled) // unlabeled_per_labeled))
+        self.length = -(-positions // multiple_of) * multiple_of
+        self._permutations: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, draw: int | tuple) -> dict[str, torch.Tensor]:
+        if isinstance(draw, tuple):
+            _, step, k, position = draw
+            words = (_AHEAD, step, k, position)
+            generator = np.random.default_rng([self.seed, *words, 0])
+            index = int(generator.integers(len(self.labeled)))
+            others = []
+            if self.unlabeled is not None:
+                others = generator.integers(len(self.unlabeled), size=self.unlabeled_per_labeled)
+        else:
+            draw = int(draw)
+            epoch, position = divmod(draw, self.length)
+            words = (_AUGMENT, draw)
+            index = self._index(_LABELED, len(self.labeled), epoch, position)
+            first = position * self.unlabeled_per_labeled
+            others = [
+                self._index(_UNLABELED, len(self.unlabeled), epoch, first + i)
+                for i in range(self.unlabeled_per_labeled if self.unlabeled is not None else 0)
+            ]
+        with seeded(self.seed, *words):
+            return self._item(index, [int(other) for other in others])
+
+    def _item(self, index: int, others: list[int]) -> dict[str, torch.Tensor]:
+        item = dict(self.labeled[index])
+        if "labels" not in item:
+            raise ValueError("The labeled set yields no labels; give a dataset with a label column.")
+        views = [self.unlabeled[other] for other in others]
+        for key in ("pixel_values", "labels"):
+            if views and key in views[0]:
+                values = [view[key] for view in views]
+                item[f"unlabeled_{key}"] = values[0] if self.unlabeled_per_labeled == 1 else torch.stack(values)
+        return item
+
+    def _index(self, stream: int, size: int, epoch: int, position: int) -> int:
+        repetition, offset = divmod(position, size)
+        key, permutation = self._permutations.get(stream, (None, None))
+        if key != (epoch, repetition):
+            permutation = np.random.default_rng([self.seed, stream, epoch, repetition]).permutation(size)
+            self._permutations[stream] = ((epoch, repetition), permutation)
+        return int(permutation[offset])
+
+
+class DrawSampler(Sampler):
+    """Gives the draw numbers of an epoch of `pairs` in order; they are a permutation of the images already.
+
+    `set_epoch(e)` makes the next pass the e-th epoch. Sharding by batches (accelerate) gives each process its own
+    draws.
+    """
+
+    def __init__(self, pairs: Pairs):
+        self.pairs = pairs
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch, >= 0, of the next pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * len(self.pairs)
+        return iter(range(first, first + len(self.pairs)))
+
+
+def collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+    """Batches items of `View` or `Pairs`: stacks each entry; a list of tensors where sizes differ (evaluation).
+
+    Entries `unlabeled_*` with a leading dimension r (`unlabeled_per_labeled` > 1) are concatenated to (B*r, ...).
+    """
+    batch = {}
+    for key in items[0]:
+        values = [item[key] for item in items]
+        grouped = key.startswith("unlabeled_") and values[0].ndim == (4 if key.endswith("pixel_values") else 3)
+        if len({value.shape for value in values}) > 1:
+            batch[key] = [part for value in values for part in value] if grouped else values
+        else:
+            batch[key] = torch.cat(values) if grouped else torch.stack(values)
+    return batch
