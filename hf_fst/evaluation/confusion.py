@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-
 # Train ids of the Cityscapes classes that SYNTHIA shares (16), and of those without wall, fence and pole (13), as
 # scored by the domain-adaptation literature: the model still has 19 classes, the mean is over the listed ones.
 SYNTHIA_16 = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
@@ -33,9 +32,7 @@ def as_indices(values: Any, what: str = "predictions") -> torch.Tensor:
         values = values.copy()  # torch warns about memory it may not write
     values = torch.as_tensor(values)
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise ValueError(
-            f"{what} are of type {values.dtype}, but class indices are integers: take the argmax over the classes first."
-        )
+        raise ValueError(f"{what} are of type {values.dtype}, but class indices are integers: take the argmax first.")
     if values.dtype in (torch.uint16, torch.uint32, torch.uint64):  # few operations know these types
         values = values.to(torch.int64)
     return values
@@ -73,8 +70,8 @@ def _count(predictions: torch.Tensor, labels: torch.Tensor, num_labels: int, ign
         bad = sorted(set(wide[(wide < 0) | (wide >= num_labels)].tolist()))
         raise ValueError(
             f"The labels hold {', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''}, but there are "
-            f"{num_labels} classes (0 to {num_labels - 1}) and only {', '.join(map(str, sorted(ignored)))} are ignored: "
-            "map the ids to classes, or set num_labels or ignore_index."
+            f"{num_labels} classes (0 to {num_labels - 1}) and only {', '.join(map(str, sorted(ignored)))} are "
+            "ignored: map the ids to classes, or set num_labels or ignore_index."
         )
     return counts
 
@@ -111,8 +108,11 @@ def confusion_matrix(
     """
     predictions, labels = _checked(predictions, labels, num_labels)
     if predictions.dim() != 3:
-        raise ValueError(f"The predictions have shape {tuple(predictions.shape)}, but (batch, height, width) is needed.")
-    counts = [_count(p.reshape(-1), y.reshape(-1), num_labels, ignore_index) for p, y in zip(predictions, labels)]
+        raise ValueError(f"The predictions have shape {tuple(predictions.shape)}, but (B, H, W) is needed.")
+    counts = [
+        _count(p.reshape(-1), y.reshape(-1), num_labels, ignore_index)
+        for p, y in zip(predictions, labels, strict=True)
+    ]
     matrix = torch.stack(counts) if counts else predictions.new_zeros((0, num_labels, num_labels + 1)).long()
     if matrix[..., num_labels].any():
         raise ValueError(f"Some predictions are none of the {num_labels} classes (0 to {num_labels - 1}).")
@@ -219,7 +219,7 @@ class ConfusionMatrix:
         """
         if len(predictions) != len(labels):
             raise ValueError(f"There are {len(predictions)} predictions and {len(labels)} labels: they must be pairs.")
-        pairs = [_checked(p, y, self.num_labels) for p, y in zip(predictions, labels)]
+        pairs = [_checked(p, y, self.num_labels) for p, y in zip(predictions, labels, strict=True)]
         counts = [_count(p.reshape(-1), y.reshape(-1), self.num_labels, self.ignore_index) for p, y in pairs]
         if not counts:
             return

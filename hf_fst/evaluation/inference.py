@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-
 AVERAGES = ("probabilities", "logits")
 WEIGHTINGS = ("uniform", "gaussian")
 
@@ -154,7 +153,7 @@ def segment(
         model: a segmentation model whose output has `logits` (B, C, h, w) at any stride; its mode is left as it is.
         pixel_values: normalised images (B, 3, H, W).
         size: (height, width) of the result, that of the labels; by default (H, W).
-        window: side or (height, width) in pixels of windows that slide over each scaled image; whole images by default.
+        window: side or (height, width) in pixels of windows that slide over each scaled image; None for whole images.
         stride: pixels from one window to the next, at most the window; 2/3 of it by default.
         scales: factors by which the images are resized.
         flip: also look at the mirrored images.

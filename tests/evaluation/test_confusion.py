@@ -12,7 +12,7 @@ from hf_fst.evaluation import CLASS_LISTS, ConfusionMatrix, confusion_matrix, sc
 def naive_counts(predictions, labels, num_labels, ignored=(255, -100)):
     """One pixel at a time."""
     counts = np.zeros((num_labels, num_labels), dtype=np.int64)
-    for prediction, label in zip(np.ravel(predictions).tolist(), np.ravel(labels).tolist()):
+    for prediction, label in zip(np.ravel(predictions).tolist(), np.ravel(labels).tolist(), strict=True):
         if label not in ignored:
             counts[label, prediction] += 1
     return counts
@@ -156,10 +156,10 @@ class TestScores:
 class TestStreaming:
     @pytest.mark.parametrize("batch", [1, 2, 3, 7])
     def test_the_batch_size_does_not_matter(self, batch):
-        predictions, labels = random_maps(7, 5, (7, 13, 11))
+        predictions, labels = (torch.tensor(maps) for maps in random_maps(7, 5, (7, 13, 11)))
         matrix = ConfusionMatrix(5)
         for start in range(0, 7, batch):
-            matrix.update(torch.tensor(predictions[start : start + batch]), torch.tensor(labels[start : start + batch]))
+            matrix.update(predictions[start : start + batch], labels[start : start + batch])
         assert matrix.reduce()[:, :5].tolist() == naive_counts(predictions, labels, 5).tolist()
         assert matrix.images == 7
 
