@@ -16,7 +16,7 @@ _LABELED, _UNLABELED, _AUGMENT, _AHEAD = range(4)
 
 @contextmanager
 def seeded(*words: int) -> Iterator[None]:
-    """Runs a block under a random state (torch on the CPU, numpy, random) made from integers; puts the old one back."""
+    """Runs a block with the random states (torch on the CPU, numpy, random) seeded; puts the old ones back."""
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
     low, high, third, fourth = (int(word) for word in np.random.SeedSequence(words).generate_state(4))
     # The generator of the CPU alone: torch.manual_seed would also reset the devices, where dropout draws.

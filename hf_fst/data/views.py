@@ -60,10 +60,17 @@ class View(Dataset):
         return len(self._stored)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return self.finish(*self.read(index))
+
+    def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]:
+        """Reads image (3,H,W) and mask (H,W) of a row, both uint8 and of full size. Raises `DataError`."""
         row = self._stored[int(index)]
-        image, mask = decode_pair(row["image"], row["label"] if self.with_labels else None, self.label_map)
+        return decode_pair(row["image"], row["label"] if self.with_labels else None, self.label_map)
+
+    def finish(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None) -> dict[str, torch.Tensor]:
+        """Makes model inputs from what `read` gave, with one draw of the transform."""
         pixel_values, labels = self.transform(image, mask)
-        item = {"pixel_values": pixel_values.as_subclass(torch.Tensor)}
+        item = {"pixel_values": pixel_values.as_subclass(torch.Tensor).contiguous()}
         if labels is not None:
             item["labels"] = labels.as_subclass(torch.Tensor).long()
         return item
