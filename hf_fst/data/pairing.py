@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,6 +151,40 @@ class DrawSampler(Sampler):
     def __iter__(self) -> Iterator[int]:
         first = self.epoch * len(self.pairs)
         return iter(range(first, first + len(self.pairs)))
+
+
+class AheadSampler(Sampler):
+    """Batches of look-ahead draws, for ever: `count` groups for each optimizer step from `step` on.
+
+    A draw is `("ahead", step, k, position)`, `position` counting through the whole group of all processes, so that a
+    group has the same images however it is cut into micro-batches and processes.
+
+    Args:
+        step: the first optimizer step, >= 0.
+        count: groups a step.
+        micro_batches: micro-batches a group.
+        batch_size: images a micro-batch and process.
+        process_index, num_processes: which process this is, of how many.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        count: int,
+        micro_batches: int,
+        batch_size: int,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ):
+        self.step, self.count = step, count
+        self.micro_batches, self.batch_size = micro_batches, batch_size
+        self.process_index, self.num_processes = process_index, num_processes
+
+    def __iter__(self) -> Iterator[list[tuple]]:
+        for step in itertools.count(self.step):
+            for k, micro_batch in itertools.product(range(self.count), range(self.micro_batches)):
+                first = (micro_batch * self.num_processes + self.process_index) * self.batch_size
+                yield [("ahead", step, k, first + i) for i in range(self.batch_size)]
 
 
 def collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | list[torch.Tensor]]:

@@ -1,0 +1,267 @@
+"""Options of a run: `transformers.TrainingArguments` and what self-training adds to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from hf_fst.lookahead import STATES
+from hf_fst.losses import REDUCTIONS
+from hf_fst.objectives import OBJECTIVES
+from hf_fst.objectives.class_mix import CLASS_SOURCES
+from hf_fst.objectives.pseudo_label import WEIGHTINGS
+from hf_fst.rules import RULES, make_rule, rule_settings
+from hf_fst.teacher import BUFFER_POLICIES
+
+# what an objective takes where a number is left out: the published recipe of each
+OBJECTIVE_DEFAULTS = {
+    "unlabeled_weighting": {"class_mix": "quality", "cut_mix": "threshold", "pseudo_label": "constant"},
+    "confidence_threshold": {"class_mix": 0.968, "cut_mix": 0.95, "pseudo_label": 0.968},
+    "jitter_probability": {"class_mix": 0.8, "cut_mix": 0.8, "pseudo_label": 0.0},
+    "blur_probability": {"class_mix": 0.5, "cut_mix": 0.5, "pseudo_label": 0.0},
+}
+
+
+@dataclass
+class FSTConfig(TrainingArguments):
+    r"""
+    Options of [`FSTTrainer`]: all of [`~transformers.TrainingArguments`], with some defaults changed, and those below.
+    Options left at `None` take the value that the rule or objective is published with; after construction of the
+    trainer they hold the values in force.
+
+    Parameters:
+        > Parameters that control the look-ahead
+
+        rule (`str`, *optional*, defaults to `"fst_d"`):
+            What happens to the teacher before the student's real step: `"supervised"`, `"mean_teacher"`, `"naive_fst"`,
+            `"improved_fst"`, `"fst_d"` (K virtual steps deep) or `"fst_w"` (N virtual students wide).
+        lookahead_steps (`int`, *optional*, defaults to 3):
+            K of `fst_d`, 0 or more; 0 is the mean teacher. Each costs one more forward and backward pass a step.
+        lookahead_students (`int`, *optional*, defaults to 3):
+            N of `fst_w`, 1 or more.
+        lookahead_batches (`str`, *optional*):
+            Whether virtual steps learn from the `"same"` batch as the real one (default of `fst_d`, `naive_fst` and
+            `improved_fst`) or from `"different"` ones drawn for them (default of `fst_w`).
+        lookahead_labels (`str`, *optional*, defaults to `"followed"`):
+            Who labels for the virtual students of `fst_w`: the teacher after it `"followed"` the present student (the
+            authors' code) or the teacher as it is at `"present"` (as printed in the paper).
+        lookahead_state (`str`, *optional*, defaults to `"restore"`):
+            What comes back after virtual steps: `"restore"` puts back parameters, buffers, optimizer state and random
+            number generators, `"carry"` parameters alone, as the authors' code does.
+
+        > Parameters that control the teacher
+
+        teacher_momentum (`float`, *optional*, defaults to 0.999):
+            μ in [0, 1]: φ ← μφ + (1-μ)θ when the teacher follows the present student.
+        lookahead_momentum (`float`, *optional*, defaults to the value of `teacher_momentum`):
+            μ' in [0, 1], when it follows a virtual one. `fst_d` moves the teacher K+1 times a step, so that its memory
+            is about 1/(K+1) as long as that of a mean teacher of the same momentum.
+        momentum_warmup (`bool`, *optional*, defaults to `True`):
+            Use min(1 - 1/(t+1), μ) at step t (and the same for μ'), so that the teacher starts as the student. The
+            authors' code does; the paper prints a constant.
+        teacher_buffers (`str`, *optional*, defaults to `"copy"`):
+            BatchNorm statistics of the teacher: `"copy"` those of whom it follows, `"ema"` average them as well, or label
+            with those of the `"batch"` at hand (the authors' domain adaptation code).
+
+        > Parameters that control the objective
+
+        objective (`str`, *optional*, defaults to `"class_mix"`, with rule `"supervised"` to `"supervised"`):
+            What the student learns: `"supervised"`, `"pseudo_label"`, `"class_mix"` (DACS, DAFormer: domain adaptation)
+            or `"cut_mix"` (semi-supervised).
+        unlabeled_weight (`float`, *optional*, defaults to 1.0):
+            λ, 0 or more: weight of the unlabelled term.
+        unlabeled_weighting (`str`, *optional*):
+            `"constant"` uses λ as it is (default of `pseudo_label`); `"quality"` multiplies it by the share of confident
+            pixels (default of `class_mix`); `"threshold"` keeps confident pixels alone (default of `cut_mix`).
+        confidence_threshold (`float`, *optional*):
+            In [0, 1]; above it a pseudo-label counts as confident. Defaults to 0.968, for `cut_mix` to 0.95.
+        pseudo_ignore_top (`int`, *optional*, defaults to 0):
+            Rows at the top of the unlabelled crop whose pseudo-labels get weight 0 (the domain adaptation recipes: 15).
+        pseudo_ignore_bottom (`int`, *optional*, defaults to 0):
+            Rows at its bottom (the recipes: 120, the car's hood).
+        mix_classes (`str`, *optional*, defaults to `"image"`):
+            ClassMix chooses among the classes of each labelled `"image"` or of the whole `"batch"` (the authors' code).
+        cut_probability (`float`, *optional*, defaults to 0.5):
+            With which `cut_mix` cuts an image.
+        jitter_probability (`float`, *optional*):
+            With which an image that the student sees is colour-jittered. Defaults to 0.8, for `pseudo_label` to 0.
+        jitter_strength (`float`, *optional*, defaults to 0.2):
+            Brightness, contrast, saturation and hue are drawn within ± this.
+        blur_probability (`float`, *optional*):
+            With which it is blurred. Defaults to 0.5, for `pseudo_label` to 0.
+        loss_reduction (`str`, *optional*, defaults to `"valid"`):
+            Means are taken over `"valid"` pixels or over `"all"`, ignored ones included (the authors' code).
+        auxiliary_loss_weight (`float`, *optional*, defaults to 0.4):
+            Weight of each auxiliary head, for models that return `auxiliary_logits`.
+
+        > Parameters that control the run
+
+        unlabeled_per_labeled (`int`, *optional*, defaults to 1):
+            Unlabelled images in a batch for each labelled one.
+        max_nonfinite_steps (`int`, *optional*, defaults to 10):
+            A step whose loss is not finite is skipped and counted; so many in a row stop the run.
+        eval_window (`int`, *optional*):
+            Side of the sliding window used in evaluation, in pixels; whole images if not given.
+        eval_stride (`int`, *optional*, defaults to two thirds of the window):
+            Distance between windows.
+        report (`bool`, *optional*, defaults to `True`):
+            Write the model card, curves, per-class bars and sample pictures into the output directory after training.
+    """
+
+    rule: str | None = field(default=None, metadata={"help": "rule of the teacher: " + ", ".join(RULES)})
+    lookahead_steps: int | None = field(default=None, metadata={"help": "K of fst_d, >= 0 (3)"})
+    lookahead_students: int | None = field(default=None, metadata={"help": "N of fst_w, >= 1 (3)"})
+    lookahead_batches: str | None = field(
+        default=None, metadata={"help": "virtual steps on 'same' or 'different' batches"}
+    )
+    lookahead_labels: str | None = field(
+        default=None, metadata={"help": "labels of fst_w's virtual steps: 'followed' or 'present'"}
+    )
+    lookahead_state: str = field(
+        default="restore", metadata={"help": "'restore' all state after virtual steps, or 'carry' it"}
+    )
+
+    teacher_momentum: float = field(default=0.999, metadata={"help": "mu in [0, 1]"})
+    lookahead_momentum: float | None = field(default=None, metadata={"help": "mu' in [0, 1] (teacher_momentum)"})
+    momentum_warmup: bool = field(default=True, metadata={"help": "use min(1 - 1/(t+1), mu)"})
+    teacher_buffers: str = field(default="copy", metadata={"help": "'copy', 'ema' or 'batch'"})
+
+    objective: str | None = field(default=None, metadata={"help": "what the student learns: " + ", ".join(OBJECTIVES)})
+    unlabeled_weight: float = field(default=1.0, metadata={"help": "lambda, >= 0"})
+    unlabeled_weighting: str | None = field(default=None, metadata={"help": "'constant', 'quality' or 'threshold'"})
+    confidence_threshold: float | None = field(default=None, metadata={"help": "in [0, 1]"})
+    pseudo_ignore_top: int = field(default=0, metadata={"help": "rows at the top with weight 0"})
+    pseudo_ignore_bottom: int = field(default=0, metadata={"help": "rows at the bottom with weight 0"})
+    mix_classes: str = field(default="image", metadata={"help": "ClassMix classes of each 'image' or of the 'batch'"})
+    cut_probability: float = field(default=0.5, metadata={"help": "with which cut_mix cuts"})
+    jitter_probability: float | None = field(default=None, metadata={"help": "of colour jitter"})
+    jitter_strength: float = field(default=0.2, metadata={"help": "of colour jitter"})
+    blur_probability: float | None = field(default=None, metadata={"help": "of Gaussian blur"})
+    loss_reduction: str = field(default="valid", metadata={"help": "mean over 'valid' or 'all' pixels"})
+    auxiliary_loss_weight: float = field(default=0.4, metadata={"help": "of each auxiliary head"})
+
+    unlabeled_per_labeled: int = field(default=1, metadata={"help": "unlabelled images for each labelled one"})
+    max_nonfinite_steps: int = field(default=10, metadata={"help": "skipped steps in a row that stop the run"})
+    eval_window: int | None = field(default=None, metadata={"help": "side of the sliding window in evaluation"})
+    eval_stride: int | None = field(default=None, metadata={"help": "distance between windows"})
+    report: bool = field(default=True, metadata={"help": "write card and pictures after training"})
+
+    # defaults of TrainingArguments that do not suit pairs of images and label maps
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "batches are flat dicts: keep False"})
+    batch_eval_metrics: bool = field(default=True, metadata={"help": "evaluation counts as it goes: keep True"})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.label_names = ["labels"] if self.label_names is None else self.label_names
+        self._check_choices()
+        self._check_ranges()
+        if self.rule is not None:
+            make_rule(self.rule, self.rule_settings())
+        if self.lookahead_momentum is None:
+            self.lookahead_momentum = self.teacher_momentum
+
+    def _settle(self) -> None:
+        """Fill in what follows from the rule and the objective."""
+        self._check_choices()
+        if self.objective is None:
+            self.objective = "supervised" if self.rule == "supervised" else "class_mix"
+        for name, by_objective in OBJECTIVE_DEFAULTS.items():
+            if getattr(self, name) is None:
+                setattr(self, name, by_objective.get(self.objective))
+        if self.metric_for_best_model in (None, "loss"):
+            network = "student" if self.rule == "supervised" else "teacher"
+            self.metric_for_best_model, self.greater_is_better = f"{network}_mean_iou", True
+
+    def _check_choices(self) -> None:
+        choices = {
+            "rule": RULES,
+            "objective": OBJECTIVES,
+            "lookahead_state": STATES,
+            "teacher_buffers": BUFFER_POLICIES,
+            "unlabeled_weighting": WEIGHTINGS,
+            "mix_classes": CLASS_SOURCES,
+            "loss_reduction": REDUCTIONS,
+        }
+        for name, accepted in choices.items():
+            value = getattr(self, name)
+            if value is not None and value not in accepted:
+                raise ValueError(f"{name} is {value!r}; use one of {', '.join(accepted)}.")
+        if self.rule == "supervised" and self.objective not in (None, "supervised"):
+            raise ValueError(
+                f"rule 'supervised' has no teacher, but objective {self.objective!r} learns from its labels; "
+                "use objective 'supervised' or another rule."
+            )
+
+    def _check_ranges(self) -> None:
+        unit = ["teacher_momentum", "lookahead_momentum", "confidence_threshold", "cut_probability"]
+        for name in [*unit, "jitter_probability", "blur_probability"]:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; use a number from 0 to 1.")
+        at_least = {
+            "unlabeled_weight": 0,
+            "pseudo_ignore_top": 0,
+            "pseudo_ignore_bottom": 0,
+            "auxiliary_loss_weight": 0,
+            "unlabeled_per_labeled": 1,
+            "max_nonfinite_steps": 1,
+            "eval_window": 1,
+            "eval_stride": 1,
+        }
+        for name, smallest in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ValueError(f"{name} is {value}; use {smallest} or more.")
+        if not 0 <= self.jitter_strength <= 0.5:
+            raise ValueError(f"jitter_strength is {self.jitter_strength}; use a number from 0 to 0.5.")
+        if self.eval_stride is not None and (self.eval_window is None or self.eval_stride > self.eval_window):
+            raise ValueError(
+                f"eval_stride is {self.eval_stride} and eval_window {self.eval_window}; give a window at least as "
+                "large as the stride, or pixels would be left out."
+            )
+
+    def rule_settings(self) -> dict[str, object]:
+        """The options that belong to a rule, None where left out."""
+        names = ("lookahead_steps", "lookahead_students", "lookahead_batches", "lookahead_labels")
+        return {name: getattr(self, name) for name in names}
+
+    def resolve(self, rule=None, objective: str | None = None):
+        """The rule object in force; after this the options hold every number in force.
+
+        Args:
+            rule: an object of `hf_fst.rules`, the name of one, or None for what the options say.
+            objective: the name of one, or None for what the options say.
+
+        Raises:
+            ValueError: what is given disagrees with the options.
+        """
+        if objective is not None:
+            if self.objective not in (None, objective):
+                raise ValueError(
+                    f"the trainer was given objective {objective!r} but its config says {self.objective!r}; give one."
+                )
+            self.objective = objective
+        if rule is None or isinstance(rule, str):
+            name = rule or self.rule or "fst_d"
+            if self.rule is not None and name != self.rule:
+                raise ValueError(f"the trainer was given rule {name!r} but its config says {self.rule!r}; give one.")
+            rule = make_rule(name, self.rule_settings())
+        else:
+            names = {cls: name for name, cls in RULES.items()}
+            name = names.get(type(rule), type(rule).__name__)
+            if self.rule is not None and name != self.rule:
+                raise ValueError(f"the trainer was given rule {rule} but its config says {self.rule!r}; give one.")
+            own = rule_settings(rule) if dataclasses.is_dataclass(rule) else {}
+            for key, value in self.rule_settings().items():
+                if value is not None and own.get(key) != value:
+                    raise ValueError(
+                        f"the trainer was given rule {rule} but its config says {key}={value}; give the number once."
+                    )
+        self.rule = name
+        if dataclasses.is_dataclass(rule):
+            for key, value in rule_settings(rule).items():
+                setattr(self, key, value)
+        self._settle()
+        return rule

@@ -1,0 +1,218 @@
+"""The verbs in which the rules are written: one optimizer step, the look-ahead before it, and the way back.
+
+`Present` remembers the student as it was; `Step` is one optimizer step over its whole accumulation group. Virtual steps
+are taken with the student itself (no copy of it is made) and undone in place, so they work alike on plain, DDP-wrapped
+and sharded parameters.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from hf_fst.teacher import momentum_at
+
+STATES = ("restore", "carry")
+
+
+def local(tensors) -> list[torch.Tensor]:
+    """The shards at hand of sharded tensors, the tensors themselves otherwise (foreach copies need plain tensors)."""
+    return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
+
+
+class Present:
+    """A copy of everything a virtual step changes, allocated once and filled at every look-ahead.
+
+    With `state="restore"` that is parameters, buffers, optimizer state and the random number generators; with `"carry"`
+    parameters alone (what the authors' code puts back).
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: str):
+        self.optimizer, self.everything = optimizer, state == "restore"
+        with torch.no_grad():
+            self.live = local(p for p in model.parameters() if p.requires_grad)
+            if self.everything:
+                self.live += local(model.buffers())
+            self.kept = [torch.empty_like(t) for t in self.live]
+        self.optimizer_state: dict[torch.Tensor, dict] = {}
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Remember the present."""
+        torch._foreach_copy_(self.kept, self.live)
+        if not self.everything:
+            return
+        for parameter, state in self.optimizer.state.items():
+            kept = self.optimizer_state.setdefault(parameter, {})
+            for key, value in state.items():
+                if isinstance(value, torch.Tensor) and isinstance(kept.get(key), torch.Tensor):
+                    kept[key].copy_(value)
+                else:
+                    kept[key] = value.clone() if isinstance(value, torch.Tensor) else value
+        # learning rates and, for some optimizers, counters live in the groups
+        self.groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the student back: what was there is copied in place, what a virtual step gave birth to is removed."""
+        torch._foreach_copy_(self.live, self.kept)
+        if not self.everything:
+            return
+        for parameter in list(self.optimizer.state):
+            kept = self.optimizer_state.get(parameter)
+            if kept is None:
+                del self.optimizer.state[parameter]
+                continue
+            state = self.optimizer.state[parameter]
+            for key in list(state):
+                if key not in kept:
+                    del state[key]
+                elif isinstance(kept[key], torch.Tensor):
+                    state[key].copy_(kept[key])
+                else:
+                    state[key] = kept[key]
+        for group, kept in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group.update(kept)
+
+
+@contextmanager
+def same_noise_after(device: torch.device):
+    """Put Python's, numpy's and torch's random number generators back on exit."""
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy_state)
+
+
+class Step:
+    """One optimizer step: the group of micro-batches it learns from, and the verbs of the rules.
+
+    Args:
+        trainer: gives the teacher, objective, optimizer and accelerator.
+        model: the student as the training loop holds it (wrapped).
+        group: the micro-batches of this step.
+        before: called with the teacher where the present is followed and once before; where the health of the
+            pseudo-labels is logged it keeps their state before the look-ahead.
+    """
+
+    def __init__(self, trainer, model: nn.Module, group: list[dict], before=None):
+        self.trainer, self.model, self.group = trainer, model, group
+        self.teacher = trainer.teacher
+        self.student = trainer.accelerator.unwrap_model(model, keep_torch_compile=False)
+        self.before = before
+        self.remembered: list[torch.Tensor] | None = None
+        args = trainer.args
+        t = trainer.state.global_step
+        self.momentum = momentum_at(t, args.teacher_momentum, args.momentum_warmup)
+        self.lookahead_momentum = momentum_at(t, args.lookahead_momentum, args.momentum_warmup)
+        if before is not None:
+            before(self.teacher)
+
+    # what the teacher does
+
+    def teacher_follows_student(self) -> None:
+        """φ ← μφ + (1-μ)θ, θ being the student as it now is."""
+        self._follow(list(self.student.parameters()), list(self.student.buffers()), self.momentum)
+        if self.before is not None:
+            self.before(self.teacher)
+
+    def teacher_follows_future(self) -> None:
+        """φ ← μ'φ + (1-μ')θ̃, θ̃ being the student in its imagined future."""
+        self._follow(list(self.student.parameters()), list(self.student.buffers()), self.lookahead_momentum)
+
+    def teacher_follows_remembered(self) -> None:
+        """φ ← μ'φ + (1-μ')·(mean of the remembered futures)."""
+        count = len(list(self.student.parameters()))
+        self._follow(self.remembered[:count], self.remembered[count:], self.lookahead_momentum)
+
+    def _follow(self, parameters, buffers, momentum: float) -> None:
+        self.teacher.follow(parameters, buffers, momentum)
+
+    # what the student imagines
+
+    @contextmanager
+    def imagine(self) -> Iterator[None]:
+        """Virtual steps happen inside; on exit the student is what it was (`lookahead_state`)."""
+        trainer = self.trainer
+        self.present = trainer.present(self.student)
+        self.present.take()
+        restore_noise = trainer.args.lookahead_state == "restore"
+        with same_noise_after(trainer.args.device) if restore_noise else nullcontext():
+            yield
+        self.present.restore()
+
+    def return_to_present(self) -> None:
+        """θ̃ ← θ_t."""
+        self.present.restore()
+
+    def groups(self, count: int, batches: str) -> Iterator[list[dict]]:
+        """`count` groups of micro-batches: this step's own (`"same"`) or fresh ones (`"different"`)."""
+        if batches == "different":
+            yield from self.trainer.lookahead_groups(count, len(self.group))
+            return
+        for _ in range(count):
+            yield self.group
+
+    def descend(self, group: list[dict]) -> None:
+        """θ̃ ← θ̃ - γ∇L(θ̃ | φ): one step of the run's own optimizer with its clipping; no schedule advances."""
+        trainer = self.trainer
+        loss, _ = self.gradient(group, virtual=True)
+        if loss is not None:
+            if trainer.args.max_grad_norm > 0:
+                trainer._clip_grad_norm(self.model)
+            trainer.optimizer.step()
+        self.model.zero_grad()
+
+    @torch.no_grad()
+    def remember_future(self, weight: float) -> None:
+        """Add `weight` θ̃ to the remembered mean (floating-point buffers alike, counters as they are)."""
+        future = [*self.student.parameters(), *self.student.buffers()]
+        if self.remembered is None:
+            self.remembered = [t * weight if t.is_floating_point() else t.clone() for t in future]
+            return
+        averaged = [i for i, t in enumerate(future) if t.is_floating_point()]
+        torch._foreach_add_([self.remembered[i] for i in averaged], [future[i] for i in averaged], alpha=weight)
+
+    # the gradient, virtual or real
+
+    def gradient(self, group: list[dict], virtual: bool = False) -> tuple[torch.Tensor | None, list[dict]]:
+        """∇L(θ | φ) of a whole group, accumulated into `.grad`; one path for virtual and real steps.
+
+        The teacher labels all micro-batches first, so that what normalises a loss is counted over the group and over
+        the processes; then each term is backpropagated as it comes. All but the last backward run without gradient
+        synchronisation.
+
+        Returns:
+            the loss of the group, (), such that its mean over processes is the loss of the whole, or None (and no
+            gradient) if it is not finite on some process; and the prepared micro-batches.
+        """
+        trainer, objective, accelerator = self.trainer, self.trainer.objective, self.trainer.accelerator
+        with torch.no_grad(), accelerator.autocast():
+            group = [objective.prepare(self.teacher, batch) for batch in group]
+        totals = trainer.sum_over_processes([objective.counts(batch) for batch in group])
+
+        losses: dict[str, torch.Tensor] = {}
+        for i, batch in enumerate(group):
+            terms = iter(objective.terms(self.model, self.teacher, batch, totals))
+            for n in range(len(objective.names)):
+                last = i == len(group) - 1 and n == len(objective.names) - 1
+                with nullcontext() if last else accelerator.no_sync(self.model):
+                    with trainer.compute_loss_context_manager():
+                        name, loss = next(terms)
+                    # gradients are averaged over processes, the totals are sums over them
+                    loss = loss * accelerator.num_processes
+                    accelerator.backward(loss)
+                losses[name] = losses.get(name, 0) + loss.detach()
+
+        if trainer.all_finite(losses, virtual):
+            return sum(losses.values()), group
+        if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale
+            self.model.zero_grad()
+        return None, group

@@ -1,0 +1,71 @@
+"""ClassMix and CutMix masks, drawn on the images' device, each image with its own draw; pure tensor functions.
+
+A mask (B,1,H,W) is True where the first image is kept.
+"""
+
+from __future__ import annotations
+
+import torch
+
+IGNORE_INDEX = 255
+
+
+def class_mask(labels: torch.Tensor, num_labels: int, classes_from: str = "image") -> torch.Tensor:
+    """ClassMix: the pixels of a random half of the classes present (Olsson et al., 2021; DACS, Tranheden et al., 2021).
+
+    Of n classes ceil(n / 2) are chosen without replacement.
+
+    Args:
+        labels: (B,H,W) int64; 255 belongs to no class with `"image"`, and is one more class with `"batch"`.
+        num_labels: number of classes C.
+        classes_from: `"image"` chooses among the classes of each image; `"batch"` among those of the whole batch, as
+            the authors' code does.
+
+    Returns:
+        (B,1,H,W) bool.
+    """
+    ids = labels.clamp(max=num_labels)  # 255 is the last column
+    present = torch.zeros(len(labels), num_labels + 1, dtype=torch.bool, device=labels.device)
+    present.scatter_(1, ids.flatten(1), True)
+    if classes_from == "batch":
+        present = present.any(dim=0, keepdim=True).expand_as(present)
+    else:
+        present[:, num_labels] = False
+    # the half of the present classes with the largest random score
+    score = torch.rand(present.shape, device=labels.device).masked_fill(~present, -1)
+    rank = score.argsort(dim=1, descending=True).argsort(dim=1)
+    chosen = rank < (present.sum(dim=1, keepdim=True) + 1) // 2
+    return chosen.gather(1, ids.flatten(1)).view_as(labels).unsqueeze(1)
+
+
+def cut_mask(batch: int, size: tuple[int, int], device: torch.device, probability: float = 1.0) -> torch.Tensor:
+    """CutMix (French et al., 2020): everything outside a rectangle of half the image's area.
+
+    The width w is uniform in [W/2 + 1, W) and the height round(HW / 2 / w), the position uniform: the authors'
+    semi-supervised code.
+
+    Args:
+        batch: number of masks B.
+        size: (H,W) in pixels.
+        probability: with which an image is cut at all; otherwise its mask is True everywhere.
+
+    Returns:
+        (B,1,H,W) bool, False inside the rectangle.
+    """
+    height, width = size
+    draw = torch.rand(4, batch, 1, 1, device=device)
+    w = (width // 2 + 1 + draw[0] * (width - width // 2 - 1)).floor()
+    h = (height * width / 2 / w).round()
+    left = (draw[1] * (width - w + 1)).floor()
+    top = (draw[2] * (height - h + 1)).floor()
+    x = torch.arange(width, device=device).view(1, 1, -1)
+    y = torch.arange(height, device=device).view(1, -1, 1)
+    inside = (x >= left) & (x < left + w) & (y >= top) & (y < top + h) & (draw[3] < probability)
+    return ~inside.unsqueeze(1)
+
+
+def mix(mask: torch.Tensor, kept: torch.Tensor, pasted_under: torch.Tensor) -> torch.Tensor:
+    """`kept` where the mask is True, `pasted_under` elsewhere; images (B,3,H,W) or maps (B,H,W)."""
+    if kept.dim() == 3:
+        mask = mask.squeeze(1)
+    return torch.where(mask, kept, pasted_under)

@@ -1,0 +1,42 @@
+"""Objectives: one file each; `OBJECTIVES` names them."""
+
+from __future__ import annotations
+
+from hf_fst.objectives.base import Objective
+from hf_fst.objectives.class_mix import ClassMixObjective
+from hf_fst.objectives.cut_mix import CutMixObjective
+from hf_fst.objectives.pseudo_label import PseudoLabelObjective
+from hf_fst.objectives.supervised import SupervisedObjective
+
+OBJECTIVES = {
+    "supervised": SupervisedObjective,
+    "pseudo_label": PseudoLabelObjective,
+    "class_mix": ClassMixObjective,
+    "cut_mix": CutMixObjective,
+}
+
+
+def make_objective(args, num_labels: int) -> Objective:
+    """The objective that an `FSTConfig` names, with its numbers, for a model of `num_labels` classes."""
+    common = {"loss_reduction": args.loss_reduction, "auxiliary_loss_weight": args.auxiliary_loss_weight}
+    if args.objective == "supervised":
+        return SupervisedObjective(**common)
+    pseudo = {
+        **common,
+        "unlabeled_weight": args.unlabeled_weight,
+        "weighting": args.unlabeled_weighting,
+        "confidence_threshold": args.confidence_threshold,
+        "ignore_top": args.pseudo_ignore_top,
+        "ignore_bottom": args.pseudo_ignore_bottom,
+        "jitter_probability": args.jitter_probability,
+        "jitter_strength": args.jitter_strength,
+        "blur_probability": args.blur_probability,
+    }
+    if args.objective == "class_mix":
+        return ClassMixObjective(num_labels=num_labels, classes_from=args.mix_classes, **pseudo)
+    if args.objective == "cut_mix":
+        return CutMixObjective(cut_probability=args.cut_probability, **pseudo)
+    return PseudoLabelObjective(**pseudo)
+
+
+__all__ = ["OBJECTIVES", "Objective", "make_objective", *(cls.__name__ for cls in OBJECTIVES.values())]

@@ -1,0 +1,74 @@
+"""Health of the pseudo-labels, seen on the step's own unlabelled images; needs no labels, uses them where they are."""
+
+from __future__ import annotations
+
+import torch
+
+from hf_fst.evaluation.confusion import confusion_matrix, scores
+from hf_fst.losses import ignore_as_255, pseudo_labels
+
+
+class PseudoLabelHealth:
+    """Statistics of one step: made before the look-ahead, completed after it.
+
+    Looks at the first micro-batch of the group. Nothing here changes the run: networks label in evaluation mode and
+    buffers that a labelling teacher moves are put back.
+
+    Args:
+        images: (B,3,H,W) unlabelled images, as the teacher sees them.
+        names: class names, C of them.
+        threshold: confidence in [0, 1] that counts as confident.
+    """
+
+    def __init__(self, images: torch.Tensor, names: list[str], threshold: float):
+        self.images, self.names, self.threshold = images, names, threshold
+        self.labels_before: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def before(self, teacher) -> None:
+        """Keep the labels that the teacher gives now; the last call before a virtual step counts (φ')."""
+        kept = [buffer.clone() for buffer in teacher.model.buffers()] if teacher.buffers == "batch" else []
+        self.labels_before, _ = pseudo_labels(teacher(self.images).logits, self.images.shape[-2:])
+        if kept:
+            torch._foreach_copy_(list(teacher.model.buffers()), kept)
+
+    @torch.no_grad()
+    def after(self, student, batch: dict) -> dict[str, torch.Tensor]:
+        """Sums over pixels, ready to be added over processes.
+
+        Args:
+            student: the unwrapped student; labels in evaluation mode and is put back into training mode.
+            batch: the prepared micro-batch, with `pseudo_labels` and `pseudo_confidence` of φ_{t+1}.
+        """
+        labels, confidence = batch["pseudo_labels"], batch["pseudo_confidence"]
+        training = [module for module in student.modules() if module.training]
+        student.eval()
+        own, _ = pseudo_labels(student(pixel_values=self.images).logits, self.images.shape[-2:])
+        for module in training:
+            module.training = True
+        sums = {
+            "pixels": torch.tensor(labels.numel(), device=labels.device),
+            "confidence": confidence.double().sum(),
+            "above_threshold": (confidence >= self.threshold).sum(),
+            "disagreement": (own != labels).sum(),
+            "changed": (self.labels_before != labels).sum(),
+            "histogram": torch.bincount(labels.flatten(), minlength=len(self.names)),
+        }
+        if "unlabeled_labels" in batch:
+            truth = ignore_as_255(batch["unlabeled_labels"])
+            sums["confusion"] = confusion_matrix(labels, truth, len(self.names)).sum(dim=0)
+        return sums
+
+    def logs(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Shares in 0..1 from the summed counts, under their log keys."""
+        pixels = sums["pixels"].item()
+        logs = {
+            f"pseudo_{key}": sums[key].item() / pixels
+            for key in ("confidence", "above_threshold", "disagreement", "changed")
+        }
+        for name, count in zip(self.names, sums["histogram"].tolist(), strict=True):
+            logs[f"pseudo_share_{name}"] = count / pixels
+        if "confusion" in sums:
+            result = scores(sums["confusion"])
+            logs["pseudo_accuracy"], logs["pseudo_mean_iou"] = result["overall_accuracy"], result["mean_iou"]
+        return logs

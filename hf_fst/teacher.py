@@ -1,0 +1,78 @@
+"""The teacher: an exponential moving average of whatever it is told to follow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+BUFFER_POLICIES = ("copy", "ema", "batch")
+
+
+def momentum_at(update: int, momentum: float, warmup: bool) -> float:
+    """Momentum of the `update`-th step (from 0): `momentum`, or with warm-up min(1 - 1/(update + 1), `momentum`).
+
+    The warm-up makes the teacher the student at the first step and the mean of all students so far until the
+    constant is reached (Tarvainen and Valpola, 2017; used by the authors' code, not printed in the paper).
+    """
+    return min(1 - 1 / (update + 1), momentum) if warmup else momentum
+
+
+class EMATeacher:
+    """A frozen copy φ of a student, moved by φ ← μ φ + (1 - μ) θ.
+
+    Args:
+        student: the model to copy; not yet wrapped or sharded.
+        buffers: what becomes of the teacher's buffers (BatchNorm statistics) when it follows weights:
+            `"copy"` takes those of the followed model, `"ema"` averages the floating-point ones like parameters,
+            `"batch"` never touches them and labels with the statistics of the batch at hand, as the authors' code does.
+
+    Raises:
+        ValueError: `buffers` is none of the three.
+    """
+
+    def __init__(self, student: nn.Module, buffers: str = "copy"):
+        if buffers not in BUFFER_POLICIES:
+            raise ValueError(f"teacher_buffers is {buffers!r}; use one of {', '.join(BUFFER_POLICIES)}.")
+        self.buffers = buffers
+        self.model = deepcopy(student).requires_grad_(False)
+        self.label_mode()
+
+    def label_mode(self) -> None:
+        """Put the teacher in the mode in which it labels: no dropout, no stochastic depth."""
+        self.model.eval()
+        if self.buffers == "batch":
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.train()
+
+    @torch.no_grad()
+    def __call__(self, pixel_values: torch.Tensor, **kwargs):
+        """Output of the teacher for `pixel_values` (B,3,H,W), without gradient."""
+        return self.model(pixel_values=pixel_values, **kwargs)
+
+    @torch.no_grad()
+    def follow(self, parameters: Sequence[torch.Tensor], buffers: Sequence[torch.Tensor], momentum: float) -> None:
+        """φ ← μ φ + (1 - μ) θ.
+
+        Args:
+            parameters: θ, in the order of the student's `parameters()`.
+            buffers: the student's buffers in the order of `buffers()`, treated as the policy says.
+            momentum: μ in [0, 1].
+        """
+        torch._foreach_lerp_(list(self.model.parameters()), _like(parameters, self.model.parameters()), 1 - momentum)
+        if self.buffers == "batch":
+            return
+        for mine, theirs in zip(self.model.buffers(), buffers, strict=True):
+            if self.buffers == "ema" and mine.is_floating_point():
+                mine.lerp_(theirs.to(mine.dtype), 1 - momentum)
+            else:
+                mine.copy_(theirs)
+
+
+def _like(tensors: Sequence[torch.Tensor], references) -> list[torch.Tensor]:
+    """`tensors` in the precision of `references`: a half-precision student has a full-precision teacher."""
+    return [t if t.dtype == r.dtype else t.to(r.dtype) for t, r in zip(tensors, references, strict=True)]

@@ -1,0 +1,401 @@
+"""`FSTTrainer`: a `transformers.Trainer` whose training step looks ahead."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    PreTrainedModel,
+    SegformerImageProcessor,
+    Trainer,
+    TrainerCallback,
+)
+from transformers.trainer_utils import rotate_checkpoints
+
+from hf_fst.checkpoints import STUDENT_DIR, TEACHER_DIR, load_weights, mark_complete
+from hf_fst.config import FSTConfig
+from hf_fst.data.pairing import AheadSampler, DrawSampler, Pairs, collate
+from hf_fst.evaluation.confusion import confusion_matrix, scores
+from hf_fst.evaluation.inference import segment
+from hf_fst.lookahead import Present, Step
+from hf_fst.objectives import Objective, make_objective
+from hf_fst.reporting.health import PseudoLabelHealth
+from hf_fst.rules import Supervised
+from hf_fst.teacher import EMATeacher
+
+
+class FSTTrainer(Trainer):
+    """Trains a student for semantic segmentation with a look-ahead teacher ("Learning from Future", NeurIPS 2022).
+
+    The one thing it changes in `transformers.Trainer` is the training step: at the last micro-batch of an accumulation
+    group the `rule` moves the teacher (imagining future students, which are undone), and then the gradient of the
+    whole group is taken with that teacher's labels. Evaluation scores student and teacher in one pass; `save_model`
+    writes the teacher as an ordinary checkpoint.
+
+    Args:
+        model: a model with per-pixel class `logits`, the id of one on the Hub, or a local directory.
+        args: an `FSTConfig`.
+        rule: an object of `hf_fst.rules` or its name; by default what `args` says.
+        objective: an object of `hf_fst.objectives` or its name; by default what `args` says.
+        train_dataset: labelled images; items are dicts with `pixel_values` (3,H,W) and `labels` (H,W), 255 ignored.
+        unlabeled_dataset: unlabelled images; items with `pixel_values`, and `labels` only for diagnostics.
+        eval_dataset: labelled images; labels may have any size, logits are resized to it.
+        processing_class: image processor saved with the model; by default the model's own, or one that normalises
+            with ImageNet's mean and standard deviation and leaves the size alone.
+        id2label: class names for a model given as id or directory whose head has other classes.
+
+    Raises:
+        ValueError: settings that contradict each other or the data, each with what to do.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | str | None = None,
+        args: FSTConfig | None = None,
+        rule=None,
+        objective: Objective | str | None = None,
+        train_dataset=None,
+        unlabeled_dataset=None,
+        eval_dataset=None,
+        processing_class=None,
+        id2label: dict[int, str] | None = None,
+        data_collator=collate,
+        **kwargs,
+    ):
+        args = FSTConfig() if args is None else args
+        if not isinstance(args, FSTConfig):
+            raise ValueError(f"args is a {type(args).__name__}; give an hf_fst.FSTConfig.")
+        self.rule = args.resolve(rule, objective if isinstance(objective, str) else None)
+        if isinstance(model, str):
+            if processing_class is None:
+                processing_class = AutoImageProcessor.from_pretrained(model)
+            names = {} if id2label is None else {"id2label": id2label, "label2id": {v: k for k, v in id2label.items()}}
+            model = AutoModelForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **names)
+        if processing_class is None:
+            processing_class = SegformerImageProcessor(do_resize=False)
+        self.unlabeled_dataset = unlabeled_dataset
+        self.teacher: EMATeacher | None = None
+        self._counts_itself = kwargs.get("compute_metrics") is None
+        if self._counts_itself:
+            kwargs["compute_metrics"] = self._add_counts
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=data_collator,
+            **kwargs,
+        )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"This process sees {args.n_gpu} GPUs; start one process for each with `accelerate launch`, or show it "
+                "one with CUDA_VISIBLE_DEVICES=0."
+            )
+        if self.is_deepspeed_enabled:
+            raise ValueError(
+                "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
+            )
+        if objective is None or isinstance(objective, str):
+            objective = make_objective(args, self._num_labels())
+        self.objective = objective
+        if objective.needs_unlabeled and train_dataset is not None and unlabeled_dataset is None:
+            raise ValueError(
+                f"objective {args.objective!r} learns from unlabelled images but unlabeled_dataset is missing; give it, "
+                "or use rule 'supervised'."
+            )
+        self._make_teacher()
+        self._present: Present | None = None
+        self._ahead: tuple[int, int, Iterator] | None = None
+        self._losses: dict[str, torch.Tensor] = {}
+        self._logs: dict[str, float] = {}
+        self._steps_logged = 0
+        self.skipped = {"real": 0, "virtual": 0, "in_a_row": 0}
+        self._counts: torch.Tensor | None = None
+        self.add_callback(_EpochOfDraws(self))
+
+    # the teacher
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether there is a teacher apart from the student."""
+        return not isinstance(self.rule, Supervised)
+
+    def _num_labels(self) -> int:
+        return self.accelerator.unwrap_model(self.model).config.num_labels
+
+    def _make_teacher(self) -> None:
+        # copied before the student is wrapped or sharded; a copy cannot be made afterwards
+        self.teacher = EMATeacher(self.model, self.args.teacher_buffers)
+
+    def call_model_init(self, trial=None):
+        """A new model, and with it a new teacher."""
+        model = super().call_model_init(trial)
+        if self.teacher is not None:
+            self.teacher = EMATeacher(model.to(self.args.device), self.args.teacher_buffers)
+            self._present = None
+        return model
+
+    def present(self, student: nn.Module) -> Present:
+        """The memory for the student's present, allocated at the first look-ahead."""
+        if self._present is None:
+            self._present = Present(student, self.optimizer, self.args.lookahead_state)
+        return self._present
+
+    # batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Pairs of labelled and unlabelled images; each draw has its own seed, whatever the number of workers."""
+        if self.train_dataset is None:
+            raise ValueError("Training needs train_dataset: labelled images with `pixel_values` and `labels`.")
+        self.pairs = Pairs(
+            self.train_dataset,
+            self.unlabeled_dataset if self.objective.needs_unlabeled else None,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            unlabeled_per_labeled=self.args.unlabeled_per_labeled,
+            # whole groups: no process gets fewer images than another
+            multiple_of=self.get_total_train_batch_size(self.args),
+        )
+        self.draws = DrawSampler(self.pairs)
+        return self._get_dataloader(
+            dataset=self.pairs,
+            description="Training",
+            batch_size=self._train_batch_size,
+            sampler_fn=lambda _: self.draws,
+            is_training=True,
+        )
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Remember the accumulation group, the unit of the look-ahead."""
+        self.group, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return self.group, None
+
+    def lookahead_groups(self, count: int, size: int) -> Iterator[list[dict]]:
+        """`count` groups of `size` micro-batches drawn for this step alone, by (seed, step, k, position)."""
+        step = self.state.global_step
+        if self._ahead is None or self._ahead[:2] != (count, step):
+            sampler = AheadSampler(
+                step,
+                count,
+                self.args.gradient_accumulation_steps,
+                self._train_batch_size,
+                self.args.process_index,
+                self.args.world_size,
+            )
+            loader = DataLoader(
+                self.pairs,
+                batch_sampler=sampler,
+                collate_fn=self.data_collator,
+                num_workers=self.args.dataloader_num_workers,
+                pin_memory=self.args.dataloader_pin_memory,
+                generator=torch.Generator(),  # starting workers must not draw from the run's own noise
+            )
+            self._ahead = (count, step, iter(loader))
+        batches = self._ahead[2]
+        for _ in range(count):
+            group = [next(batches) for _ in range(self.args.gradient_accumulation_steps)]
+            yield [self._prepare_inputs(batch) for batch in group[:size]]
+        self._ahead = (count, step + 1, batches)
+
+    # the step
+
+    def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
+        """At the last micro-batch of a group: look ahead, then the real gradient of the whole group.
+
+        Returns:
+            the loss of the group, (); zero for the micro-batches before the last.
+        """
+        if not self.accelerator.sync_gradients:
+            return torch.zeros((), device=self.args.device)
+        model.train()
+        group = [self._prepare_inputs(batch) for batch in self.group]
+        health = self._health(group[0])
+        step = Step(self, model, group, before=health.before if health else None)
+        self.rule.look_ahead(step)
+        loss, prepared = step.gradient(group)
+        if health is not None:
+            sums = self.sum_over_processes([health.after(step.student, prepared[0])])
+            self._logs |= health.logs(sums)
+        return torch.zeros((), device=self.args.device) if loss is None else loss
+
+    def _health(self, batch: dict) -> PseudoLabelHealth | None:
+        """At steps that will be logged, where there are pseudo-labels."""
+        due = self.args.logging_strategy == "steps" and (self.state.global_step + 1) % self.state.logging_steps == 0
+        if not (due and self.has_teacher and self.objective.needs_unlabeled):
+            return None
+        return PseudoLabelHealth(batch["unlabeled_pixel_values"], self.class_names, self.args.confidence_threshold)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes in the order of their ids, blanks as underscores."""
+        id2label = self.accelerator.unwrap_model(self.model).config.id2label
+        return [str(id2label[i]).replace(" ", "_") for i in range(len(id2label))]
+
+    def sum_over_processes(self, counts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Counts of micro-batches, summed over them and over the processes."""
+        sums = {key: sum(count[key] for count in counts) for key in counts[0]}
+        if self.accelerator.num_processes > 1:
+            flat = torch.cat([value.double().flatten() for value in sums.values()])
+            parts = self.accelerator.reduce(flat, "sum").split([value.numel() for value in sums.values()])
+            sums = {k: part.view_as(v).to(v.dtype) for (k, v), part in zip(sums.items(), parts, strict=True)}
+        return sums
+
+    def all_finite(self, losses: dict[str, torch.Tensor], virtual: bool) -> bool:
+        """One check for all terms of a (virtual or real) step, the same answer on every process; counts what fails.
+
+        Raises:
+            RuntimeError: `max_nonfinite_steps` real steps in a row had no finite loss.
+        """
+        total = torch.stack([loss.double() for loss in losses.values()]).sum()
+        if self.accelerator.num_processes > 1:
+            total = self.accelerator.reduce(total, "sum")
+        finite = math.isfinite(total.item())
+        if not finite:
+            self.skipped["virtual" if virtual else "real"] += 1
+        if not virtual:
+            self.skipped["in_a_row"] = 0 if finite else self.skipped["in_a_row"] + 1
+            if self.skipped["in_a_row"] >= self.args.max_nonfinite_steps:
+                bad = [name for name, loss in losses.items() if not math.isfinite(loss.item())]
+                raise RuntimeError(
+                    f"The loss was not finite for {self.skipped['in_a_row']} steps in a row (last: step "
+                    f"{self.state.global_step + 1}, {', '.join(bad) or 'on another process'}); lower the learning "
+                    "rate or look at the images of these steps."
+                )
+            for name, loss in losses.items() if finite else ():
+                self._losses[name] = self._losses.get(name, 0) + loss
+            self._steps_logged += finite
+        return finite
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the loss terms, the health of the pseudo-labels and the count of skipped steps."""
+        if "loss" in logs and self._losses:
+            values = torch.stack([loss.double() for loss in self._losses.values()])
+            values = self.accelerator.reduce(values, "mean") / max(self._steps_logged, 1)
+            logs |= dict(zip(self._losses, values.tolist(), strict=True)) | self._logs
+            skipped = {f"skipped_{kind}_steps": self.skipped[kind] for kind in ("real", "virtual")}
+            logs |= {key: count for key, count in skipped.items() if count}
+            self._losses, self._logs, self._steps_logged = {}, {}, 0
+        super().log(logs, start_time)
+
+    # evaluation
+
+    @torch.no_grad()
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Confusion counts (B,2,C,C) of student and teacher, at the size of the labels ((B,1,C,C) without a teacher)."""
+        if not self._counts_itself or "labels" not in inputs or self._predicting:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        counts = torch.stack([self._count(network, inputs) for network in self.networks().values()], dim=1)
+        return None, counts, counts.new_zeros(len(counts))
+
+    _predicting = False
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that are evaluated, by name: the student, and the teacher where there is one."""
+        student = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        return {"student": student, "teacher": self.teacher.model} if self.has_teacher else {"student": student}
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
+        """Logits of the student for a dataset, as `Trainer.predict`; scores come from `evaluate`."""
+        self._predicting, compute_metrics = True, self.compute_metrics
+        if self._counts_itself:
+            self.compute_metrics = None
+        try:
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self._predicting, self.compute_metrics = False, compute_metrics
+
+    def _count(self, network: nn.Module, inputs: dict) -> torch.Tensor:
+        images, labels = inputs["pixel_values"], inputs["labels"]
+        if not (isinstance(images, torch.Tensor) and isinstance(labels, torch.Tensor)):  # sizes differ: one by one
+            pairs = zip(images, labels, strict=True)
+            return torch.cat([self._count(network, {"pixel_values": i[None], "labels": l[None]}) for i, l in pairs])
+        training = network.training
+        network.eval()
+        with self.accelerator.autocast():
+            logits = segment(
+                network, images, labels.shape[-2:], window=self.args.eval_window, stride=self.args.eval_stride
+            )
+        network.train(training)
+        if network is self.teacher.model:
+            self.teacher.label_mode()
+        return confusion_matrix(logits.argmax(dim=1), labels, self._num_labels())
+
+    def _add_counts(self, prediction, compute_result: bool = True) -> dict[str, float]:
+        counts = torch.as_tensor(prediction.predictions).sum(dim=0)
+        self._counts = counts if self._counts is None else self._counts + counts
+        if not compute_result:
+            return {}
+        metrics = {}
+        for name, matrix in zip(self.networks(), self._counts, strict=True):
+            result = scores(matrix)
+            for key in ("mean_iou", "mean_accuracy", "overall_accuracy"):
+                metrics[f"{name}_{key}"] = result[key]
+            for label, iou in zip(self.class_names, result["per_category_iou"], strict=True):
+                metrics[f"{name}_iou_{label}"] = iou
+        self._counts = None
+        return metrics
+
+    # checkpoints
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The teacher as an ordinary checkpoint, the student beside it in `student/`.
+
+        Inside `checkpoint-N/`, where `Trainer` looks for what it trains, the student is at the root and the teacher in
+        `teacher/`.
+        """
+        output_dir = output_dir if output_dir is not None else self.args.output_dir
+        student, teacher = self.networks()["student"], self.teacher.model if self.has_teacher else None
+        if _internal_call:
+            super().save_model(output_dir, _internal_call=True)
+            beside, directory = teacher, os.path.join(output_dir, TEACHER_DIR)
+        else:
+            directory = os.path.join(output_dir, STUDENT_DIR)
+            beside = student
+            self._save_network(teacher if teacher is not None else student, output_dir)
+        if beside is not None:
+            self._save_network(beside, directory)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_network(self, network: nn.Module, directory: str) -> None:
+        if self.args.should_save:
+            network.save_pretrained(directory)
+            self.processing_class.save_pretrained(directory)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        # older checkpoints may go only when this one is complete
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            run_dir = self._get_output_dir(trial=trial)
+            mark_complete(os.path.join(run_dir, f"checkpoint-{self.state.global_step}"), self)
+            rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_weights(self, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        load_weights(self, self.state.best_model_checkpoint)
+
+
+class _EpochOfDraws(TrainerCallback):
+    """Tells the sampler which epoch its draws belong to, also where a run is resumed."""
+
+    def __init__(self, trainer: FSTTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.draws.set_epoch(math.floor(state.epoch or 0))
