@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,15 +22,15 @@ def as_indices(values: Any, what: str = "predictions") -> torch.Tensor:
     """Gives class indices as a tensor of a signed or 8-bit integer type.
 
     Args:
-        values: a tensor, an array, or nested lists of integers [any shape].
+        values: a tensor, an array, a PIL image, or nested lists of integers, of any shape.
         what: how to call them in an error.
 
     Raises:
         ValueError: where the values are not integers.
     """
-    if isinstance(values, np.ndarray) and not values.flags.writeable:
-        values = values.copy()  # torch warns about memory it may not write
-    values = torch.as_tensor(values)
+    if not isinstance(values, torch.Tensor):
+        values = np.asarray(values)
+        values = torch.from_numpy(values if values.flags.writeable else values.copy())  # torch refuses to promise
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
         raise ValueError(f"{what} are of type {values.dtype}, but class indices are integers: take the argmax first.")
     if values.dtype in (torch.uint16, torch.uint32, torch.uint64):  # few operations know these types
@@ -38,42 +38,63 @@ def as_indices(values: Any, what: str = "predictions") -> torch.Tensor:
     return values
 
 
+def byte_pairs(predictions: torch.Tensor, labels: torch.Tensor, columns: int) -> torch.Tensor:
+    """Counts pairs of bytes: int64 (256, columns), rows are labels.
+
+    Args:
+        predictions: values 0 to columns - 1, at most 255 [N].
+        labels: values 0 to 255 [N].
+        columns: number of columns, at most 256.
+    """
+    narrow = 256 * columns <= torch.iinfo(torch.int16).max
+    bins = labels.to(torch.uint8).to(torch.int16 if narrow else torch.int32)
+    bins = bins.mul_(columns).add_(predictions.to(torch.uint8))
+    return torch.bincount(bins, minlength=256 * columns).view(256, columns)
+
+
+def bounds(values: torch.Tensor) -> tuple[int, int]:
+    """The smallest and the largest of some integers, in one transfer from the device."""
+    low, high = torch.stack(torch.aminmax(values)).tolist()
+    return low, high
+
+
 def _count(predictions: torch.Tensor, labels: torch.Tensor, num_labels: int, ignore_index: int | None) -> torch.Tensor:
     """Counts (num_labels, num_labels + 1) of flat index tensors; the last column is for predictions of no class."""
     columns = num_labels + 1
     if labels.numel() == 0:
         return labels.new_zeros((num_labels, columns), dtype=torch.int64)
-    low, high = (int(bound) for bound in torch.stack(torch.aminmax(predictions)))
+    low, high = bounds(predictions)
     if low < 0 or high >= num_labels:
         wide = predictions.to(torch.int64)
         predictions = torch.where((wide >= 0) & (wide < num_labels), wide, num_labels)
     ignored = {*ALWAYS_IGNORED, *([] if ignore_index is None else [ignore_index])}
-    low, high = (int(bound) for bound in torch.stack(torch.aminmax(labels)))
-    if columns * 256 <= torch.iinfo(torch.int16).max and low >= 0 and high <= 255:
+    low, high = bounds(labels)
+    if columns <= 256 and low >= 0 and high <= 255:
         # Every byte has a row of its own, the ignored ones too: masking would cost more than counting.
-        bins = labels.to(torch.uint8).to(torch.int16).mul_(columns).add_(predictions.to(torch.uint8))
-        counts = torch.bincount(bins, minlength=256 * columns).view(256, columns)
+        counts = byte_pairs(predictions, labels, columns)
         counts[[index for index in ignored if 0 <= index <= 255]] = 0
-        counts, others = counts[:num_labels], counts[num_labels:].any()
+        strange = counts[num_labels:].any(dim=1).nonzero().flatten() + num_labels
+        counts = counts[:num_labels]
     else:
         wide = labels.to(torch.int64)
         keep = torch.ones_like(wide, dtype=torch.bool)
         for index in ignored:
             keep &= wide != index
-        others = (keep & ((wide < 0) | (wide >= num_labels))).any()
+        strange = wide[keep & ((wide < 0) | (wide >= num_labels))].unique()
         bins = torch.where(keep, wide, num_labels).clamp_(0, num_labels).mul_(columns).add_(predictions)
         counts = torch.bincount(bins, minlength=columns * columns).view(columns, columns)[:num_labels]
-    if others:
-        wide = labels.to(torch.int64)
-        for index in ignored:
-            wide = wide[wide != index]
-        bad = sorted(set(wide[(wide < 0) | (wide >= num_labels)].tolist()))
-        raise ValueError(
-            f"The labels hold {', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''}, but there are "
-            f"{num_labels} classes (0 to {num_labels - 1}) and only {', '.join(map(str, sorted(ignored)))} are "
-            "ignored: map the ids to classes, or set num_labels or ignore_index."
-        )
+    if len(strange):
+        raise ValueError(strange_labels(strange.tolist(), num_labels, ignored))
     return counts
+
+
+def strange_labels(values: Sequence[int], num_labels: int, ignored: Iterable[int]) -> str:
+    """The sentence that says which labels are neither classes nor ignored."""
+    named = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
+    return (
+        f"The labels hold {named}, but there are {num_labels} classes (0 to {num_labels - 1}) and only "
+        f"{', '.join(map(str, sorted(ignored)))} are ignored: map the ids to classes, or set num_labels or ignore_index."
+    )
 
 
 def _checked(predictions: Any, labels: Any, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
