@@ -8,12 +8,17 @@ from collections.abc import Callable
 
 import datasets
 
+from .camvid import camvid
 from .errors import DataError
+from .folders import folder
 from .labels import LabelMap
 from .pairing import DrawSampler, Pairs, collate
 from .views import View
 
-DATASETS: dict[str, Callable[..., datasets.DatasetDict]] = {}
+DATASETS: dict[str, Callable[..., datasets.DatasetDict]] = {
+    "camvid": camvid,
+    "folder": folder,
+}
 
 
 def load(

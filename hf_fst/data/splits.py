@@ -1,0 +1,132 @@
+"""Which images of a dataset are labeled: split lists read from files, or made by a seed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from .files import Row, pick
+
+FOLDER = Path(__file__).parent / "splits"
+
+
+def read_list(path: str | Path) -> list[str]:
+    """Reads a split list: one id or relative path a line, empty lines skipped.
+
+    Raises `FileNotFoundError`; `ValueError` for an empty list, an absolute path, `..`, or a line that comes twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no split list {path}; it must hold one id or path a line.")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"The split list {path} is empty; it must hold one id or path a line.")
+    seen = set()
+    for line in lines:
+        parts = PurePosixPath(line.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":")):
+            raise ValueError(
+                f"The split list {path} names {line!r}; paths must be relative to the dataset and must not contain `..`."
+            )
+        if line in seen:
+            raise ValueError(f"The split list {path} names {line!r} twice; keep one of them.")
+        seen.add(line)
+    return lines
+
+
+def nested_order(ids: Sequence[str], presence: np.ndarray, seed: int, smallest: int) -> list[str]:
+    """Orders ids so that its beginnings are splits: seeded, nested, and from `smallest` on covering every class.
+
+    The order is a seeded permutation in which one image of each class not yet seen, rarest class first, is moved to
+    the front. Warns where `smallest` images cannot hold them all.
+
+    Args:
+        ids: names of the images.
+        presence: (N,C), whether an image has a class (bool, or counts of pixels).
+        seed: of the permutation.
+        smallest: number of images of the smallest split.
+    """
+    presence = np.asarray(presence) > 0
+    permutation = np.random.default_rng([seed, len(ids)]).permutation(len(ids))
+    front: list[int] = []
+    covered = np.zeros(presence.shape[1], dtype=bool)
+    for category in np.argsort(presence.sum(0), kind="stable"):
+        if not covered[category] and presence[:, category].any():
+            first = int(permutation[np.argmax(presence[permutation, category])])
+            front.append(first)
+            covered |= presence[first]
+    if len(front) > smallest:
+        warnings.warn(
+            f"{smallest} images cannot hold every class, {len(front)} are needed; the smallest split lacks some.",
+            stacklevel=2,
+        )
+    chosen = set(front)
+    return [ids[i] for i in [*front, *(int(i) for i in permutation if int(i) not in chosen)]]
+
+
+def semi_supervised(
+    rows: dict[str, Row],
+    count: int,
+    folder: str | Path | None,
+    seed: int,
+    sizes: Sequence[int],
+    presence: Callable[[list[Row]], np.ndarray],
+    to_id: Callable[[str], str] = str,
+    pool: Sequence[str] | None = None,
+) -> tuple[list[Row], list[Row]]:
+    """Splits rows into (labeled, unlabeled), as lists in a folder say, or by a seed.
+
+    Args:
+        rows: all rows by id.
+        count: number of labeled images.
+        folder: holds `<count>/labeled.txt` and `<count>/unlabeled.txt` (or the two themselves); None makes a nested,
+            class-covering split instead.
+        seed: of the split that is made.
+        sizes: sizes of its family; the smallest of them and `count` covers every class.
+        presence: gives (N,C), whether an image has a class; called only to make a split, since it may read every mask.
+        to_id: turns a line of a list into an id.
+        pool: ids from which labeled images are chosen; None for all. The others are unlabeled.
+
+    Raises `ValueError` and `FileNotFoundError` in one sentence for wrong lists and numbers.
+    """
+    if folder is not None:
+        folder = Path(folder).expanduser()
+        place = folder if (folder / "labeled.txt").is_file() else folder / str(count)
+        labeled, unlabeled = ([to_id(line) for line in lines] for lines in read_pair(place))
+        if len(labeled) != count:
+            raise ValueError(
+                f"{place} lists {len(labeled)} labeled images, but {count} are asked for; correct either."
+            )
+        return pick(rows, labeled, str(place / "labeled.txt")), pick(rows, unlabeled, str(place / "unlabeled.txt"))
+    pool = list(rows if pool is None else pool)
+    most = len(pool) if len(pool) < len(rows) else len(pool) - 1
+    if not 1 <= count <= most:
+        raise ValueError(f"{count} labeled images are asked for, but 1 to {most} can be chosen here.")
+    if count < len(pool):
+        chosen = pick(rows, pool, "The list of images to choose from")
+        pool = nested_order(pool, presence(chosen), seed, min(count, *sizes))[:count]
+    labeled = set(pool)
+    return (
+        [row for name, row in rows.items() if name in labeled],
+        [row for name, row in rows.items() if name not in labeled],
+    )
+
+
+def read_pair(folder: str | Path) -> tuple[list[str], list[str]]:
+    """Reads `labeled.txt` and `unlabeled.txt` of a split folder. Raises as `read_list`, and where they overlap."""
+    labeled, unlabeled = (read_list(Path(folder) / f"{name}.txt") for name in ("labeled", "unlabeled"))
+    both = set(labeled) & set(unlabeled)
+    if both:
+        raise ValueError(f"{folder} names {min(both)!r} as labeled and as unlabeled; keep it in one of the two lists.")
+    return labeled, unlabeled
+
+
+def write_pair(folder: str | Path, labeled: Sequence[str], unlabeled: Sequence[str]) -> None:
+    """Writes `labeled.txt` and `unlabeled.txt`, one id a line."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, ids in (("labeled", labeled), ("unlabeled", unlabeled)):
+        (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in ids), encoding="utf-8")
