@@ -1,0 +1,228 @@
+"""The model card of a run: README.md with the Hub's metadata, made from `RunFacts` and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jinja2
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from hf_fst.reporting.facts import Evaluation, RunFacts
+from hf_fst.reporting.tables import class_rows, markdown_table, percent
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+FIGURES = ("curves.png", "class_iou.png", "samples.png")
+
+FOLLOW = "φ_{t+1} = μφ_t + (1-μ)θ_t"
+# What each rule makes of the teacher before the student's real step, and the settings its symbols stand for.
+RULES = {
+    "supervised": ("learns from the labeled images only; no teacher takes part", "", {}),
+    "mean_teacher": (
+        "the teacher is the moving average of the student (classical self-training, ST)",
+        FOLLOW,
+        {"μ": "teacher_momentum"},
+    ),
+    "naive_fst": (
+        "the teacher takes in the student of the next step, which is computed first and taken back",
+        "φ_{t+1} = μφ_t + (1-μ)(θ_t - γ∇L(θ_t, φ_t))",
+        {"μ": "teacher_momentum"},
+    ),
+    "improved_fst": (
+        "the teacher takes in the present student, then the student of the next step",
+        "φ' = μφ_t + (1-μ)θ_t\nφ_{t+1} = μ'φ' + (1-μ')(θ_t - γ∇L(θ_t, φ'))",
+        {"μ": "teacher_momentum", "μ'": "lookahead_momentum"},
+    ),
+    "fst_d": (
+        "FST-D: the teacher takes in the students of the next K steps, one after the other",
+        "φ̃ = μφ_t + (1-μ)θ_t,  θ̃ = θ_t\nK times:  θ̃ ← θ̃ - γ∇L(θ̃, φ̃),  φ̃ ← μ'φ̃ + (1-μ')θ̃\nφ_{t+1} = φ̃",
+        {"μ": "teacher_momentum", "μ'": "lookahead_momentum", "K": "lookahead_steps", "batches": "lookahead_batches"},
+    ),
+    "fst_w": (
+        "FST-W: the teacher takes in the mean of N students of the next step, each from its own batch",
+        "φ' = μφ_t + (1-μ)θ_t\nφ_{t+1} = μ'φ' + (1-μ')·(1/N)Σ_i (θ_t - γ∇L_i(θ_t, ψ))\n"
+        "ψ = φ' (as in the authors' code) or φ_t (as printed in the paper)",
+        {
+            "μ": "teacher_momentum",
+            "μ'": "lookahead_momentum",
+            "N": "lookahead_students",
+            "batches": "lookahead_batches",
+            "labels of the virtual steps": "lookahead_labels",
+        },
+    ),
+}
+OBJECTIVES = {
+    "supervised": "cross entropy on labeled images",
+    "pseudo_label": "cross entropy on labeled images, and on unlabeled ones with the teacher's hard labels",
+    "class_mix": "as `pseudo_label`, on unlabeled images into which half the classes of a labeled one are pasted "
+    "(ClassMix), with color jitter and blur",
+    "cut_mix": "as `pseudo_label`, on unlabeled images with rectangles exchanged between them (CutMix)",
+}
+
+
+def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
+    """The card of a run.
+
+    Args:
+        facts: What it may tell.
+        figures: File names, out of `FIGURES`, of the pictures that lie beside the card.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"percent": percent, "duration": duration, "value": _value}
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    rule, equation, symbols = RULES.get(facts.rule, (f"a rule of its own, `{facts.rule}`", "", {}))
+    saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
+    text = template.render(
+        facts=facts,
+        rule=rule,
+        equation=equation,
+        symbols=", ".join(
+            f"{s} = {_value(facts.settings[key])}" for s, key in symbols.items() if key in facts.settings
+        ),
+        objective=OBJECTIVES.get(facts.objective, f"an objective of its own, `{facts.objective}`"),
+        learns_from_teacher=facts.rule != "supervised",
+        saved=saved,
+        results=results_table(facts.evaluations, facts.saved) if facts.evaluations else "",
+        classes=class_table(facts, saved[-1]) if saved and saved[-1].teacher.per_category_iou else "",
+        command=command(facts),
+        datasets=_used_datasets(facts),
+        figures=figures,
+    )
+    text = re.sub(r"\n{3,}", "\n\n", text)
+    return ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{text}")
+
+
+def write_card(directory: str | Path, facts: RunFacts) -> Path:
+    """Write README.md, and `.eval_results/*.yaml` for evaluation data that is on the Hub, into a directory.
+
+    The card shows those of `FIGURES` that lie in the directory.
+
+    Returns:
+        The path of README.md.
+    """
+    directory = Path(directory)
+    card = make_card(facts, tuple(name for name in FIGURES if (directory / name).is_file()))
+    path = directory / "README.md"
+    card.save(path)
+    for name, content in eval_results_files(facts).items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(content, encoding="utf-8")
+    return path
+
+
+def metadata(facts: RunFacts) -> ModelCardData:
+    """The card's YAML block, with the teacher's mIoU (0..1) by dataset, config and split as `model-index`."""
+    datasets = {data.hub_id for data in (facts.labeled, facts.unlabeled) if data and data.hub_id}
+    tags = ["semantic-segmentation", "hf_fst", facts.rule]
+    if facts.rule != "supervised":
+        tags.insert(1, "self-training")
+    results = [
+        EvalResult(
+            task_type="image-segmentation",
+            task_name="Semantic segmentation",
+            dataset_type=evaluation.dataset.hub_id or evaluation.dataset.name,
+            dataset_name=evaluation.dataset.title,
+            dataset_config=evaluation.dataset.config,
+            dataset_split=evaluation.dataset.split,
+            metric_type="mean_iou",
+            metric_name="mIoU of the teacher",
+            metric_value=round(evaluation.teacher.mean_iou, 4),
+        )
+        for evaluation in facts.evaluations
+        if evaluation.weights == facts.saved
+    ]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        license=facts.license,
+        base_model=facts.base_model,
+        datasets=sorted(datasets) or None,
+        metrics=["mean_iou"],
+        tags=tags,
+        model_name=facts.model_name,
+        eval_results=results or None,
+    )
+
+
+def eval_results_files(facts: RunFacts) -> dict[str, str]:
+    """Contents of the Hub's `.eval_results/*.yaml` by file name; only data with a Hub id can stand in them."""
+    files = {}
+    for evaluation in facts.evaluations:
+        data = evaluation.dataset
+        if data.hub_id and evaluation.weights == facts.saved:
+            entry = EvalResultEntry(
+                dataset_id=data.hub_id,
+                task_id=data.config or "default",
+                value=round(evaluation.teacher.mean_iou, 4),
+                notes=f"mIoU of the teacher, split {data.split}",
+            )
+            name = re.sub(r"[^\w.-]+", "-", "-".join(filter(None, (data.name, data.config, data.split))))
+            files[f".eval_results/{name}.yaml"] = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+    return files
+
+
+def results_table(evaluations: list[Evaluation], saved: str) -> str:
+    """Markdown: last against best weights, student against teacher; the saved ones are marked."""
+    rows = [
+        [
+            f"{evaluation.weights}{' (saved here)' if evaluation.weights == saved else ''}",
+            str(evaluation.step),
+            _dataset_name(evaluation),
+            percent(evaluation.student.mean_iou),
+            percent(evaluation.teacher.mean_iou),
+            percent(evaluation.teacher.mean_accuracy),
+            percent(evaluation.teacher.overall_accuracy),
+        ]
+        for evaluation in evaluations
+    ]
+    columns = ["weights", "step", "data", "student mIoU", "teacher mIoU", "teacher mean acc.", "teacher pixel acc."]
+    return markdown_table(columns, rows)
+
+
+def class_table(facts: RunFacts, evaluation: Evaluation) -> str:
+    """Markdown: IoU of each class, student against teacher."""
+    student, teacher = evaluation.student.per_category_iou, evaluation.teacher.per_category_iou
+    return markdown_table(*class_rows(facts.classes, student or [None] * len(teacher), teacher))
+
+
+def command(facts: RunFacts) -> str | None:
+    """The command that makes the run again: recipe and overrides. None for a run started from Python."""
+    if facts.recipe is None:
+        return None
+    words = []
+    for key, value in facts.overrides.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        words += [f"--{key}", *(_value(item) for item in values)]
+    return " ".join(["hf-fst train", facts.recipe, *words])
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `42 s`, `5 min 30 s`, `3 h 7 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _value(value) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_value, value))
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _dataset_name(evaluation: Evaluation) -> str:
+    data = evaluation.dataset
+    return ", ".join(filter(None, (data.title, data.config, data.split)))
+
+
+def _used_datasets(facts: RunFacts) -> list:
+    """Each dataset once, by name."""
+    used = [facts.labeled, facts.unlabeled, *(evaluation.dataset for evaluation in facts.evaluations)]
+    return list({data.name: data for data in reversed(used) if data}.values())[::-1]
