@@ -36,7 +36,7 @@ setup(
         "transformers>=5.17",
     ],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "ruff", "cityscapesscripts", "tensorboard"],
+        "test": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "cityscapesscripts", "tensorboard"],
     },
     entry_points={"console_scripts": ["hf-fst=hf_fst.cli:main"]},
 )

@@ -211,7 +211,7 @@ class Step:
                     accelerator.backward(loss)
                 losses[name] = losses.get(name, 0) + loss.detach()
 
-        if trainer.all_finite(losses, virtual):
+        if trainer.journal.is_finite(losses, accelerator, virtual, trainer.state.global_step + 1):
             return sum(losses.values()), group
         if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale
             self.model.zero_grad()

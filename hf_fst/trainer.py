@@ -19,14 +19,17 @@ from transformers import (
 )
 from transformers.trainer_utils import rotate_checkpoints
 
-from hf_fst.checkpoints import STUDENT_DIR, TEACHER_DIR, load_weights, mark_complete
+from hf_fst.checkpoints import STUDENT_DIR, TEACHER_DIR, complete_checkpoints, load_weights, mark_complete
 from hf_fst.config import FSTConfig
-from hf_fst.data.pairing import AheadSampler, DrawSampler, Pairs, collate
-from hf_fst.evaluation.confusion import confusion_matrix, scores
-from hf_fst.evaluation.inference import segment
+from hf_fst.data.ahead import AheadBatches
+from hf_fst.data.pairing import DrawSampler, Pairs, collate
+from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.lookahead import Present, Step
 from hf_fst.objectives import Objective, make_objective
 from hf_fst.reporting.health import PseudoLabelHealth
+from hf_fst.reporting.journal import Journal
+from hf_fst.reporting.report import write_report
+from hf_fst.reporting.summary import facts_of, samples_of
 from hf_fst.rules import Supervised
 from hf_fst.teacher import EMATeacher
 
@@ -82,9 +85,8 @@ class FSTTrainer(Trainer):
             processing_class = SegformerImageProcessor(do_resize=False)
         self.unlabeled_dataset = unlabeled_dataset
         self.teacher: EMATeacher | None = None
-        self._counts_itself = kwargs.get("compute_metrics") is None
-        if self._counts_itself:
-            kwargs["compute_metrics"] = self._add_counts
+        self._scores = StreamingScores(lambda: (list(self.networks()), self.class_names))
+        kwargs.setdefault("compute_metrics", self._scores)
         super().__init__(
             model=model,
             args=args,
@@ -111,14 +113,11 @@ class FSTTrainer(Trainer):
                 f"objective {args.objective!r} learns from unlabelled images but unlabeled_dataset is missing; give it, "
                 "or use rule 'supervised'."
             )
-        self._make_teacher()
+        # before the student is wrapped or sharded: a copy cannot be made afterwards
+        self.teacher = EMATeacher(self.model, args.teacher_buffers)
         self._present: Present | None = None
-        self._ahead: tuple[int, int, Iterator] | None = None
-        self._losses: dict[str, torch.Tensor] = {}
-        self._logs: dict[str, float] = {}
-        self._steps_logged = 0
-        self.skipped = {"real": 0, "virtual": 0, "in_a_row": 0}
-        self._counts: torch.Tensor | None = None
+        self.journal = Journal(args.max_nonfinite_steps)
+        self._card: dict = {}
         self.add_callback(_EpochOfDraws(self))
 
     # the teacher
@@ -130,10 +129,6 @@ class FSTTrainer(Trainer):
 
     def _num_labels(self) -> int:
         return self.accelerator.unwrap_model(self.model).config.num_labels
-
-    def _make_teacher(self) -> None:
-        # copied before the student is wrapped or sharded; a copy cannot be made afterwards
-        self.teacher = EMATeacher(self.model, self.args.teacher_buffers)
 
     def call_model_init(self, trial=None):
         """A new model, and with it a new teacher."""
@@ -164,6 +159,16 @@ class FSTTrainer(Trainer):
             multiple_of=self.get_total_train_batch_size(self.args),
         )
         self.draws = DrawSampler(self.pairs)
+        self.ahead = AheadBatches(
+            self.pairs,
+            self.data_collator,
+            self.args.gradient_accumulation_steps,
+            self._train_batch_size,
+            self.args.process_index,
+            self.args.world_size,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
         return self._get_dataloader(
             dataset=self.pairs,
             description="Training",
@@ -178,31 +183,9 @@ class FSTTrainer(Trainer):
         return self.group, None
 
     def lookahead_groups(self, count: int, size: int) -> Iterator[list[dict]]:
-        """`count` groups of `size` micro-batches drawn for this step alone, by (seed, step, k, position)."""
-        step = self.state.global_step
-        if self._ahead is None or self._ahead[:2] != (count, step):
-            sampler = AheadSampler(
-                step,
-                count,
-                self.args.gradient_accumulation_steps,
-                self._train_batch_size,
-                self.args.process_index,
-                self.args.world_size,
-            )
-            loader = DataLoader(
-                self.pairs,
-                batch_sampler=sampler,
-                collate_fn=self.data_collator,
-                num_workers=self.args.dataloader_num_workers,
-                pin_memory=self.args.dataloader_pin_memory,
-                generator=torch.Generator(),  # starting workers must not draw from the run's own noise
-            )
-            self._ahead = (count, step, iter(loader))
-        batches = self._ahead[2]
-        for _ in range(count):
-            group = [next(batches) for _ in range(self.args.gradient_accumulation_steps)]
-            yield [self._prepare_inputs(batch) for batch in group[:size]]
-        self._ahead = (count, step + 1, batches)
+        """`count` groups of `size` micro-batches drawn for this step alone."""
+        for group in self.ahead.groups(self.state.global_step, count, size):
+            yield [self._prepare_inputs(batch) for batch in group]
 
     # the step
 
@@ -222,7 +205,7 @@ class FSTTrainer(Trainer):
         loss, prepared = step.gradient(group)
         if health is not None:
             sums = self.sum_over_processes([health.after(step.student, prepared[0])])
-            self._logs |= health.logs(sums)
+            self.journal.health = health.logs(sums)
         return torch.zeros((), device=self.args.device) if loss is None else loss
 
     def _health(self, batch: dict) -> PseudoLabelHealth | None:
@@ -247,55 +230,24 @@ class FSTTrainer(Trainer):
             sums = {k: part.view_as(v).to(v.dtype) for (k, v), part in zip(sums.items(), parts, strict=True)}
         return sums
 
-    def all_finite(self, losses: dict[str, torch.Tensor], virtual: bool) -> bool:
-        """One check for all terms of a (virtual or real) step, the same answer on every process; counts what fails.
-
-        Raises:
-            RuntimeError: `max_nonfinite_steps` real steps in a row had no finite loss.
-        """
-        total = torch.stack([loss.double() for loss in losses.values()]).sum()
-        if self.accelerator.num_processes > 1:
-            total = self.accelerator.reduce(total, "sum")
-        finite = math.isfinite(total.item())
-        if not finite:
-            self.skipped["virtual" if virtual else "real"] += 1
-        if not virtual:
-            self.skipped["in_a_row"] = 0 if finite else self.skipped["in_a_row"] + 1
-            if self.skipped["in_a_row"] >= self.args.max_nonfinite_steps:
-                bad = [name for name, loss in losses.items() if not math.isfinite(loss.item())]
-                raise RuntimeError(
-                    f"The loss was not finite for {self.skipped['in_a_row']} steps in a row (last: step "
-                    f"{self.state.global_step + 1}, {', '.join(bad) or 'on another process'}); lower the learning "
-                    "rate or look at the images of these steps."
-                )
-            for name, loss in losses.items() if finite else ():
-                self._losses[name] = self._losses.get(name, 0) + loss
-            self._steps_logged += finite
-        return finite
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the loss terms, the health of the pseudo-labels and the count of skipped steps."""
-        if "loss" in logs and self._losses:
-            values = torch.stack([loss.double() for loss in self._losses.values()])
-            values = self.accelerator.reduce(values, "mean") / max(self._steps_logged, 1)
-            logs |= dict(zip(self._losses, values.tolist(), strict=True)) | self._logs
-            skipped = {f"skipped_{kind}_steps": self.skipped[kind] for kind in ("real", "virtual")}
-            logs |= {key: count for key, count in skipped.items() if count}
-            self._losses, self._logs, self._steps_logged = {}, {}, 0
+        if "loss" in logs:
+            logs |= self.journal.entries(self.accelerator)
         super().log(logs, start_time)
 
     # evaluation
 
-    @torch.no_grad()
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Confusion counts (B,2,C,C) of student and teacher, at the size of the labels ((B,1,C,C) without a teacher)."""
-        if not self._counts_itself or "labels" not in inputs or self._predicting:
+        if self.compute_metrics is not self._scores or "labels" not in inputs:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         inputs = self._prepare_inputs(inputs)
-        counts = torch.stack([self._count(network, inputs) for network in self.networks().values()], dim=1)
+        options = (self._num_labels(), self.args.eval_window, self.args.eval_stride)
+        with self.accelerator.autocast():
+            counts = [count(n, inputs["pixel_values"], inputs["labels"], *options) for n in self.networks().values()]
+        counts = torch.stack(counts, dim=1)
         return None, counts, counts.new_zeros(len(counts))
-
-    _predicting = False
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks that are evaluated, by name: the student, and the teacher where there is one."""
@@ -304,44 +256,13 @@ class FSTTrainer(Trainer):
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
         """Logits of the student for a dataset, as `Trainer.predict`; scores come from `evaluate`."""
-        self._predicting, compute_metrics = True, self.compute_metrics
-        if self._counts_itself:
+        compute_metrics = self.compute_metrics
+        if compute_metrics is self._scores:
             self.compute_metrics = None
         try:
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)
         finally:
-            self._predicting, self.compute_metrics = False, compute_metrics
-
-    def _count(self, network: nn.Module, inputs: dict) -> torch.Tensor:
-        images, labels = inputs["pixel_values"], inputs["labels"]
-        if not (isinstance(images, torch.Tensor) and isinstance(labels, torch.Tensor)):  # sizes differ: one by one
-            pairs = zip(images, labels, strict=True)
-            return torch.cat([self._count(network, {"pixel_values": i[None], "labels": l[None]}) for i, l in pairs])
-        training = network.training
-        network.eval()
-        with self.accelerator.autocast():
-            logits = segment(
-                network, images, labels.shape[-2:], window=self.args.eval_window, stride=self.args.eval_stride
-            )
-        network.train(training)
-        if network is self.teacher.model:
-            self.teacher.label_mode()
-        return confusion_matrix(logits.argmax(dim=1), labels, self._num_labels())
-
-    def _add_counts(self, prediction, compute_result: bool = True) -> dict[str, float]:
-        counts = torch.as_tensor(prediction.predictions).sum(dim=0)
-        self._counts = counts if self._counts is None else self._counts + counts
-        if not compute_result:
-            return {}
-        metrics = {}
-        for name, matrix in zip(self.networks(), self._counts, strict=True):
-            result = scores(matrix)
-            for key in ("mean_iou", "mean_accuracy", "overall_accuracy"):
-                metrics[f"{name}_{key}"] = result[key]
-            for label, iou in zip(self.class_names, result["per_category_iou"], strict=True):
-                metrics[f"{name}_iou_{label}"] = iou
-        self._counts = None
-        return metrics
+            self.compute_metrics = compute_metrics
 
     # checkpoints
 
@@ -383,6 +304,33 @@ class FSTTrainer(Trainer):
             mark_complete(os.path.join(run_dir, f"checkpoint-{self.state.global_step}"), self)
             rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
+        """Trains as `Trainer.train`; then, with `report`, writes card and pictures into the output directory."""
+        if resume_from_checkpoint is True:
+            complete = complete_checkpoints(self.args.output_dir)
+            if not complete:
+                raise ValueError(f"{self.args.output_dir} holds no complete checkpoint to resume from.")
+            resume_from_checkpoint = str(complete[-1])
+        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        del self.ahead  # ends its workers
+        if self.args.report:
+            self.create_model_card()
+        return output
+
+    def create_model_card(self, data: dict | None = None, model_name: str | None = None, **facts) -> None:
+        """Write README.md with its curves, per-class bars and sample pictures into the output directory.
+
+        Args:
+            data: `hf_fst.reporting.facts.DatasetFacts` under `labeled`, `unlabeled` and `evaluation`.
+            model_name: name for people; made from model, data and rule by default.
+            facts: what else `hf_fst.reporting.summary.facts_of` takes: recipe, overrides, license, palette, tested.
+        """
+        if not self.is_world_process_zero():
+            return
+        self._card = {**self._card, **facts} | ({"data": data} if data is not None else {})
+        known = facts_of(self, **{"data": {}, **self._card}, model_name=model_name)
+        write_report(self.args.output_dir, known, self.state.log_history, samples_of(self))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self, resume_from_checkpoint)

@@ -1,0 +1,66 @@
+"""What happens between two log entries: loss terms, health of the pseudo-labels, skipped steps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+class Journal:
+    """Collects on the device; nothing is read from it but one number a step, whether the loss is finite.
+
+    Args:
+        max_nonfinite_steps: real steps in a row without a finite loss that stop the run.
+    """
+
+    def __init__(self, max_nonfinite_steps: int):
+        self.max_nonfinite_steps = max_nonfinite_steps
+        self.skipped = {"real": 0, "virtual": 0}
+        self.in_a_row = 0
+        self.health: dict[str, float] = {}
+        self._losses: dict[str, torch.Tensor] = {}
+        self._steps = 0
+
+    def is_finite(self, losses: dict[str, torch.Tensor], accelerator, virtual: bool, step: int) -> bool:
+        """One check for all terms of a virtual or real step, the same answer on every process; counts what fails.
+
+        Args:
+            losses: terms by name, scalars.
+            accelerator: the run's `Accelerator`.
+            virtual: whether the step is imagined.
+            step: number of the optimizer step, for the message.
+
+        Raises:
+            RuntimeError: too many real steps in a row had no finite loss.
+        """
+        total = torch.stack([loss.double() for loss in losses.values()]).sum()
+        if accelerator.num_processes > 1:
+            total = accelerator.reduce(total, "sum")
+        finite = math.isfinite(total.item())
+        if not finite:
+            self.skipped["virtual" if virtual else "real"] += 1
+        if virtual:
+            return finite
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+        if self.in_a_row >= self.max_nonfinite_steps:
+            bad = [name for name, loss in losses.items() if not math.isfinite(loss.item())]
+            raise RuntimeError(
+                f"The loss was not finite for {self.in_a_row} steps in a row (last: step {step}, "
+                f"{', '.join(bad) or 'on another process'}); lower the learning rate or look at their images."
+            )
+        if finite:
+            self._losses = {name: self._losses.get(name, 0) + loss for name, loss in losses.items()}
+            self._steps += 1
+        return finite
+
+    def entries(self, accelerator) -> dict[str, float]:
+        """What a log entry gets: the mean of each loss term since the last, health, skipped steps so far."""
+        logs = dict(self.health)
+        if self._losses:
+            values = torch.stack([loss.double() for loss in self._losses.values()])
+            values = accelerator.reduce(values, "mean") / self._steps
+            logs = dict(zip(self._losses, values.tolist(), strict=True)) | logs
+        logs |= {f"skipped_{kind}_steps": count for kind, count in self.skipped.items() if count}
+        self._losses, self.health, self._steps = {}, {}, 0
+        return logs
