@@ -9,15 +9,25 @@ from collections.abc import Callable
 import datasets
 
 from .camvid import camvid
+from .cityscapes import cityscapes
 from .errors import DataError
 from .folders import folder
+from .gta5 import gta5
+from .hub import hub
 from .labels import LabelMap
 from .pairing import DrawSampler, Pairs, collate
+from .synthia import synthia
 from .views import View
+from .voc import voc
 
 DATASETS: dict[str, Callable[..., datasets.DatasetDict]] = {
     "camvid": camvid,
+    "cityscapes": cityscapes,
+    "gta5": gta5,
+    "synthia": synthia,
+    "voc": voc,
     "folder": folder,
+    "hub": hub,
 }
 
 

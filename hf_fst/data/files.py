@@ -107,3 +107,13 @@ def default_palette(count: int) -> list[list[int]]:
                 color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
         palette.append(color)
     return palette
+
+
+def without(files: dict[str, Path], skip: Iterable[str]) -> dict[str, Path]:
+    """Leaves out the ids in `skip`. Raises `ValueError`, naming it, for one that does not exist."""
+    skip = {skip} if isinstance(skip, str) else set(skip)
+    unknown = sorted(skip - set(files))
+    if unknown:
+        folder = next(iter(files.values())).parent
+        raise ValueError(f"{unknown[0]!r} is to be skipped, but {folder} has no such file; give names without suffix.")
+    return {name: path for name, path in files.items() if name not in skip}

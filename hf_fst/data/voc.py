@@ -1,0 +1,103 @@
+"""`voc`: PASCAL VOC 2012 (Everingham et al. 2015), alone or with the masks of SBD (Hariharan et al. 2011), 21 classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+
+from .files import Row, build, default_palette, find_folder, find_root, list_files
+from .labels import LabelMap
+from .sampling import class_pixels
+from .splits import read_list, semi_supervised
+
+NAMES = (
+    "background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,person,pottedplant,"
+    "sheep,sofa,train,tvmonitor"
+).split(",")
+LAYOUT = (
+    "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{train,val}.txt (VOCtrainval_11-May-2012.tar), and for "
+    "the augmented set SegmentationClassAug/"
+)
+LABELS = LabelMap(names=NAMES, palette=default_palette(21))
+CLASSIC = (92, 183, 366, 732, 1464)  # labeled images, from train.txt
+AUGMENTED = (662, 1323, 2646, 5291)  # labeled images, from the 10582 of the augmented set
+
+
+def voc(
+    data_dir: str | None,
+    *,
+    labeled: int | None = None,
+    pool: str | None = None,
+    splits: str | None = None,
+    seed: int = 0,
+    streaming: bool = False,
+) -> datasets.DatasetDict | datasets.IterableDatasetDict:
+    """Loads VOC 2012: train and validation (val.txt); with `labeled` also `unlabeled`.
+
+    With `SegmentationClassAug/` train is the augmented set (trainaug.txt, or all its masks but those of val), else
+    train.txt. Masks are palette or grey images whose indices are the classes, 255 ignored.
+
+    Args:
+        data_dir: the folder with `JPEGImages/` (or one that holds it as `VOC2012/` or `VOCdevkit/VOC2012/`).
+        labeled: number of labeled images (published: classic 92, 183, 366, 732, 1464; augmented 662, 1323, 2646,
+            5291); None for all.
+        pool: "classic" takes the labeled ones from train.txt, "augmented" from all; None goes by the published
+            numbers.
+        splits: a folder with the published lists, `<labeled>/labeled.txt` and `unlabeled.txt`, one id a line; None
+            makes a split: seeded, nested, with every class.
+        seed: of the split that is made.
+        streaming: gives iterable datasets.
+
+    Raises `FileNotFoundError` for a missing part, `ValueError` for ids without files or wrong lists.
+    """
+    root = find_root(data_dir, LAYOUT)
+    root = next((root / sub for sub in ("VOC2012", "VOCdevkit/VOC2012") if (root / sub).is_dir()), root)
+    images = list_files(find_folder(root, "JPEGImages", LAYOUT), LAYOUT, suffixes=(".jpg",))
+    lists = find_folder(root, "ImageSets/Segmentation", LAYOUT)
+    train_ids, val_ids = read_list(lists / "train.txt"), read_list(lists / "val.txt")
+    augmented = (root / "SegmentationClassAug").is_dir()
+    masks = list_files(
+        find_folder(root, "SegmentationClassAug" if augmented else "SegmentationClass", LAYOUT),
+        LAYOUT,
+        suffixes=(".png",),
+    )
+    if augmented and (lists / "trainaug.txt").is_file():
+        all_ids = read_list(lists / "trainaug.txt")
+    elif augmented:
+        held = set(val_ids)
+        all_ids = [name for name in masks if name not in held]
+    else:
+        all_ids = train_ids
+    official = root / "SegmentationClass"
+    val_masks = list_files(official, LAYOUT, suffixes=(".png",)) if official.is_dir() else masks
+
+    train = _rows(all_ids, images, masks, root)
+    made = {"train": list(train.values())}
+    if labeled is not None:
+        if pool not in (None, "classic", "augmented"):
+            raise ValueError(f"pool is {pool!r}; give 'classic' or 'augmented'.")
+        classic = pool == "classic" or (pool is None and labeled in CLASSIC)
+        made["train"], made["unlabeled"] = semi_supervised(
+            train,
+            labeled,
+            splits,
+            seed,
+            CLASSIC if classic else AUGMENTED,
+            lambda chosen: class_pixels(build({"train": chosen}, LABELS)["train"]),
+            pool=train_ids if classic else None,
+        )
+    made["validation"] = list(_rows(val_ids, images, val_masks, root).values())
+    return build(made, LABELS, streaming)
+
+
+def _rows(ids: list[str], images: dict[str, Path], masks: dict[str, Path], root: Path) -> dict[str, Row]:
+    for what, found in (("image", images), ("mask", masks)):
+        missing = [name for name in ids if name not in found]
+        if missing:
+            folder = next(iter(found.values())).parent
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(ids)} listed images have no {what}, the first is {missing[0]} (looked for in "
+                f"{folder}); {root} must hold {LAYOUT}."
+            )
+    return {name: (images[name], masks[name]) for name in ids}
