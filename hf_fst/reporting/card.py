@@ -52,6 +52,7 @@ RULES = {
         },
     ),
 }
+LOOKAHEAD_RULES = ("naive_fst", "improved_fst", "fst_d", "fst_w")
 OBJECTIVES = {
     "supervised": "cross entropy on labeled images",
     "pseudo_label": "cross entropy on labeled images, and on unlabeled ones with the teacher's hard labels",
@@ -83,6 +84,7 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
             f"{s} = {_value(facts.settings[key])}" for s, key in symbols.items() if key in facts.settings
         ),
         objective=OBJECTIVES.get(facts.objective, f"an objective of its own, `{facts.objective}`"),
+        lookahead_rules=LOOKAHEAD_RULES,
         learns_from_teacher=facts.rule != "supervised",
         saved=saved,
         results=results_table(facts.evaluations, facts.saved) if facts.evaluations else "",
@@ -128,7 +130,7 @@ def metadata(facts: RunFacts) -> ModelCardData:
             dataset_config=evaluation.dataset.config,
             dataset_split=evaluation.dataset.split,
             metric_type="mean_iou",
-            metric_name="mIoU of the teacher",
+            metric_name="mIoU" if facts.rule == "supervised" else "mIoU of the teacher",
             metric_value=round(evaluation.teacher.mean_iou, 4),
         )
         for evaluation in facts.evaluations
@@ -157,7 +159,7 @@ def eval_results_files(facts: RunFacts) -> dict[str, str]:
                 dataset_id=data.hub_id,
                 task_id=data.config or "default",
                 value=round(evaluation.teacher.mean_iou, 4),
-                notes=f"mIoU of the teacher, split {data.split}",
+                notes=f"mIoU of the {'student' if facts.rule == 'supervised' else 'teacher'}, split {data.split}",
             )
             name = re.sub(r"[^\w.-]+", "-", "-".join(filter(None, (data.name, data.config, data.split))))
             files[f".eval_results/{name}.yaml"] = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
@@ -169,8 +171,8 @@ def results_table(evaluations: list[Evaluation], saved: str) -> str:
     rows = [
         [
             f"{evaluation.weights}{' (saved here)' if evaluation.weights == saved else ''}",
-            str(evaluation.step),
             _dataset_name(evaluation),
+            str(evaluation.step),
             percent(evaluation.student.mean_iou),
             percent(evaluation.teacher.mean_iou),
             percent(evaluation.teacher.mean_accuracy),
@@ -178,8 +180,8 @@ def results_table(evaluations: list[Evaluation], saved: str) -> str:
         ]
         for evaluation in evaluations
     ]
-    columns = ["weights", "step", "data", "student mIoU", "teacher mIoU", "teacher mean acc.", "teacher pixel acc."]
-    return markdown_table(columns, rows)
+    columns = ["weights", "data", "step", "student mIoU", "teacher mIoU", "teacher mean acc.", "teacher pixel acc."]
+    return markdown_table(columns, rows, left=2)
 
 
 def class_table(facts: RunFacts, evaluation: Evaluation) -> str:

@@ -328,4 +328,7 @@ def hardware(device: torch.device | str) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{torch.get_num_threads()} CPU threads" + (f" ({names[0]})" if names and names[0] != "unknown" else "")
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}" + (
+        f" ({names[0]})" if names and names[0] != "unknown" else ""
+    )

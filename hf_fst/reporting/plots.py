@@ -15,25 +15,40 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from hf_fst.reporting.overlays import default_palette
+
 STUDENT = {"color": "#E69F00", "marker": "s", "linestyle": "--"}
 TEACHER = {"color": "#0072B2", "marker": "o", "linestyle": "-"}
 LINE_COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":")
-QUALITY = {
-    "pseudo_confidence": "mean confidence",
-    "pseudo_above_threshold": "share above the threshold",
-    "pseudo_accuracy": "pixel accuracy",
-    "pseudo_mean_iou": "mIoU",
-}
-MOVEMENT = {
-    "pseudo_disagreement": "teacher and student disagree",
-    "pseudo_changed": "changed by the look-ahead",
-}
+LOSS, MIOU, QUALITY, MOVEMENT, SHARES = PANELS = (
+    "Training loss",
+    "Validation mIoU",
+    "Pseudo-label quality",
+    "Pseudo labels that differ",
+    "Classes of the pseudo labels",
+)
 AXIS_LABELS = {
-    "Validation mIoU": "mIoU (%)",
-    "Pseudo-label quality": "pixels, or mIoU (%)",
-    "Pseudo labels that differ": "pixels (%)",
+    LOSS: "loss",
+    MIOU: "mIoU (%)",
+    QUALITY: "pixels, or mIoU (%)",
+    MOVEMENT: "pixels (%)",
+    SHARES: "pixels (%)",
 }
+LINES = {
+    MIOU: {"eval_student_mean_iou": "student", "eval_teacher_mean_iou": "teacher"},
+    QUALITY: {
+        "pseudo_confidence": "mean confidence",
+        "pseudo_above_threshold": "share above the threshold",
+        "pseudo_accuracy": "pixel accuracy",
+        "pseudo_mean_iou": "mIoU",
+    },
+    MOVEMENT: {
+        "pseudo_disagreement": "teacher and student disagree",
+        "pseudo_changed": "changed by the look-ahead",
+    },
+}
+SHOWN_CLASSES = 12
 
 
 def series(log_history: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -47,8 +62,14 @@ def series(log_history: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.nda
     return np.array(steps), np.array([points[step] for step in steps])
 
 
-def curves(log_history: Sequence[Mapping], path: str | Path, best_step: int | None = None) -> bool:
-    """Write the curves of a run: losses, mIoU, pseudo-label quality, and how much pseudo labels move.
+def curves(
+    log_history: Sequence[Mapping],
+    path: str | Path,
+    best_step: int | None = None,
+    names: Sequence[str] = (),
+    palette: Sequence[Sequence[int]] | None = None,
+) -> bool:
+    """Write the curves of a run: losses, mIoU, pseudo-label quality, how much pseudo labels move, and their classes.
 
     Panels without data are left out.
 
@@ -57,57 +78,56 @@ def curves(log_history: Sequence[Mapping], path: str | Path, best_step: int | No
         path: Where to write the picture.
         best_step: The step of the evaluation that was kept, marked in the mIoU panel; by default the teacher's
             highest mIoU.
+        names: Class names, (C,), for the shares of the classes among pseudo labels.
+        palette: Colors of the classes, (C, 3) in 0..255.
 
     Returns:
         Whether there was anything to draw; without data no file is written.
     """
     keys = {key for entry in log_history for key in entry}
     terms = sorted(key for key in keys if key.endswith("_loss") and not key.startswith(("eval_", "test_", "train_")))
-    losses = {"loss": "total"} if terms else {"loss": "loss"}
-    losses |= {term: term.removesuffix("_loss").replace("_", " ") for term in terms}
-    panels = [
-        ("Training loss", losses, None),
-        ("Validation mIoU", {"eval_student_mean_iou": "student", "eval_teacher_mean_iou": "teacher"}, best_step),
-        ("Pseudo-label quality", QUALITY, None),
-        ("Pseudo labels that differ", MOVEMENT, None),
-    ]
-    panels = [
-        (title, data, best)
-        for title, lines, best in panels
-        if (
-            data := {
-                key: (label, *points) for key, label in lines.items() if len((points := series(log_history, key))[0])
-            }
-        )
-    ]
+    lines = LINES | {
+        LOSS: {"loss": "total" if terms else "loss"}
+        | {term: term.removesuffix("_loss").replace("_", " ") for term in terms},
+        SHARES: {f"pseudo_share_{name}": name for name in names},
+    }
+    panels = {}
+    for title in PANELS:
+        data = {key: (label, *series(log_history, key)) for key, label in lines[title].items()}
+        if data := {key: (label, steps, values) for key, (label, steps, values) in data.items() if len(steps)}:
+            panels[title] = data
     if not panels:
         return False
 
-    columns = min(2, len(panels))
+    columns, rows = min(2, len(panels)), math.ceil(len(panels) / 2)
     last_step = max(entry["step"] for entry in log_history)
-    figure = Figure(figsize=(5.6 * columns, 3.9 * math.ceil(len(panels) / columns)), dpi=110, layout="constrained")
-    for index, (title, data, best) in enumerate(panels):
-        axes = figure.add_subplot(math.ceil(len(panels) / columns), columns, index + 1)
-        if "eval_teacher_mean_iou" in data or "eval_student_mean_iou" in data:
-            _draw_miou(axes, data, best)
+    figure = Figure(figsize=(5.8 * columns, 3.9 * rows), dpi=110, layout="constrained")
+    cells = figure.add_gridspec(rows, columns)
+    for index, (title, data) in enumerate(panels.items()):
+        row, column = divmod(index, columns)
+        alone = columns == 2 and column == 0 and index == len(panels) - 1
+        axes = figure.add_subplot(cells[row, :] if alone else cells[row, column])
+        if title == MIOU:
+            _draw_miou(axes, data, best_step)
+        elif title == SHARES:
+            _draw_shares(axes, data, default_palette(len(names)) if palette is None else palette, names)
         else:
             _draw_lines(axes, data)
-        _style(axes, title, last_step)
-        if title == "Training loss":
-            axes.set_ylabel("loss", fontsize=10)
-        else:
-            _percent_axis(axes, AXIS_LABELS[title])
+        _style(axes, title, last_step, wide=alone)
+        axes.set_ylabel(AXIS_LABELS[title], fontsize=10)
+        if title != LOSS:
+            _percent_axis(axes)
     figure.savefig(path)
     return True
 
 
-def _style(axes: Axes, title: str, last_step: int) -> None:
+def _style(axes: Axes, title: str, last_step: int, wide: bool) -> None:
     """Title, then the legend, then the axes, so that the legend never hides a line."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = 2 if len(labels) in (2, 4) else 3
+    columns = (6 if wide else 3) if title == SHARES else 2 if len(labels) in (2, 4) else 3
     axes.legend(
-        handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=columns, fontsize=9.5, frameon=False,
-        borderaxespad=0.1, columnspacing=1.2, handlelength=2.4,
+        handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=columns, fontsize=9, frameon=False,
+        borderaxespad=0.1, columnspacing=1.0, handlelength=2.0, handletextpad=0.6,
     )  # fmt: skip
     axes.set_title(title, fontsize=12, fontweight="bold", loc="left", pad=8 + 16 * math.ceil(len(labels) / columns))
     axes.set_xlabel("training step", fontsize=10)
@@ -119,15 +139,14 @@ def _style(axes: Axes, title: str, last_step: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
 
 
-def _percent_axis(axes: Axes, label: str) -> None:
+def _percent_axis(axes: Axes) -> None:
     low, high = axes.get_ylim()
-    axes.set_ylim(max(0.0, low), min(1.02, high))
+    axes.set_ylim(max(0.0, low), min(1.0, high))
     span = 100 * (axes.get_ylim()[1] - axes.get_ylim()[0])
     axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(
         PercentFormatter(1.0, decimals=0 if span > 5 else 1 if span > 0.5 else 2, symbol="")
     )
-    axes.set_ylabel(label, fontsize=10)
 
 
 def _draw_lines(axes: Axes, data: Mapping[str, tuple]) -> None:
@@ -167,6 +186,23 @@ def _draw_miou(axes: Axes, data: Mapping[str, tuple], best_step: int | None) -> 
         steps[at], values[at], marker="*", markersize=17, color="#D55E00", markeredgecolor="white", linestyle="",
         label=f"best {label}: {100 * values[at]:.1f} at step {steps[at]}", zorder=5,
     )  # fmt: skip
+
+
+def _draw_shares(
+    axes: Axes, data: Mapping[str, tuple], palette: Sequence[Sequence[int]], names: Sequence[str]
+) -> None:
+    """Stacked shares of the most frequent classes, in the order of the labels, and of all others together."""
+    steps = sorted({step for _, own_steps, _ in data.values() for step in own_steps})
+    shares = {label: np.interp(steps, own_steps, values) for label, own_steps, values in data.values()}
+    frequent = sorted(shares, key=lambda name: -shares[name].mean())[:SHOWN_CLASSES]
+    shown = [name for name in shares if len(shares) <= SHOWN_CLASSES or name in frequent[:-1]]
+    stack, colors = (
+        [shares[name] for name in shown],
+        [np.asarray(palette[list(names).index(name)]) / 255 for name in shown],
+    )
+    if rest := [shares[name] for name in shares if name not in shown]:
+        stack, colors, shown = [*stack, sum(rest)], [*colors, (0.8, 0.8, 0.8)], [*shown, f"{len(rest)} other classes"]
+    axes.stackplot(steps, stack, labels=shown, colors=colors, edgecolor="white", linewidth=0.4)
 
 
 def class_bars(

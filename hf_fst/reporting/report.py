@@ -37,20 +37,19 @@ def write_report(
     for name in FIGURES:
         (output_dir / name).unlink(missing_ok=True)
     saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
-    curves(
-        log_history, output_dir / "curves.png", best_step=saved[0].step if saved and facts.saved == "best" else None
-    )
+    palette = default_palette(len(facts.classes)) if facts.palette is None else facts.palette
+    best_step = saved[0].step if saved and facts.saved == "best" else None
+    curves(log_history, output_dir / "curves.png", best_step, facts.classes, palette)
     if saved and saved[-1].teacher.per_category_iou:
         evaluation = saved[-1]
         class_bars(
-            (evaluation.student.per_category_iou or None) if facts.rule != "supervised" else None,
-            evaluation.teacher.per_category_iou,
+            evaluation.student.per_category_iou or None,
+            evaluation.teacher.per_category_iou if facts.rule != "supervised" else None,
             facts.classes,
             output_dir / "class_iou.png",
             title=f"IoU per class, {evaluation.dataset.title}, {evaluation.dataset.split}",
         )
     if samples:
-        palette = default_palette(len(facts.classes)) if facts.palette is None else facts.palette
         grid(samples, facts.classes, palette, output_dir / "samples.png")
     facts.save(output_dir)
     return write_card(output_dir, facts)

@@ -42,13 +42,13 @@ def percent(value: float | None, digits: int = 1) -> str:
     return ABSENT if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A GitHub-style table: the first column left, the others right aligned. Cells are strings."""
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A GitHub-style table of strings: the first `left` columns left, the others right aligned."""
     _check_widths(columns, rows)
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (columns, *rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(columns))]
-    lines = ["| " + " | ".join(_aligned(row, widths)) + " |" for row in cells]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = ["| " + " | ".join(_aligned(row, widths, left)) + " |" for row in cells]
+    rule = ["-" * width if i < left else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
     lines.insert(1, "| " + " | ".join(rule) + " |")
     return "\n".join(lines) + "\n"
 
@@ -62,8 +62,9 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+def _aligned(row: Sequence[str], widths: Sequence[int], left: int = 1) -> list[str]:
+    cells = enumerate(zip(row, widths, strict=True))
+    return [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in cells]
 
 
 def _check_widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

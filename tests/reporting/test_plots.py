@@ -70,6 +70,28 @@ def test_change_and_disagreement_have_a_panel_of_their_own(drawn):
     assert set(lines_of(drawn[0].axes[1])) == {"teacher and student disagree", "changed by the look-ahead"}
 
 
+def heights_of(axes):
+    """Top of each area of a stack at its first step, by label."""
+    return {area.get_label(): max(y for x, y in area.get_paths()[0].vertices if x == 1) for area in axes.collections}
+
+
+def test_class_shares_are_stacked_in_the_colors_of_the_classes(drawn):
+    log = [{"step": s, "pseudo_share_road": 0.5, "pseudo_share_car": 0.2, "pseudo_share_sky": 0.3} for s in (1, 2)]
+    plots.curves(log, "unused.png", names=["road", "car", "sky"], palette=[[255, 0, 0], [0, 255, 0], [0, 0, 255]])
+    [axes] = drawn[0].axes
+    assert heights_of(axes) == pytest.approx({"road": 0.5, "car": 0.7, "sky": 1.0})
+    assert [area.get_facecolor()[0][:3].tolist() for area in axes.collections] == np.eye(3).tolist()
+
+
+def test_of_many_classes_the_rare_ones_are_shown_together(drawn):
+    names = [f"class {i}" for i in range(15)]
+    shares = {f"pseudo_share_{name}": 0.1 if index < 5 else 0.05 for index, name in enumerate(names)}
+    plots.curves([{"step": step} | shares for step in (1, 2)], "unused.png", names=names)
+    labels = [area.get_label() for area in drawn[0].axes[0].collections]
+    assert labels == [*names[:11], "4 other classes"]
+    assert heights_of(drawn[0].axes[0])["4 other classes"] == pytest.approx(1.0)  # 5 × .1 + 10 × .05
+
+
 def test_nan_is_skipped_and_a_step_logged_again_after_a_resume_counts_once():
     log = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": math.nan}, {"step": 3, "loss": 1.0}, {"step": 1, "loss": 2.0}]
     steps, values = plots.series(log, "loss")
