@@ -1,0 +1,144 @@
+"""What an evaluation leaves behind: a table, JSON, a `.eval_results` file, predicted index maps, and overlays."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+from PIL import Image
+
+from hf_fst.data.cityscapes import RAW_IDS
+from hf_fst.reporting.overlays import default_palette, overlay
+from hf_fst.reporting.tables import percent, text_table
+
+RESULTS_FILE = "evaluation.json"
+PREDICTIONS, OVERLAYS = "predictions", "overlays"
+
+
+def without_nan(value: Any) -> Any:
+    """The same nested value with None for nan, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def table(result: dict[str, Any]) -> str:
+    """The scores of `evaluate_model` as text: one line per class, then the means, in percent."""
+    boundary = "per_category_boundary_iou" in result
+    rows = []
+    for index, name in enumerate(result["classes"]):
+        marked = name if index in result["scored_classes"] else f"({name})"
+        row = [marked, percent(result["per_category_iou"][index]), percent(result["per_category_accuracy"][index])]
+        rows.append([*row, percent(result["per_category_boundary_iou"][index])] if boundary else row)
+    means = ["mean", percent(result["mean_iou"]), percent(result["mean_accuracy"])]
+    rows.append([*means, percent(result["mean_boundary_iou"])] if boundary else means)
+    columns = ["class", "IoU", "accuracy", *(["boundary IoU"] if boundary else [])]
+    lines = [text_table(columns, rows).rstrip(), ""]
+    if len(result["scored_classes"]) < len(result["classes"]):
+        lines.append("The means leave out the classes in brackets.")
+    lines.append(
+        f"pixel accuracy {percent(result['overall_accuracy'])}, frequency-weighted IoU "
+        f"{percent(result['frequency_weighted_iou'])}; {result['images']} images, "
+        f"{result['images_per_second']:.3g} images/s"
+    )
+    return "\n".join(lines)
+
+
+def write_scores(output_dir: str | Path, result: dict[str, Any], dataset_id: str, task_id: str) -> list[Path]:
+    """Writes `evaluation.json` and `.eval_results/<dataset>-<split>.yaml` (the Hub's format, mIoU in 0..1)."""
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    paths = [output_dir / RESULTS_FILE]
+    paths[0].write_text(json.dumps(without_nan(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if result["mean_iou"] is not None and not math.isnan(result["mean_iou"]):
+        notes = f"mIoU of the {result['which']}, split {result['split']}, {result['protocol']}"
+        entry = EvalResultEntry(
+            dataset_id=dataset_id, task_id=task_id, value=round(result["mean_iou"], 6), notes=notes
+        )
+        name = re.sub(r"[^\w.-]+", "-", f"{dataset_id}-{result['split']}")
+        paths.append(output_dir / ".eval_results" / f"{name}.yaml")
+        paths[1].parent.mkdir(exist_ok=True)
+        text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+        paths[1].write_text(text, encoding="utf-8")
+    return paths
+
+
+def image_names(dataset: datasets.Dataset) -> list[str]:
+    """A file name without suffix for each row: the image file's own where there is one and no other row has it, else
+    with the row's number."""
+    stored = dataset.select_columns(["image"]).with_format("arrow")
+    stems = []
+    for batch in stored.iter(batch_size=1000):
+        for chunk in batch["image"].chunks:
+            stems += [Path(path or "").stem for path in chunk.field("path").to_pylist()]
+    seen = {}
+    for stem in stems:
+        seen[stem] = seen.get(stem, 0) + 1
+    digits = len(str(max(len(stems) - 1, 0)))
+    return [
+        stem if stem and seen[stem] == 1 else f"{index:0{digits}d}" + (f"_{stem}" if stem else "")
+        for index, stem in enumerate(stems)
+    ]
+
+
+class Pictures:
+    """Writes the predictions of an evaluation as files.
+
+    Args:
+        output_dir: gets `predictions/<image>.png` and `overlays/<image>.jpg`.
+        dataset: what is evaluated; its image files give the names.
+        num_labels: number of classes.
+        palette: a color [r, g, b] for each class, or None.
+        indices: False, True for class indices (8 or 16 bits), or "cityscapes" for the raw ids of its test server.
+        overlays: whether to lay the predictions over the images.
+
+    Raises:
+        ValueError: if files shall be written without a directory, or Cityscapes' ids for other than its 19 classes.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path | None,
+        dataset: datasets.Dataset,
+        num_labels: int,
+        palette: list[list[int]] | None,
+        indices: bool | str,
+        overlays: bool,
+    ):
+        if indices not in (False, True, "cityscapes"):
+            raise ValueError(f"save_predictions is {indices!r}, but it is False, True or 'cityscapes'.")
+        if indices == "cityscapes" and num_labels != len(RAW_IDS):
+            raise ValueError(
+                f"The model has {num_labels} classes, but Cityscapes' ids are those of its {len(RAW_IDS)}."
+            )
+        self.indices, self.overlays = indices, overlays
+        if not (indices or overlays):
+            return
+        if output_dir is None:
+            raise ValueError("Predictions or overlays are to be saved, but there is no output_dir: give one.")
+        self.folder, self.dataset = Path(output_dir), dataset
+        self.names = image_names(dataset)
+        self.palette = default_palette(num_labels) if palette is None else palette
+        for wanted, name in ((indices, PREDICTIONS), (overlays, OVERLAYS)):
+            if wanted:
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    def write(self, index: int, prediction: np.ndarray) -> None:
+        """Writes the predicted classes (H, W) of a row of the dataset."""
+        if self.indices:
+            ids = np.array(RAW_IDS)[prediction] if self.indices == "cityscapes" else prediction
+            ids = ids.astype(np.uint8 if ids.max(initial=0) < 256 else np.uint16)
+            Image.fromarray(ids).save(self.folder / PREDICTIONS / f"{self.names[index]}.png")
+        if self.overlays:
+            image = np.asarray(self.dataset[index]["image"].convert("RGB"))
+            mixed = Image.fromarray(overlay(image, prediction, self.palette))
+            mixed.save(self.folder / OVERLAYS / f"{self.names[index]}.jpg", quality=90)

@@ -1,0 +1,313 @@
+"""Evaluates one model on one dataset, on as many processes as there are."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import PartialState
+from torch.utils.data import DataLoader, Subset
+from torchvision import tv_tensors
+from tqdm.auto import tqdm
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    PreTrainedModel,
+    SegformerImageProcessor,
+)
+
+import hf_fst.models  # noqa: F401  registers our architectures
+from hf_fst.checkpoints import STUDENT_DIR, TEACHER_DIR
+from hf_fst.data.labels import LabelMap
+from hf_fst.data.pairing import collate
+from hf_fst.data.transforms import ResizeWithin
+from hf_fst.data.views import View
+from hf_fst.evaluation.boundary import BoundaryIoU
+from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, scores
+from hf_fst.evaluation.inference import check_views, predict
+from hf_fst.evaluation.results import Pictures, write_scores
+from hf_fst.reporting.facts import hardware, versions
+
+logger = logging.getLogger(__name__)
+
+
+def model_folder(model: str | Path, which: str) -> tuple[str, str]:
+    """Where student or teacher lies: (Hub id or directory, subfolder).
+
+    A run's directory is the teacher with the student in `student/`, its `checkpoint-N/` is the student with the
+    teacher in `teacher/`. On the Hub it is as in a run's directory.
+
+    Raises:
+        ValueError: `which` is neither "teacher" nor "student".
+        FileNotFoundError: a directory that has no such model.
+    """
+    if which not in ("teacher", "student"):
+        raise ValueError(f"which is {which!r}, but it is 'teacher' or 'student'.")
+    folder = Path(model)
+    if not folder.is_dir():
+        return str(model), STUDENT_DIR if which == "student" else ""
+    if (folder / TEACHER_DIR / "config.json").is_file():
+        return str(model), TEACHER_DIR if which == "teacher" else ""
+    subfolder = STUDENT_DIR if which == "student" else ""
+    if not (folder / subfolder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder / subfolder} has no config.json, so there is no {which} to evaluate: give a directory that "
+            "save_pretrained or a training run wrote, or a Hub id."
+        )
+    return str(model), subfolder
+
+
+def load_model(model: str | Path, which: str = "teacher") -> tuple[PreTrainedModel, Any]:
+    """Loads a model and its image processor from a directory or the Hub.
+
+    Where there is no image processor, one is made that normalizes with ImageNet's mean and deviation, with a warning.
+
+    Raises:
+        ValueError, FileNotFoundError: as `model_folder`, or if nothing can be loaded.
+    """
+    name, subfolder = model_folder(model, which)
+    try:
+        network = AutoModelForSemanticSegmentation.from_pretrained(name, subfolder=subfolder)
+    except OSError as error:
+        where = f"{name}, subfolder {subfolder}" if subfolder else name
+        reason = str(error).strip().partition("\n")[0]
+        raise FileNotFoundError(f"No segmentation model can be loaded from {where} ({reason})") from error
+    for place in dict.fromkeys((subfolder, "")):  # a student shares the teacher's
+        try:
+            return network, AutoImageProcessor.from_pretrained(name, subfolder=place)
+        except OSError:
+            continue
+    logger.warning("%s has no image processor: images are normalized with ImageNet's mean and deviation.", name)
+    return network, SegformerImageProcessor(do_resize=False)
+
+
+class Prepare:
+    """Turns image and mask into model input: the image processor's scaling and normalization, and a resize on request.
+
+    Args:
+        processor: the model's image processor.
+        resize: None for full-size images, (width, height) to resize into keeping the ratio, or "model" for the size the
+            image processor would make. It never crops, and never touches the mask.
+    """
+
+    def __init__(self, processor: Any, resize: Sequence[int] | str | None):
+        if isinstance(resize, str) and resize != "model":
+            raise ValueError(f"resize is {resize!r}, but it is None, (width, height) or 'model'.")
+        self.processor, self.own_size = processor, resize == "model"
+        self.resize = None if resize is None or self.own_size else ResizeWithin(tuple(resize))
+
+    def __call__(self, image: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if mask is None:  # nothing to count, but the size of the prediction
+            mask = tv_tensors.Mask(torch.full(image.shape[-2:], 255, dtype=torch.uint8))
+        if self.resize is not None:
+            image = self.resize(image)
+        image = image.as_subclass(torch.Tensor)
+        options = {"do_resize": self.own_size, "do_center_crop": False, "do_pad": False}
+        return self.processor(images=image, return_tensors="pt", **options)["pixel_values"][0], mask
+
+
+def as_dataset(dataset: Any, split: str, names: list[str]) -> tuple[datasets.Dataset, str, bool]:
+    """Finds the split and the columns: (dataset, split's name, whether it has labels).
+
+    Raises:
+        ValueError: a missing split or column, a streamed dataset, or one without a single image.
+    """
+    if isinstance(dataset, dict):
+        if split not in dataset:
+            raise ValueError(f"The dataset has no split {split!r}: it has {', '.join(dataset)}.")
+        dataset = dataset[split]
+    elif isinstance(dataset, datasets.Dataset) and dataset.split is not None:
+        split = str(dataset.split)
+    if not isinstance(dataset, datasets.Dataset):
+        raise ValueError(f"A datasets.Dataset or DatasetDict is needed, but this is a {type(dataset).__name__}.")
+    for alias, column in (("pixel_values", "image"), ("annotation", "label")):
+        if column not in dataset.column_names and alias in dataset.column_names:
+            dataset = dataset.rename_column(alias, column)
+    if not len(dataset):
+        raise ValueError(f"The split {split!r} holds no image.")
+    if type(dataset.features.get("label")) is datasets.Image:  # index masks without names: the model's
+        dataset = dataset.cast_column("label", LabelMap(names=names))
+    return dataset, split, "label" in dataset.column_names
+
+
+def check_classes(network: PreTrainedModel, label_map: LabelMap | None, name: str) -> list[str]:
+    """The class names. Raises `ValueError` where model and dataset differ in their number; warns where names differ."""
+    names = [network.config.id2label[index] for index in range(network.config.num_labels)]
+    if label_map is None or not label_map.names:
+        return names
+    theirs = list(label_map.names)
+    if len(theirs) != len(names):
+        raise ValueError(
+            f"The model {name} has {len(names)} classes and the dataset {len(theirs)}: evaluate it on a dataset "
+            "with the classes it was trained on."
+        )
+    if theirs != names and names != [f"LABEL_{index}" for index in range(len(names))]:
+        other = next(index for index, pair in enumerate(zip(names, theirs, strict=True)) if pair[0] != pair[1])
+        logger.warning(
+            "Class %d is %r for the model and %r in the dataset; they are scored as the same.",
+            *(other, names[other], theirs[other]),
+        )
+    return theirs
+
+
+def evaluate_model(
+    model: str | Path | PreTrainedModel,
+    dataset: datasets.DatasetDict | datasets.Dataset,
+    *,
+    split: str = "validation",
+    which: str = "teacher",
+    window: int | Sequence[int] | None = None,
+    stride: int | Sequence[int] | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    weighting: str = "uniform",
+    average: str = "probabilities",
+    accumulate_on: str | None = None,
+    batch_size: int = 1,
+    classes: Sequence[int] | str | None = None,
+    ignore_index: int | None = 255,
+    boundary: bool = False,
+    output_dir: str | Path | None = None,
+    save_predictions: bool | str = False,
+    save_overlays: bool = False,
+    num_workers: int = 0,
+    resize: Sequence[int] | str | None = None,
+    processor: Any = None,
+    dataset_id: str | None = None,
+    task_id: str = "default",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Scores a model's predictions at the labels' full size, and writes what was asked for.
+
+    On several processes (`accelerate launch`, `torchrun`) each takes every n-th image, none twice, and all get the
+    scores of all images. Memory does not grow with the number of images.
+
+    Args:
+        model: Hub id, directory, or a model (then give `processor` too).
+        dataset: what `hf_fst.data.load` gives, or a `datasets.Dataset` with `image` and `label`; without labels the
+            predictions can still be saved.
+        split: which split of a DatasetDict.
+        which: "teacher" or "student" of a training run.
+        window, stride, scales, flip, weighting, average, accumulate_on: see `hf_fst.evaluation.segment`.
+        batch_size: images of one size that are predicted at once, in each process.
+        classes: indices, or a name in `CLASS_LISTS`, of the classes that the means are taken over; all by default.
+        ignore_index: a label that is not counted (255 never is).
+        boundary: also compute boundary IoU.
+        output_dir: gets `evaluation.json`, `.eval_results/*.yaml` and the files below.
+        save_predictions: write index PNGs to `predictions/`; "cityscapes" for the ids of its test server.
+        save_overlays: write the predictions laid over the images to `overlays/`.
+        num_workers: worker processes that read images.
+        resize: see `Prepare`; the prediction always gets the size of the label.
+        processor: image processor; the model's own by default.
+        dataset_id, task_id: how the `.eval_results` file names the dataset; by default the dataset's own name.
+        progress: show a progress bar.
+
+    Returns:
+        The scores of `hf_fst.evaluation.scores` (and of boundary IoU), `confusion_matrix`, names, counts, the options,
+        speed, versions and device; scores are None for a split without labels.
+
+    Raises:
+        ValueError, FileNotFoundError: for options, models, and data that do not fit, each with what to do.
+    """
+    check_views(window, stride, scales, average, weighting)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but at least 1 is needed.")
+    if isinstance(classes, str):
+        if classes not in CLASS_LISTS:
+            raise ValueError(f"There is no class list {classes!r}: choose one of {', '.join(CLASS_LISTS)}.")
+        classes = CLASS_LISTS[classes]
+    state = PartialState()
+    if isinstance(model, PreTrainedModel):
+        network, name, processor = model, model.config.name_or_path or type(model).__name__, processor
+    else:
+        network, own = load_model(model, which)
+        name, processor = str(model), own if processor is None else processor
+    if processor is None:
+        raise ValueError("A model that is already loaded needs its image processor: give processor too.")
+    given_names = [network.config.id2label[index] for index in range(network.config.num_labels)]
+    dataset, split, labeled = as_dataset(dataset, split, given_names)
+    label_map = dataset.features.get("label")
+    names = check_classes(network, label_map, name)
+    scored = list(range(len(names))) if classes is None else list(classes)
+    scores(torch.zeros(len(names), len(names)), scored)  # a wrong list shall fail now
+    if not labeled and not (save_predictions or save_overlays):
+        raise ValueError(f"The split {split!r} has no labels, so there is nothing to score: save predictions instead.")
+    palette = None if label_map is None else label_map.palette
+    pictures = Pictures(output_dir, dataset, len(names), palette, save_predictions, save_overlays)
+    matrix = ConfusionMatrix(len(names), ignore_index)
+    rims = BoundaryIoU(len(names), ignore_index) if boundary else None
+
+    network = network.to(state.device).eval()
+    views = View(dataset, Prepare(processor, resize))
+    mine = range(state.process_index, len(views), state.num_processes)
+    loader = DataLoader(Subset(views, mine), batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+    options = {"window": window, "stride": stride, "scales": tuple(scales), "flip": flip}
+    options |= {"weighting": weighting, "average": average, "accumulate_on": accumulate_on}
+    started, done = time.perf_counter(), 0
+    with tqdm(
+        total=len(mine), desc=f"evaluating {split}", unit="image", disable=not (progress and state.is_main_process)
+    ) as bar:
+        for batch in loader:
+            predictions = _predict(network, batch, options)
+            matrix.update(predictions, batch["labels"])
+            if rims is not None:
+                rims.update(predictions, batch["labels"])
+            for prediction in predictions:
+                pictures.write(mine[done], prediction.cpu().numpy())
+                done += 1
+            bar.update(len(predictions))
+    counts = matrix.reduce()
+    seconds = time.perf_counter() - started
+
+    result = {"model": name, "which": which, "split": split, "images": len(views), "labeled": labeled}
+    result |= scores(counts, scored)
+    if rims is not None:
+        result |= rims.compute(scored)
+    if not labeled:
+        result |= dict.fromkeys(("mean_iou", "mean_accuracy", "overall_accuracy", "frequency_weighted_iou"))
+    result |= {"classes": names, "scored_classes": scored, "confusion_matrix": counts[:, : len(names)].tolist()}
+    result["protocol"] = describe(options, resize)
+    result["options"] = {**options, "scales": list(scales), "resize": resize, "ignore_index": ignore_index}
+    result |= {"seconds": seconds, "images_per_second": len(views) / seconds}
+    result |= {"batch_size": batch_size, "processes": state.num_processes}
+    result |= {"device": hardware(state.device), "versions": versions()}
+    if output_dir is not None and state.is_main_process:
+        own_name = dataset.info.dataset_name or dataset.info.builder_name or "dataset"
+        write_scores(output_dir, result, dataset_id or own_name, task_id)
+    state.wait_for_everyone()
+    return result
+
+
+def _predict(network: PreTrainedModel, batch: dict[str, Any], options: dict[str, Any]) -> list[torch.Tensor]:
+    """Class indices (H, W) of each image at its label's size."""
+    images, labels = batch["pixel_values"], batch["labels"]
+    if isinstance(images, torch.Tensor) and isinstance(labels, torch.Tensor):
+        groups = [(images, labels.shape[-2:])]
+    else:
+        groups = [(image[None], label.shape[-2:]) for image, label in zip(images, labels, strict=True)]
+    return [
+        prediction
+        for pixels, size in groups
+        for prediction in predict(network, pixels.to(network.device, network.dtype), size, **options)
+    ]
+
+
+def describe(options: dict[str, Any], resize: Sequence[int] | str | None) -> str:
+    """The protocol in words, such as "full size, windows of 769 every 513, scales 0.75 1, mirrored too"."""
+    words = ["full size"]
+    if resize is not None:
+        words = ["the model's own size" if resize == "model" else f"resized into {resize[0]} x {resize[1]}"]
+    if options["window"] is not None:
+        window, stride = check_views(options["window"], options["stride"])
+        sides = [f"{pair[0]}" if pair[0] == pair[1] else f"{pair[0]} x {pair[1]}" for pair in (window, stride)]
+        words.append(f"windows of {sides[0]} every {sides[1]}")
+    if tuple(options["scales"]) != (1.0,):
+        words.append("scales " + " ".join(f"{scale:g}" for scale in options["scales"]))
+    if options["flip"]:
+        words.append("mirrored too")
+    return ", ".join(words)
