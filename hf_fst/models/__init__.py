@@ -1,0 +1,47 @@
+"""The networks of the paper as Hub models.
+
+Importing this package registers them with `AutoConfig` and `AutoModelForSemanticSegmentation`; `build` makes one by
+name, `convert` reads the authors' checkpoints.
+"""
+
+from __future__ import annotations
+
+from transformers import AutoConfig, AutoModelForSemanticSegmentation
+
+from .builds import BUILDS, Build, build
+from .convert import convert
+from .daformer import DAFormerConfig, DAFormerForSemanticSegmentation
+from .deeplabv2 import DeepLabV2Config, DeepLabV2ForSemanticSegmentation
+from .deeplabv3plus import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
+from .dpt import DPTSegmenter, DPTSegmenterConfig
+from .pspnet import PSPNetConfig, PSPNetForSemanticSegmentation
+from .segmentation import SegmentationOutput
+from .universal import UniversalSegmenter, UniversalSegmenterConfig
+from .upernet import UPerNetWithAuxiliary, UPerNetWithAuxiliaryConfig
+
+MODELS = {
+    DAFormerConfig: DAFormerForSemanticSegmentation,
+    DeepLabV2Config: DeepLabV2ForSemanticSegmentation,
+    DeepLabV3PlusConfig: DeepLabV3PlusForSemanticSegmentation,
+    DPTSegmenterConfig: DPTSegmenter,
+    PSPNetConfig: PSPNetForSemanticSegmentation,
+    UniversalSegmenterConfig: UniversalSegmenter,
+    UPerNetWithAuxiliaryConfig: UPerNetWithAuxiliary,
+}
+
+for _config, _model in MODELS.items():
+    AutoConfig.register(_config.model_type, _config)
+    AutoModelForSemanticSegmentation.register(_config, _model)
+    # Saving copies the modelling files, so that an upload works with `trust_remote_code=True` without this package.
+    _config.register_for_auto_class()
+    _model.register_for_auto_class("AutoModelForSemanticSegmentation")
+
+__all__ = [
+    "BUILDS",
+    "MODELS",
+    "Build",
+    "SegmentationOutput",
+    "build",
+    "convert",
+    *sorted(item.__name__ for pair in MODELS.items() for item in pair),
+]

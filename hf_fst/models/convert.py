@@ -1,0 +1,275 @@
+"""The authors' checkpoints, and those of DAFormer and UniMatch, as models of this package."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from . import convert_keys
+from .builds import BUILDS, build
+from .convert_keys import State
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of published network.
+
+    title: for messages. marks: names (or their beginnings) that all occur in its checkpoints and nowhere else
+    together. keys: to our names. classifier: the weight, in their names, whose rows are the classes.
+    builds: the names of `BUILDS` it converts to. unused: pattern of entries that no forward pass reads or that are
+    computed anew.
+    """
+
+    title: str
+    marks: tuple[str, ...]
+    keys: Callable[[State], State]
+    classifier: str
+    builds: tuple[str, ...]
+    unused: str | None = None
+
+
+FAMILIES = (
+    Family(
+        "DAFormer",
+        ("backbone.patch_embed1.", "decode_head.fuse_layer."),
+        convert_keys.daformer,
+        "decode_head.conv_seg.weight",
+        tuple(name for name in BUILDS if name.startswith("daformer-")),
+    ),
+    Family(
+        "DeepLabV2",
+        ("backbone.stem.", "decode_head.aspp_modules."),
+        convert_keys.deeplabv2,
+        "decode_head.aspp_modules.0.conv.weight",
+        ("deeplabv2-resnet50", "deeplabv2-resnet101"),
+        # mmsegmentation's base class may build a classifier that is no part of this head.
+        unused=r"^decode_head\.conv_seg\.",
+    ),
+    Family(
+        "PSPNet",
+        ("backbone.stem.", "decode_head.psp_modules."),
+        convert_keys.pspnet,
+        "decode_head.conv_seg.weight",
+        ("pspnet-resnet101",),
+    ),
+    Family(
+        "UPerNet on Swin",
+        ("backbone.stages.0.blocks.", "decode_head.fpn_bottleneck."),
+        convert_keys.upernet_swin,
+        "decode_head.conv_seg.weight",
+        ("upernet-swin-base",),
+        unused=r"relative_position_index$",
+    ),
+    Family(
+        "UPerNet on BEiT",
+        ("backbone.layers.", "neck.", "decode_head.fpn_bottleneck."),
+        convert_keys.upernet_beit,
+        "decode_head.conv_seg.weight",
+        ("upernet-beit-base",),
+        unused=r"relative_position_index$",
+    ),
+    Family(
+        "semi-supervised DeepLabV2",
+        ("encoder.", "decoder.classifier.conv2d_list."),
+        convert_keys.semi_deeplabv2,
+        "decoder.classifier.conv2d_list.0.weight",
+        ("deeplabv2-resnet101-semi",),
+    ),
+    Family(
+        "semi-supervised PSPNet",
+        ("encoder.", "decoder.psp."),
+        convert_keys.semi_pspnet,
+        "decoder.decoder.0.weight",
+        ("pspnet-resnet101-semi",),
+    ),
+    Family(
+        "semi-supervised DeepLabV3+",
+        ("encoder.", "decoder.low_conv.", "decoder.aspp."),
+        convert_keys.semi_deeplabv3plus,
+        "decoder.classifier.8.weight",
+        ("deeplabv3plus-resnet101", "deeplabv3plus-resnet101-cityscapes"),
+    ),
+    Family(
+        "UniMatch's DeepLabV3+",
+        ("backbone.conv1.0.", "head.b0.", "reduce.", "fuse."),
+        convert_keys.unimatch_deeplabv3plus,
+        "classifier.weight",
+        ("deeplabv3plus-resnet101-unimatch", "deeplabv3plus-resnet101-unimatch-cityscapes"),
+        unused=r"^backbone\.fc\.",
+    ),
+    Family(
+        "UniMatch V2's DPT on DINOv2",
+        ("backbone.blocks.0.", "head.scratch."),
+        convert_keys.unimatch_v2_dpt,
+        "head.scratch.output_conv.2.weight",
+        tuple(name for name in BUILDS if name.startswith("dpt-dinov2-")),
+        # The coarsest refinement block has nothing to add; the mask token serves pretraining only.
+        unused=r"^backbone\.mask_token$|^head\.scratch\.refinenet4\.resConfUnit1\.",
+    ),
+)
+
+# What NumPy scalars in a checkpoint (such as the best mIoU so far) unpickle with; none of them runs code of the file.
+_NUMPY_SCALARS = [
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    np._core.multiarray.scalar,
+    np.dtype,
+    *[type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")],
+    codecs.encode,
+]
+
+
+def convert(
+    path: str | os.PathLike,
+    model: str | PreTrainedModel,
+    which: str = "teacher",
+    num_labels: int | None = None,
+    report: Callable[[str], None] = print,
+    **overrides,
+) -> PreTrainedModel:
+    """The network whose weights are in `path`, a published `.pth` file, in evaluation mode.
+
+    model: a name of `BUILDS`, or a model of this package that is to be filled.
+    which: "teacher" or "student"; a file that holds one set of weights only has a student only.
+    num_labels: classes of the checkpoint, where they are not those of the paper's experiments with `model`.
+    report: gets each line about what was done. overrides: as in `build`.
+
+    Raises FileNotFoundError, or ValueError if the file is no such checkpoint, holds another network than `model`,
+    another number of classes, or a weight that is missing, unexpected or of another shape. Nothing but tensors,
+    numbers and containers is unpickled.
+    """
+    if which not in ("teacher", "student"):
+        raise ValueError(f"which={which!r} is not known: choose teacher or student.")
+    path = os.fspath(path)
+    state = _weights_of(_load(path), which, path)
+    family = _recognise(state, path)
+    if isinstance(model, str):
+        if model not in family.builds and model in BUILDS:
+            raise ValueError(
+                f"{path} holds a {family.title} network, not {model}: choose {' or '.join(family.builds)}."
+            )
+        classes = num_labels if num_labels is not None or model not in BUILDS else BUILDS[model].num_labels
+        _check_classes(state, family, classes, path)
+        name, model = model, build(model, classes, **overrides)
+    else:
+        name = type(model).__name__
+        if not any(isinstance(model, BUILDS[known].model) for known in family.builds):
+            raise ValueError(f"{path} holds a {family.title} network, not a {name}: choose the model of this network.")
+        _check_classes(state, family, model.config.num_labels, path)
+
+    unused = [key for key in state if family.unused and re.search(family.unused, key)]
+    converted = family.keys({key: tensor for key, tensor in state.items() if key not in unused})
+    _check_fit(converted, model, path, name)
+    model.load_state_dict(converted)
+    report(f"{path}: {family.title}, {which} weights of {len(state)} entries")
+    if unused:
+        report(f"left out {len(unused)} entries that the network does not use ({', '.join(unused[:3])})")
+    report(f"filled all {len(converted)} weights and buffers of {name} with {model.config.num_labels} classes")
+    return model.eval()
+
+
+def _load(path: str) -> object:
+    """The content of the file, with no code in it run."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {path}: give the path of a .pth checkpoint.")
+    try:
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
+            raise ValueError(
+                f"{path} holds objects besides tensors, whose loading could run code, and is refused: "
+                "give a checkpoint of tensors, numbers and containers."
+            ) from error
+        raise ValueError(f"{path} cannot be read as a PyTorch checkpoint; download it again.") from error
+    except (EOFError, RuntimeError, KeyError, ValueError, IndexError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is truncated or no PyTorch checkpoint: download it again.") from error
+
+
+def _tensors(container: object, prefix: str = "") -> State:
+    """The tensors of a dictionary under `prefix`, without it and without `module.`, which DDP puts in front."""
+    if not isinstance(container, dict):
+        return {}
+    plain = {key.removeprefix("module."): value for key, value in container.items() if isinstance(key, str)}
+    return {
+        key.removeprefix(prefix): value
+        for key, value in plain.items()
+        if key.startswith(prefix) and isinstance(value, torch.Tensor)
+    }
+
+
+def _weights_of(checkpoint: object, which: str, path: str) -> State:
+    """The weights of teacher or student, by the containers of mmsegmentation, U2PL and UniMatch."""
+    if not isinstance(checkpoint, dict):
+        raise ValueError(
+            f"{path} holds a {type(checkpoint).__name__}, not a checkpoint: give a dictionary of weights."
+        )
+    content = checkpoint.get("state_dict", checkpoint)
+    candidates = {
+        "teacher": [
+            _tensors(content, "ema_model."),
+            _tensors(checkpoint.get("teacher_state")),
+            _tensors(checkpoint.get("model_ema")),
+        ],
+        "student": [
+            _tensors(content, "model."),
+            _tensors(checkpoint.get("model_state")),
+            _tensors(checkpoint.get("model")),
+            _tensors(content),
+        ],
+    }
+    found = next((state for state in candidates[which] if state), None)
+    if found is None:
+        if which == "teacher" and any(candidates["student"]):
+            raise ValueError(f"{path} holds no teacher, only one network: ask for the student.")
+        raise ValueError(f"{path} holds no weights of a {which}: give a checkpoint of a published network.")
+    return found
+
+
+def _recognise(state: State, path: str) -> Family:
+    for family in FAMILIES:
+        if all(any(key.startswith(mark) for key in state) for mark in family.marks):
+            return family
+    known = ", ".join(family.title for family in FAMILIES)
+    first = ", ".join(list(state)[:3])
+    raise ValueError(f"{path} holds none of the networks known here ({known}); its weights begin with {first}.")
+
+
+def _check_classes(state: State, family: Family, expected: int, path: str) -> None:
+    weight = state.get(family.classifier)
+    if weight is None or expected is None:
+        return
+    classes = weight.shape[0]
+    if classes != expected:
+        raise ValueError(
+            f"The head in {path} has {classes} classes, but the model has {expected}: ask for num_labels={classes}."
+        )
+
+
+def _check_fit(converted: State, model: PreTrainedModel, path: str, name: str) -> None:
+    """Every weight of the model is there once, and nothing else."""
+    expected = model.state_dict()
+    problems = {
+        "missing": [key for key in expected if key not in converted],
+        "unexpected": [key for key in converted if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(converted[key].shape)} for {tuple(expected[key].shape)}"
+            for key in expected
+            if key in converted and converted[key].shape != expected[key].shape
+        ],
+    }
+    found = [
+        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for kind, keys in problems.items()
+        if keys
+    ]
+    if found:
+        raise ValueError(f"{path} does not fit {name}: {'; '.join(found)}.")

@@ -1,0 +1,112 @@
+"""DeepLabV3+ (Chen et al., ECCV 2018) on a dilated ResNet, in the two forms that semi-supervised work uses."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .resnet import ResNetSegmentationConfig, ResNetSegmentationModel
+from .segmentation import ConvBNReLU, PooledBatchNorm2d, classifier
+
+
+class DeepLabV3PlusConfig(ResNetSegmentationConfig):
+    """Configuration of DeepLabV3+. The defaults are the decoder of the paper's semi-supervised experiments (U2PL's).
+
+    hidden_size: channels of each ASPP branch and of the decoder. dilations: of the 3x3 branches.
+    projection_kernel_size: of the convolution that fuses the branches: 3, or 1 as in the DeepLabV3+ paper.
+    low_level_size: channels of the stride-4 features: 256, or 48 as in the DeepLabV3+ paper.
+    decoder_bias: whether the decoder's convolutions have a bias in front of their batch norm.
+    use_auxiliary_head: a second classifier on the third stage (the paper's Cityscapes experiments).
+    use_representation_head: keeps U2PL's pixel embedding head, which the paper's training never uses. Its parameters
+        are frozen and it never runs; it is there so that the authors' checkpoints are kept whole.
+    """
+
+    model_type = "deeplabv3plus"
+
+    hidden_size: int = 256
+    dilations: list[int] | tuple[int, ...] = (12, 24, 36)
+    projection_kernel_size: int = 3
+    low_level_size: int = 256
+    decoder_bias: bool = True
+    use_auxiliary_head: bool = False
+    use_representation_head: bool = False
+    align_corners: bool = True
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling: image pooling, 1x1 and dilated 3x3 branches, concatenated in this order."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.image_pool = ConvBNReLU(in_channels, out_channels, norm=PooledBatchNorm2d)
+        self.branches = nn.ModuleList(
+            [ConvBNReLU(in_channels, out_channels)]
+            + [ConvBNReLU(in_channels, out_channels, 3, dilation) for dilation in dilations]
+        )
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        # Pooled to 1x1, so that resizing it is repeating it.
+        pooled = self.image_pool(F.adaptive_avg_pool2d(hidden_states, 1)).expand(-1, -1, *hidden_states.shape[-2:])
+        return torch.cat([pooled, *[branch(hidden_states) for branch in self.branches]], dim=1)
+
+
+def _decoder_convs(config: DeepLabV3PlusConfig, in_channels: int) -> list[nn.Module]:
+    """Two 3x3 convolutions with channel dropout, in front of a classifier."""
+    width, bias = config.hidden_size, config.decoder_bias
+    return [
+        ConvBNReLU(in_channels, width, 3, bias=bias),
+        nn.Dropout2d(config.classifier_dropout_prob),
+        ConvBNReLU(width, width, 3, bias=bias),
+        nn.Dropout2d(config.classifier_dropout_prob),
+    ]
+
+
+class DeepLabV3PlusHead(nn.Module):
+    """ASPP on the last level, joined with the first level: four levels to logits (B,num_labels,H/4,W/4)."""
+
+    def __init__(self, config: DeepLabV3PlusConfig, in_channels: list[int]) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.aspp = ASPP(in_channels[-1], width, tuple(config.dilations))
+        self.projection = ConvBNReLU((2 + len(config.dilations)) * width, width, config.projection_kernel_size)
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.low_level = ConvBNReLU(in_channels[0], config.low_level_size, bias=config.decoder_bias)
+        joined = config.low_level_size + width
+        self.classifier = nn.Sequential(*_decoder_convs(config, joined), classifier(width, config.num_labels))
+        self.representation = None
+        if config.use_representation_head:
+            self.representation = nn.Sequential(*_decoder_convs(config, joined), nn.Conv2d(width, width, 1))
+            self.representation.requires_grad_(False)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        low_level = self.low_level(features[0])
+        context = self.dropout(self.projection(self.aspp(features[-1])))
+        context = F.interpolate(context, size=low_level.shape[-2:], mode="bilinear", align_corners=True)
+        return self.classifier(torch.cat([low_level, context], dim=1))
+
+
+class AuxiliaryHead(nn.Module):
+    """3x3 convolution, dropout and classifier on the third level: (B,num_labels,H/8,W/8)."""
+
+    def __init__(self, config: DeepLabV3PlusConfig, in_channels: list[int]) -> None:
+        super().__init__()
+        self.conv = ConvBNReLU(in_channels[2], config.hidden_size, 3, bias=config.decoder_bias)
+        self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
+        self.classifier = classifier(config.hidden_size, config.num_labels)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return self.classifier(self.dropout(self.conv(features[2])))
+
+
+class DeepLabV3PlusForSemanticSegmentation(ResNetSegmentationModel):
+    """DeepLabV3+: logits (B,C,H/4,W/4); resize them with `align_corners=config.align_corners`."""
+
+    config_class = DeepLabV3PlusConfig
+
+    def __init__(self, config: DeepLabV3PlusConfig) -> None:
+        super().__init__(config)
+        self.decode_head = DeepLabV3PlusHead(config, self.backbone.channels)
+        if config.use_auxiliary_head:
+            self.auxiliary_head = AuxiliaryHead(config, self.backbone.channels)
+        self.post_init()

@@ -1,0 +1,94 @@
+"""Pretrained weights into the backbone of a segmentation network."""
+
+from __future__ import annotations
+
+import os
+
+import timm
+import torch
+from transformers import AutoBackbone, BeitModel, PreTrainedModel, SegformerModel
+
+from .resnet import ResNetBackbone
+
+
+def load_pretrained_backbone(model: PreTrainedModel, source: str) -> None:
+    """Loads the weights of `source` into `model.backbone`, in place.
+
+    source: a Hub id or a directory of a transformers model; for ResNets a timm id, a Hub id of timm's or a directory.
+    Raises ValueError if a weight is missing or has another shape.
+    """
+    backbone = model.backbone
+    if isinstance(backbone, ResNetBackbone):
+        weights, allowed_missing = _timm_weights(model, source), ()
+        backbone = backbone.body
+    else:
+        weights, allowed_missing = _transformers_weights(model, source)
+
+    expected = backbone.state_dict()
+    missing = [name for name in expected if name not in weights and not name.startswith(allowed_missing)]
+    wrong = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
+    if missing or wrong:
+        names = ", ".join((missing + wrong)[:3])
+        raise ValueError(
+            f"{source!r} does not fit the backbone of {type(model).__name__}: {len(missing)} weights are missing and "
+            f"{len(wrong)} have another shape ({names}, ...); give a backbone of the same size."
+        )
+    backbone.load_state_dict({name: weights[name] for name in expected if name in weights}, strict=False)
+
+
+def _timm_weights(model: PreTrainedModel, source: str) -> dict[str, torch.Tensor]:
+    if os.path.isdir(source):
+        source = f"local-dir:{source}"
+    elif "/" in source and not source.startswith(("hf-hub:", "local-dir:")):
+        source = f"hf-hub:{source}"
+    kwargs = model.config.backbone_kwargs or {}
+    return timm.create_model(source, pretrained=True, num_classes=0, global_pool="", **kwargs).state_dict()
+
+
+def _transformers_weights(model: PreTrainedModel, source: str) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """The weights under the names of `model.backbone`, and the names that pretraining does not have."""
+    config = model.config.backbone_config
+    if config.model_type == "segformer":
+        return SegformerModel.from_pretrained(source).state_dict(), ()
+    if config.model_type == "beit":
+        beit = BeitModel.from_pretrained(source, add_pooling_layer=False)
+        weights = {f"beit.{name}": tensor for name, tensor in beit.state_dict().items()}
+        grid = config.image_size // config.patch_size
+        for name in [name for name in weights if name.endswith("relative_position_bias_table")]:
+            weights[name] = resize_relative_position_bias(weights[name], grid)
+        return weights, ("fpn.",)
+    pretrained = AutoBackbone.from_pretrained(source, out_indices=list(config.out_indices))
+    return pretrained.state_dict(), ("hidden_states_norms.",)
+
+
+def resize_relative_position_bias(table: torch.Tensor, grid: int) -> torch.Tensor:
+    """Resizes BEiT's table of position biases ((2g-1)^2 + 3, heads) from g to `grid` patches a side.
+
+    The old offsets are placed at the partial sums of a geometric sequence that spans the new window, dense in the
+    middle, and a cubic spline is read off at the new offsets, as BEiT's segmentation code does. The last three rows,
+    of the class token, are kept.
+    """
+    from scipy.interpolate import RectBivariateSpline
+
+    side, new_side = int((table.shape[0] - 3) ** 0.5), 2 * grid - 1
+    if side == new_side:
+        return table
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        if (1 - ratio ** (side // 2)) / (1 - ratio) > new_side // 2:
+            high = ratio
+        else:
+            low = ratio
+    steps, total = [], 0.0
+    for power in range(side // 2):
+        total += ratio**power
+        steps.append(total)
+    old = [-step for step in reversed(steps)] + [0.0] + steps
+    new = [float(offset) for offset in range(-(new_side // 2), new_side // 2 + 1)]
+    columns = []
+    for head in range(table.shape[1]):
+        values = table[:-3, head].double().reshape(side, side).cpu().numpy()
+        columns.append(torch.from_numpy(RectBivariateSpline(old, old, values, kx=3, ky=3)(new, new)).flatten())
+    resized = torch.stack(columns, dim=1).to(table.dtype)
+    return torch.cat([resized, table[-3:].cpu()])

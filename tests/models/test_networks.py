@@ -1,0 +1,112 @@
+"""What transformers checks of its own models, checked of ours, at tiny widths."""
+
+import pytest
+import torch
+from transformers import AutoModelForSemanticSegmentation
+
+from .tiny import TINY, image, labels_for, tiny
+
+NAMES = list(TINY)
+ATTENTION = [name for name in NAMES if "resnet" not in name]
+# Of 64x96 pixels: stride 4 but for those below. The semi-supervised stem rounds up: 64 -> 32 -> 17 (3x3 pooling of a
+# padded 32, stride 2, ceil), -> 9 at stride 8, and 9 * 8 = 72 after three pixel shuffles.
+LOGIT_SIZES = {
+    "deeplabv2-resnet50": (8, 12),
+    "pspnet-resnet101": (8, 12),
+    "deeplabv2-resnet101-semi": (9, 13),
+    "pspnet-resnet101-semi": (72, 104),
+    "deeplabv3plus-resnet101-cityscapes": (17, 25),
+    "upernet-beit-base": (16, 16),
+    # Patches of 14 in 56x70 and of 16 in 64x96 pixels, 8 times finer.
+    "dpt-dinov2-small": (32, 40),
+    "dpt-dinov3-small": (32, 48),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_network_loads_whole_and_gives_the_same_logits(name, tmp_path):
+    model, pixel_values = tiny(name), image(name)
+    model.save_pretrained(tmp_path)
+    loaded, info = AutoModelForSemanticSegmentation.from_pretrained(tmp_path, output_loading_info=True)
+
+    assert type(loaded) is type(model)
+    assert not any(info.values()), info
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(pixel_values).logits, model(pixel_values).logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_alone_gives_what_it_gives_in_a_batch(name):
+    model, pixel_values = tiny(name), image(name, batch=3)
+    with torch.no_grad():
+        together = model(pixel_values)
+        alone = model(pixel_values[1:2])
+    torch.testing.assert_close(alone.logits, together.logits[1:2], rtol=1e-4, atol=1e-5)
+    assert together.logits.shape == (3, 5, *LOGIT_SIZES.get(name, (16, 24)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpointing_changes_neither_gradients_nor_running_statistics(name):
+    pixel_values = image(name)
+    labels = labels_for(pixel_values)
+    results = []
+    for checkpointing in (False, True):
+        model = tiny(name)
+        if checkpointing:
+            model.activation_checkpointing_enable()
+            assert model.is_activation_checkpointing
+        model.train()
+        torch.manual_seed(3)
+        model(pixel_values, labels=labels).loss.backward()
+        gradients = {key: parameter.grad for key, parameter in model.named_parameters() if parameter.requires_grad}
+        results.append((gradients, dict(model.named_buffers())))
+    (plain, plain_buffers), (checkpointed, checkpointed_buffers) = results
+    torch.testing.assert_close(checkpointed, plain, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(checkpointed_buffers, plain_buffers)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_trainable_weight_learns_from_logits_and_auxiliary_logits_alone(name):
+    model, pixel_values = tiny(name).train(), image(name)
+    output = model(pixel_values)
+    total = output.logits.float().square().mean()
+    for logits in (output.auxiliary_logits or {}).values():
+        total = total + logits.float().square().mean()
+    total.backward()
+    without = [key for key, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_few_steps_lower_the_loss(name):
+    model, pixel_values = tiny(name).train(), image(name)
+    labels = labels_for(pixel_values)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=3e-3)
+    losses = []
+    for _ in range(8):
+        torch.manual_seed(3)
+        loss = model(pixel_values, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_training_image_is_enough(name):
+    model, pixel_values = tiny(name).train(), image(name, batch=1)
+    assert torch.isfinite(model(pixel_values, labels=labels_for(pixel_values)).loss)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_implementations_agree(name):
+    model, pixel_values = tiny(name), image(name)
+    logits = {}
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        assert model.backbone.config._attn_implementation == implementation
+        with torch.no_grad():
+            logits[implementation] = model(pixel_values).logits
+    torch.testing.assert_close(logits["eager"], logits["sdpa"], rtol=1e-4, atol=1e-5)
