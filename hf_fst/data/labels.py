@@ -131,7 +131,7 @@ class LabelMap(datasets.Image):
             if self.first_channel
             else self._index(value, token_per_repo_id)
         )
-        return PIL.Image.fromarray(self._train_ids(ids, value))
+        return self._train_ids(ids, value)
 
     def _index(self, value: dict, token_per_repo_id: dict | None) -> np.ndarray:
         image = open_image(value, token_per_repo_id)
@@ -169,25 +169,23 @@ class LabelMap(datasets.Image):
                 )
         return np.array([raw_id[color] for color in known.tolist()])[inverse].reshape(packed.shape)
 
-    def _train_ids(self, ids: np.ndarray, value: dict) -> np.ndarray:
-        last = len(self.id_map) - 1 if self.id_map is not None else len(self.names) - 1 if self.names else IGNORED
-        # A table over all raw ids: unknown ones go to 256, which no uint8 mask can hold.
-        table = np.full(max(int(ids.max(initial=0)), IGNORED) + 1, 256, dtype=np.int16)
-        table[: last + 1] = self.id_map if self.id_map is not None else np.arange(last + 1)
-        table[IGNORED] = IGNORED
-        present = np.bincount(ids.ravel(), minlength=1) if ids.min(initial=0) >= 0 else None
-        if present is None:
-            unknown = np.unique(ids[ids < 0])
-        else:
-            unknown = np.flatnonzero(present)
-            unknown = unknown[table[unknown] == 256]
-        if unknown.size:
-            shown = ", ".join(map(str, unknown[:5])) + (", ..." if unknown.size > 5 else "")
+    def _train_ids(self, ids: np.ndarray, value: dict) -> PIL.Image.Image:
+        train_ids = self.id_map if self.id_map is not None else range(len(self.names) if self.names else IGNORED)
+        known = [*train_ids, *[None] * (IGNORED - len(train_ids)), IGNORED]
+        unknown = np.unique(ids[(ids < 0) | (ids > IGNORED)]).tolist() if ids.dtype != np.uint8 else []
+        image = PIL.Image.fromarray(ids.astype(np.uint8, copy=False))
+        unknown = (
+            [raw for raw, n in enumerate(image.histogram()) if n and known[raw] is None] if not unknown else unknown
+        )
+        if unknown:
+            shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
             raise DataError(
-                f"{file_of(value)} has label ids out of range ({shown}): 0 to {last} and {IGNORED} (ignored) are "
-                "accepted; correct the mask, the class names or the id map."
+                f"{file_of(value)} has label ids out of range ({shown}): 0 to {len(train_ids) - 1} and {IGNORED} "
+                "(ignored) are accepted; correct the mask, the class names or the id map."
             )
-        return table.astype(np.uint8)[ids]
+        if self.id_map is None:
+            return image
+        return image.point([IGNORED if train_id is None else train_id for train_id in known])
 
 
 with warnings.catch_warnings():

@@ -1,0 +1,107 @@
+import datasets
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from hf_fst.data import DataError, LabelMap, View
+from hf_fst.data import transforms as T
+from tests.data.trees import save_gray
+
+
+def identity(image, mask):
+    return image.float(), mask
+
+
+def make(tmp_path, size=(4, 6), mask_size=None, names=("a", "b"), suffix="png"):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    ids = np.random.default_rng(1).integers(0, 2, mask_size or size).astype(np.uint8)
+    ids[0, 0] = 255
+    PIL.Image.fromarray(pixels).save(tmp_path / f"image.{suffix}")
+    save_gray(tmp_path / "mask.png", ids)
+    features = datasets.Features(image=datasets.Image(), label=LabelMap(names=list(names)))
+    columns = {"image": [str(tmp_path / f"image.{suffix}")], "label": [str(tmp_path / "mask.png")]}
+    return datasets.Dataset.from_dict(columns, features=features), pixels, ids
+
+
+def test_items_are_the_pixels_and_the_labels_with_int64_ids(tmp_path):
+    made, pixels, ids = make(tmp_path)
+    item = View(made, identity)[0]
+    assert set(item) == {"pixel_values", "labels"}
+    assert type(item["pixel_values"]) is torch.Tensor and type(item["labels"]) is torch.Tensor
+    assert item["pixel_values"].is_contiguous()
+    assert np.array_equal(item["pixel_values"].permute(1, 2, 0).numpy(), pixels)
+    assert item["labels"].dtype == torch.int64
+    assert np.array_equal(item["labels"].numpy(), ids)
+
+
+def test_labels_are_not_read_where_they_are_not_wanted(tmp_path):
+    made, _, _ = make(tmp_path)
+    (tmp_path / "mask.png").unlink()
+    assert set(View(made, identity, with_labels=False)[0]) == {"pixel_values"}
+
+
+def test_a_dataset_without_labels_is_ordinary(tmp_path):
+    made, _, _ = make(tmp_path)
+    assert set(View(made.remove_columns("label"), identity)[0]) == {"pixel_values"}
+
+
+def test_gray_palette_and_transparent_images_become_rgb(tmp_path):
+    made, _, _ = make(tmp_path)
+    for mode in ("L", "P", "RGBA", "1"):
+        PIL.Image.new(mode, (6, 4)).save(tmp_path / "image.png")
+        assert View(made, identity)[0]["pixel_values"].shape == (3, 4, 6)
+
+
+def test_images_given_as_bytes_are_read_too(tmp_path):
+    made, pixels, _ = make(tmp_path)
+    rows = [{"path": None, "bytes": (tmp_path / "image.png").read_bytes()}]
+    held = datasets.Dataset.from_dict({"image": rows}, features=datasets.Features(image=datasets.Image()))
+    assert np.array_equal(View(held, identity)[0]["pixel_values"].permute(1, 2, 0).numpy(), pixels)
+
+
+def test_the_transform_is_applied_to_both(tmp_path):
+    made, _, _ = make(tmp_path, size=(40, 60))
+    item = View(made, T.training(16))[0]
+    assert item["pixel_values"].shape == (3, 16, 16) and item["labels"].shape == (16, 16)
+
+
+def test_the_dataset_and_its_label_map_stay_at_hand(tmp_path):
+    made, _, _ = make(tmp_path)
+    view = View(made, identity)
+    assert view.dataset is made and view.label_map.id2label == {0: "a", 1: "b"}
+
+
+def test_a_mask_of_another_size_than_its_image_is_one_sentence(tmp_path):
+    made, _, _ = make(tmp_path, mask_size=(5, 6))
+    with pytest.raises(DataError) as caught:
+        View(made, identity)[0]
+    assert str(caught.value) == (
+        f"The mask {tmp_path}/mask.png is 6 x 5 pixels, but its image {tmp_path}/image.png is 6 x 4; they must have the "
+        "same size."
+    )
+
+
+def test_a_truncated_image_is_one_sentence(tmp_path):
+    for suffix in ("png", "jpg"):
+        made, _, _ = make(tmp_path, size=(40, 60), suffix=suffix)
+        path = tmp_path / f"image.{suffix}"
+        path.write_bytes(path.read_bytes()[:1200])
+        with pytest.raises(DataError, match=rf"^{path} is broken \(.+\); replace it or take it out of the dataset\.$"):
+            View(made, identity)[0]
+
+
+def test_streamed_datasets_and_wrong_columns_are_one_sentence(tmp_path):
+    made, _, _ = make(tmp_path)
+    cases = {
+        "A streamed dataset cannot be drawn by index; load it with streaming=False.": made.to_iterable_dataset(),
+        "The dataset has no column `image` (its columns: label); rename the one with the images.": made.remove_columns(
+            "image"
+        ),
+        "The column `label` is a Image, but masks are expected; cast it with dataset.cast_column('label', "
+        "hf_fst.data.labels.LabelMap(names=[...])).": made.cast_column("label", datasets.Image()),
+    }
+    for message, wrong in cases.items():
+        with pytest.raises(ValueError) as caught:
+            View(wrong, identity)
+        assert str(caught.value) == message
