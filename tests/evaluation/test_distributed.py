@@ -1,0 +1,44 @@
+"""Two processes count what one counts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+from tests.evaluation import two_processes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.distributed
+def test_two_processes_equal_one(run_dir, tmp_path):
+    alone = two_processes.count_in_every_way(Accelerator(cpu=True), run_dir, tmp_path)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    script = str(ROOT / "tests/evaluation/two_processes.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", script]
+    done = subprocess.run(
+        [*command, str(run_dir), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    predictions, labels = two_processes.maps()
+    for rank in range(2):
+        found = json.loads((tmp_path / f"found_{rank}.json").read_text())
+        assert found["sharded"] == alone["sharded"] and found["sharded"][0] == found["sharded"][1]
+        assert found["boundary"] == alone["boundary"]
+        for batch_size in (1, 2, 3):
+            counts, images, seen = found[f"gathered {batch_size}"]
+            assert counts == alone["sharded"][0] and images == two_processes.COUNT
+            assert seen > two_processes.COUNT  # there were padding images to leave out
+        assert found["whole"] == alone["whole"] and found["sliding"] == alone["sliding"]
+    assert sum(map(sum, alone["sharded"][0])) == int((labels != 255).sum())
+    for name in ("whole", "sliding"):
+        files = sorted(path.name for path in (tmp_path / f"out_2_{name}" / "predictions").iterdir())
+        assert files == [f"street_{index}.png" for index in range(two_processes.COUNT)]
+        for file in files:
+            one, two = (tmp_path / f"out_{world}_{name}" / "predictions" / file for world in (1, 2))
+            assert one.read_bytes() == two.read_bytes()
+        assert json.loads((tmp_path / f"out_2_{name}" / "evaluation.json").read_text())["processes"] == 2
