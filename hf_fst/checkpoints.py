@@ -13,6 +13,11 @@ from pathlib import Path
 TEACHER_DIR, STUDENT_DIR, MARKER = "teacher", "student", "complete.json"
 
 
+def mark_incomplete(directory: str | os.PathLike) -> None:
+    """Remove the marker, if any: a checkpoint that is written anew does not count until it is whole."""
+    Path(directory, MARKER).unlink(missing_ok=True)
+
+
 def mark_complete(directory: str | os.PathLike, trainer) -> None:
     """Write the marker: from now on this checkpoint counts."""
     facts = {"step": trainer.state.global_step, "rule": trainer.args.rule, "model_type": model_type(trainer.model)}

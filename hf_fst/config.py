@@ -176,7 +176,6 @@ class FSTConfig(TrainingArguments):
 
     def _check_choices(self) -> None:
         choices = {
-            "rule": RULES,
             "objective": OBJECTIVES,
             "lookahead_state": STATES,
             "teacher_buffers": BUFFER_POLICIES,

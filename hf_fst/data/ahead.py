@@ -42,6 +42,8 @@ class AheadBatches:
 
     def groups(self, step: int, count: int, size: int) -> Iterator[list[dict]]:
         """`count` groups of `size` micro-batches for an optimizer step; `size` is smaller for a short last group."""
+        if count == 0:  # a sampler of nothing, for ever, would keep its workers waiting
+            return
         if self._next != (step, count):
             sampler = AheadSampler(
                 step, count, self.micro_batches, self.batch_size, self.process_index, self.num_processes

@@ -64,9 +64,8 @@ class PseudoLabelObjective(Objective):
         weight = torch.ones_like(confidence)
         if self.weighting == "threshold":
             weight = (confidence >= self.confidence_threshold).to(confidence.dtype)
-        height = confidence.shape[1]
         weight[:, : self.ignore_top] = 0
-        weight[:, height - self.ignore_bottom :] = 0
+        weight[:, max(confidence.shape[1] - self.ignore_bottom, 0) :] = 0
         return weight
 
     def mix(self, batch: dict, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> dict:
