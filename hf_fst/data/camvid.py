@@ -61,11 +61,10 @@ def camvid(
         if isinstance(labeled, str) and labeled not in FRACTIONS:
             raise ValueError(f"labeled is {labeled!r}; give {', '.join(FRACTIONS)}, or a number of images.")
         count = len(train) // int(labeled[2:]) if isinstance(labeled, str) else labeled
-        sizes = [len(train) // int(fraction[2:]) for fraction in FRACTIONS]
         if splits is None and seed == 0 and len(train) == 367 and count in FRACTIONS.values():
             splits = FOLDER / "camvid"
         made["train"], made["unlabeled"] = semi_supervised(
-            train, count, splits, seed, sizes, lambda rows: class_pixels(build({"train": rows}, LABELS)["train"])
+            train, count, splits, seed, lambda rows: class_pixels(build({"train": rows}, LABELS)["train"])
         )
     made["validation"] = list(rows("val").values())
     made["test"] = list(rows("test").values())

@@ -63,7 +63,6 @@ LAYOUT = (
     "leftImg8bit/{train,val}/<city>/*_leftImg8bit.png (leftImg8bit_trainvaltest.zip) and "
     "gtFine/{train,val}/<city>/*_gtFine_labelIds.png (gtFine_trainvaltest.zip)"
 )
-SIZES = (186, 372, 744, 1488)  # labeled images of 2975
 
 
 def _to_id(line: str) -> str:
@@ -124,7 +123,6 @@ def cityscapes(
             labeled,
             splits,
             seed,
-            SIZES,
             lambda chosen: class_pixels(build({"train": chosen}, label_map)["train"]),
             _to_id,
         )

@@ -60,7 +60,7 @@ def nested_order(ids: Sequence[str], presence: np.ndarray, seed: int, smallest: 
             covered |= presence[first]
     if len(front) > smallest:
         warnings.warn(
-            f"{smallest} images cannot hold every class, {len(front)} are needed; the smallest split lacks some.",
+            f"{smallest} labeled images cannot hold every class, {len(front)} are needed; some classes have no label.",
             stacklevel=2,
         )
     chosen = set(front)
@@ -72,7 +72,6 @@ def semi_supervised(
     count: int,
     folder: str | Path | None,
     seed: int,
-    sizes: Sequence[int],
     presence: Callable[[list[Row]], np.ndarray],
     to_id: Callable[[str], str] = str,
     pool: Sequence[str] | None = None,
@@ -85,7 +84,6 @@ def semi_supervised(
         folder: holds `<count>/labeled.txt` and `<count>/unlabeled.txt` (or the two themselves); None makes a nested,
             class-covering split instead.
         seed: of the split that is made.
-        sizes: sizes of its family; the smallest of them and `count` covers every class.
         presence: gives (N,C), whether an image has a class; called only to make a split, since it may read every mask.
         to_id: turns a line of a list into an id.
         pool: ids from which labeled images are chosen; None for all. The others are unlabeled.
@@ -107,7 +105,7 @@ def semi_supervised(
         raise ValueError(f"{count} labeled images are asked for, but 1 to {most} can be chosen here.")
     if count < len(pool):
         chosen = pick(rows, pool, "The list of images to choose from")
-        pool = nested_order(pool, presence(chosen), seed, min(count, *sizes))[:count]
+        pool = nested_order(pool, presence(chosen), seed, count)[:count]
     labeled = set(pool)
     return (
         [row for name, row in rows.items() if name in labeled],

@@ -96,7 +96,7 @@ def test_crops_avoid_windows_that_one_class_fills():
         windows = [crop(image, mask)[1] for _ in range(200)]
         return sum(0.25 < (window == 1).float().mean() < 0.75 for window in windows) / 200
 
-    # Of the 81 places, the 9 with 6 to 14 columns of class 1 are mixed: 11% at once, 1 - (72/81)^11 = 73% with 10 redraws.
+    # Of the 81 places, the 9 with 6 to 14 columns of class 1 are mixed: 11% at once, 73% with 10 redraws.
     assert abs(mixed(plain) - 9 / 81) < 0.07
     assert abs(mixed(chosen) - (1 - (72 / 81) ** 11)) < 0.11
 

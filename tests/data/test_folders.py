@@ -1,0 +1,115 @@
+import json
+
+import numpy as np
+import pytest
+
+from hf_fst.data import DATASETS, load
+from tests.data import trees
+
+
+def fails(kind, *args, **options):
+    with pytest.raises(kind) as caught:
+        load("folder", *args, **options)
+    return str(caught.value)
+
+
+def test_two_folders_give_labeled_and_unlabeled_images(tmp_path):
+    raw = trees.folder(tmp_path / "a")
+    trees.folder(tmp_path / "b", count=3, labeled=False)
+    labeled, unlabeled = load("folder", tmp_path / "a"), load("folder", tmp_path / "b", masks=None)
+    assert labeled["train"].features["label"].names == ["road", "car", "sky"]
+    for row, ids in zip(labeled["train"], raw["train"].values(), strict=True):
+        assert np.array_equal(np.asarray(row["label"]), ids)
+    assert unlabeled["train"].column_names == ["image"] and len(unlabeled["train"]) == 3
+    assert len(load("folder", tmp_path / "b" / "images", images=".", masks=None)["train"]) == 3
+
+
+def test_folders_named_train_val_and_test_become_splits(tmp_path):
+    for i, split in enumerate(("train", "val", "test")):
+        trees.folder(tmp_path / split, count=i + 1)
+    names = tmp_path / "train" / "id2label.json"
+    made = load("folder", tmp_path, id2label=str(names))
+    assert {split: len(rows) for split, rows in made.items()} == {"train": 1, "validation": 2, "test": 3}
+
+
+def test_a_seeded_share_becomes_validation(tmp_path):
+    trees.folder(tmp_path, count=8)
+    made = load("folder", tmp_path, validation_share=0.25)
+    assert len(made["train"]) == 6 and len(made["validation"]) == 2
+
+    def held(seed):
+        rows = load("folder", tmp_path, validation_share=0.25, seed=seed)["validation"]
+        return [np.asarray(row["image"]).tobytes() for row in rows]
+
+    assert held(0) == held(0)
+    assert len({tuple(held(seed)) for seed in range(5)}) > 1
+
+
+def test_id2label_may_be_a_list(tmp_path):
+    trees.folder(tmp_path)
+    (tmp_path / "id2label.json").write_text('["x", "y", "z"]')
+    assert load("folder", tmp_path)["train"].features["label"].names == ["x", "y", "z"]
+
+
+def test_missing_folders_and_files_are_one_sentence(tmp_path):
+    trees.folder(tmp_path)
+    (tmp_path / "masks").rename(tmp_path / "elsewhere")
+    assert fails(FileNotFoundError, tmp_path) == (
+        f"There is no folder {tmp_path}/masks; {tmp_path} must hold images/ and masks/ with files of the same stems."
+    )
+    (tmp_path / "id2label.json").unlink()
+    assert fails(FileNotFoundError, tmp_path, masks="elsewhere") == (
+        f'There is no file {tmp_path}/id2label.json; it must hold the class names, {{"0": "road", "1": "car"}} or '
+        '["road", "car"].'
+    )
+
+
+def test_mismatched_and_doubled_stems_are_one_sentence(tmp_path):
+    trees.folder(tmp_path)
+    (tmp_path / "masks/scene1.png").rename(tmp_path / "masks/scene9.png")
+    assert fails(ValueError, tmp_path) == (
+        f"1 of 4 images have no mask, the first is {tmp_path}/images/scene1.jpg; images/ and masks/ with files of the "
+        "same stems is expected."
+    )
+    (tmp_path / "images/scene1.png").write_bytes(b"")
+    assert fails(ValueError, tmp_path) == (
+        f"{tmp_path}/images/scene1.jpg and scene1.png have the same stem; keep one of them."
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))."),
+        ('{"1": "a"}', 'must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"].'),
+        ("[1, 2]", 'must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"].'),
+        ("[]", 'must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"].'),
+        (json.dumps(["x"] * 256), "names 256 classes, but 255 is the most (255 means ignored)."),
+    ],
+)
+def test_wrong_class_names_are_one_sentence(tmp_path, content, message):
+    trees.folder(tmp_path)
+    (tmp_path / "id2label.json").write_text(content)
+    assert fails(ValueError, tmp_path) == f"{tmp_path}/id2label.json {message}"
+
+
+def test_wrong_shares_are_one_sentence(tmp_path):
+    trees.folder(tmp_path)
+    assert fails(ValueError, tmp_path, validation_share=1.0) == (
+        "validation_share is 1.0, but it must be at least 0 and less than 1."
+    )
+    assert fails(ValueError, tmp_path, validation_share=0.1) == (
+        "validation_share 0.1 of 4 images is less than one image; give a larger share."
+    )
+
+
+def test_unknown_datasets_and_options_are_one_sentence(tmp_path):
+    with pytest.raises(ValueError) as caught:
+        load("cityscape")
+    assert str(caught.value) == "There is no dataset 'cityscape'; did you mean 'cityscapes'?"
+    with pytest.raises(ValueError) as caught:
+        load("xyz")
+    assert str(caught.value) == f"There is no dataset 'xyz'; choose one of {', '.join(sorted(DATASETS))}."
+    with pytest.raises(ValueError) as caught:
+        load("gta5", tmp_path, labelled=3)
+    assert str(caught.value) == "The dataset 'gta5' has no option 'labelled'; it has skip."
