@@ -1,0 +1,160 @@
+import csv
+import io
+import json
+import tarfile
+
+import datasets
+import numpy as np
+import pytest
+
+from hf_fst.data import LabelMap, View, load
+from hf_fst.data import transforms as T
+from tests.data import trees
+
+NAMES = ["road", "car", "sky"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def masks_of(split):
+    return [np.asarray(row["label"]) for row in split]
+
+
+def check(made, expected):
+    assert made["train"].column_names == ["image", "label"]
+    assert made["train"].features["label"].names == NAMES
+    rows = list(made["train"])
+    assert len(rows) == len(expected)
+    for row, ids in zip(rows, expected, strict=True):
+        assert row["image"].mode == "RGB" and row["image"].size == ids.shape[::-1]
+        assert np.array_equal(np.asarray(row["label"]), ids)
+
+
+def image_folder(root):
+    raw = trees.folder(root / "train", names=tuple(NAMES))["train"]
+    (root / "train/id2label.json").unlink()
+    with (root / "train/metadata.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_file_name", "label_file_name"])
+        writer.writerows([[f"images/{name}.jpg", f"masks/{name}.png"] for name in raw])
+    return list(raw.values())
+
+
+def parquet(root, columns=("image", "label"), feature=None):
+    raw = trees.folder(root / "raw", names=tuple(NAMES))["train"]
+    features = datasets.Features({columns[0]: datasets.Image(), columns[1]: feature or datasets.Image()})
+    rows = {
+        columns[0]: [(root / f"raw/images/{name}.jpg").read_bytes() for name in raw],
+        columns[1]: [(root / f"raw/masks/{name}.png").read_bytes() for name in raw],
+    }
+    rows = {column: [{"path": None, "bytes": content} for content in values] for column, values in rows.items()}
+    (root / "data").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(root / "data/train-00000-of-00001.parquet")
+    return list(raw.values())
+
+
+def web_dataset(root):
+    raw = trees.folder(root / "raw", names=tuple(NAMES))["train"]
+    (root / "shards").mkdir()
+    with tarfile.open(root / "shards/train-0000.tar", "w") as shard:
+        for name in raw:
+            for source, suffix in ((f"images/{name}.jpg", "jpg"), (f"masks/{name}.png", "png")):
+                content = (root / "raw" / source).read_bytes()
+                info = tarfile.TarInfo(f"{name}.{suffix}")
+                info.size = len(content)
+                shard.addfile(info, io.BytesIO(content))
+    return list(raw.values())
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("build", "place"), [(image_folder, "."), (parquet, "data"), (web_dataset, "shards")], ids=lambda v: str(v)
+)
+def test_image_folders_parquet_and_web_datasets_give_every_pixel(tmp_path, build, place, streaming):
+    expected = build(tmp_path / "d")
+    check(load("hub", str(tmp_path / "d" / place), names=NAMES, streaming=streaming), expected)
+
+
+def test_a_parquet_with_label_maps_needs_no_names(tmp_path):
+    label_map = LabelMap(names=NAMES, palette=[[1, 1, 1], [2, 2, 2], [3, 3, 3]], id_map=[2, 1, 0])
+    raw = parquet(tmp_path, feature=label_map)
+    made = load("hub", str(tmp_path / "data"))
+    assert made["train"].features["label"] == label_map
+    assert np.array_equal(masks_of(made["train"])[0], np.array([2, 1, 0] + [0] * 252 + [255])[raw[0]])
+
+
+def test_other_column_names_are_found_or_given(tmp_path):
+    expected = parquet(tmp_path, columns=("pixel_values", "annotation"))
+    check(load("hub", str(tmp_path / "data"), names=NAMES), expected)
+    swapped = load("hub", str(tmp_path / "data"), image="annotation", label="pixel_values", names=NAMES)
+    assert swapped["train"].column_names == ["image", "label"]
+
+
+def test_names_come_from_a_list_a_dict_or_a_file_and_ids_are_mapped(tmp_path):
+    raw = parquet(tmp_path)
+    place = str(tmp_path / "data")
+    (tmp_path / "names.json").write_text(json.dumps(NAMES))
+    for names in (NAMES, {"2": "sky", "0": "road", "1": "car"}, str(tmp_path / "names.json")):
+        assert load("hub", place, names=names)["train"].features["label"].names == NAMES
+    (tmp_path / "data/id2label.json").write_text(json.dumps(NAMES))
+    made = load("hub", place, id_map=[255, 0, 1])
+    assert np.array_equal(masks_of(made["train"])[0], np.array([255, 0, 1] + [0] * 252 + [255])[raw[0]])
+
+
+def test_rows_become_model_inputs(tmp_path):
+    image_folder(tmp_path / "d")
+    item = View(load("hub", str(tmp_path / "d"), names=NAMES)["train"], T.training(16))[0]
+    assert item["pixel_values"].shape == (3, 16, 16) and item["labels"].shape == (16, 16)
+
+
+def test_images_without_masks_are_unlabeled(tmp_path):
+    trees.folder(tmp_path / "d", labeled=False)
+    assert load("hub", str(tmp_path / "d" / "images"))["train"].column_names == ["image"]
+
+
+def test_wrong_input_is_one_sentence(tmp_path):
+    parquet(tmp_path, columns=("photo", "label"))
+    place = str(tmp_path / "data")
+    cases = {
+        "data_dir is missing; give the id of a dataset on the Hub or a local path.": (None, {}),
+        "The dataset has no column of images (image, pixel_values, img, jpg, jpeg); its columns are photo, label.": (
+            place,
+            {},
+        ),
+        "The dataset has no column 'foto'; its columns are photo, label.": (place, {"image": "foto"}),
+        "The masks have no class names; give names as a list or as the path of an id2label.json.": (
+            place,
+            {"image": "photo"},
+        ),
+        "names has the ids [0, 2], but it must have 0 to 1.": (place, {"image": "photo", "names": {0: "a", 2: "b"}}),
+    }
+    for message, (data_dir, options) in cases.items():
+        with pytest.raises(ValueError) as caught:
+            load("hub", data_dir, **options)
+        assert str(caught.value) == message
+
+
+def test_a_column_of_numbers_is_no_masks(tmp_path):
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
+    trees.folder(tmp_path / "raw", count=1)
+    content = (tmp_path / "raw/images/scene0.jpg").read_bytes()
+    (tmp_path / "data").mkdir()
+    rows = {"image": [{"path": None, "bytes": content}], "label": [1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "data/train.parquet")
+    with pytest.raises(ValueError) as caught:
+        load("hub", str(tmp_path / "data"))
+    assert str(caught.value) == (
+        "The column 'label' should hold masks (feature Image), but it holds ClassLabel; name another."
+    )
+
+
+def test_a_dataset_that_does_not_exist_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError) as caught:
+        load("hub", str(tmp_path / "nowhere"))
+    message = str(caught.value)
+    assert message.startswith(f"There is no dataset '{tmp_path}/nowhere' on the Hub or in a folder (")
+    assert message.endswith(").") and "\n" not in message
