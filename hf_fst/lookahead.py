@@ -98,8 +98,8 @@ class Step:
         trainer: gives the teacher, objective, optimizer and accelerator.
         model: the student as the training loop holds it (wrapped).
         group: the micro-batches of this step.
-        before: called with the teacher where the present is followed and once before; where the health of the
-            pseudo-labels is logged it keeps their state before the look-ahead.
+        before: called with the teacher as it is and where it follows the present, not a future; where the health of
+            the pseudo-labels is logged it keeps their state before the look-ahead.
     """
 
     def __init__(self, trainer, model: nn.Module, group: list[dict], before=None):
@@ -112,16 +112,15 @@ class Step:
         t = trainer.state.global_step
         self.momentum = momentum_at(t, args.teacher_momentum, args.momentum_warmup)
         self.lookahead_momentum = momentum_at(t, args.lookahead_momentum, args.momentum_warmup)
-        if before is not None:
-            before(self.teacher)
+        self.at_present = True
+        self._keep_labels()
 
     # what the teacher does
 
     def teacher_follows_student(self) -> None:
         """φ ← μφ + (1-μ)θ, θ being the student as it now is."""
         self._follow(list(self.student.parameters()), list(self.student.buffers()), self.momentum)
-        if self.before is not None:
-            self.before(self.teacher)
+        self._keep_labels()
 
     def teacher_follows_future(self) -> None:
         """φ ← μ'φ + (1-μ')θ̃, θ̃ being the student in its imagined future."""
@@ -134,6 +133,11 @@ class Step:
 
     def _follow(self, parameters, buffers, momentum: float) -> None:
         self.teacher.follow(parameters, buffers, momentum)
+
+    def _keep_labels(self) -> None:
+        if self.before is not None and self.at_present:
+            with self.trainer.accelerator.autocast():  # as when it labels for a step
+                self.before(self.teacher)
 
     # what the student imagines
 
@@ -151,6 +155,7 @@ class Step:
     def return_to_present(self) -> None:
         """θ̃ ← θ_t."""
         self.present.restore()
+        self.at_present = True
 
     def groups(self, count: int, batches: str) -> Iterator[list[dict]]:
         """`count` groups of micro-batches: this step's own (`"same"`) or fresh ones (`"different"`)."""
@@ -168,6 +173,7 @@ class Step:
             if trainer.args.max_grad_norm > 0:
                 trainer._clip_grad_norm(self.model)
             trainer.optimizer.step()
+        self.at_present = False
         self.model.zero_grad()
 
     @torch.no_grad()
@@ -194,6 +200,8 @@ class Step:
             gradient) if it is not finite on some process; and the prepared micro-batches.
         """
         trainer, objective, accelerator = self.trainer, self.trainer.objective, self.trainer.accelerator
+        buffers = local([*self.student.buffers(), *self.teacher.model.buffers()])
+        kept = [buffer.clone() for buffer in buffers]
         with torch.no_grad(), accelerator.autocast():
             group = [objective.prepare(self.teacher, batch) for batch in group]
         totals = trainer.sum_over_processes([objective.counts(batch) for batch in group])
@@ -213,6 +221,8 @@ class Step:
 
         if trainer.journal.is_finite(losses, accelerator, virtual, trainer.state.global_step + 1):
             return sum(losses.values()), group
+        if buffers:  # statistics of a batch that is not finite would outlive the step
+            torch._foreach_copy_(buffers, kept)
         if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale
             self.model.zero_grad()
         return None, group
