@@ -30,14 +30,14 @@ test-all: $(STAMP) ## run the long tests: several processes, full equivalences
 quality: $(STAMP) ## check style, formatting and the generated tables
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m hf_fst.reporting.tables --check
+	$(BIN)/python examples/benchmarks/tables.py --check
 
 format: $(STAMP) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 tables: $(STAMP) ## rewrite the tables in README and docs from docs/results/*.json
-	$(BIN)/python -m hf_fst.reporting.tables
+	$(BIN)/python examples/benchmarks/tables.py
 
 clean: ## remove the environment and the runs
 	rm -rf $(VENV) runs build *.egg-info

@@ -19,7 +19,14 @@ from transformers import (
 )
 from transformers.trainer_utils import rotate_checkpoints
 
-from hf_fst.checkpoints import STUDENT_DIR, TEACHER_DIR, complete_checkpoints, load_weights, mark_complete
+from hf_fst.checkpoints import (
+    STUDENT_DIR,
+    TEACHER_DIR,
+    complete_checkpoints,
+    load_weights,
+    mark_complete,
+    mark_incomplete,
+)
 from hf_fst.config import FSTConfig
 from hf_fst.data.ahead import AheadBatches
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
@@ -272,17 +279,15 @@ class FSTTrainer(Trainer):
         Inside `checkpoint-N/`, where `Trainer` looks for what it trains, the student is at the root and the teacher in
         `teacher/`.
         """
-        output_dir = output_dir if output_dir is not None else self.args.output_dir
         student, teacher = self.networks()["student"], self.teacher.model if self.has_teacher else None
-        if _internal_call:
+        if _internal_call and output_dir is not None:  # a checkpoint
             super().save_model(output_dir, _internal_call=True)
-            beside, directory = teacher, os.path.join(output_dir, TEACHER_DIR)
-        else:
-            directory = os.path.join(output_dir, STUDENT_DIR)
-            beside = student
-            self._save_network(teacher if teacher is not None else student, output_dir)
-        if beside is not None:
-            self._save_network(beside, directory)
+            if teacher is not None:
+                self._save_network(teacher, os.path.join(output_dir, TEACHER_DIR))
+            return
+        output_dir = output_dir if output_dir is not None else self.args.output_dir
+        self._save_network(student if teacher is None else teacher, output_dir)
+        self._save_network(student, os.path.join(output_dir, STUDENT_DIR))
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -292,6 +297,10 @@ class FSTTrainer(Trainer):
             self.processing_class.save_pretrained(directory)
 
     def _save_checkpoint(self, model, trial) -> None:
+        run_dir = self._get_output_dir(trial=trial)
+        directory = os.path.join(run_dir, f"checkpoint-{self.state.global_step}")
+        if self.args.should_save:
+            mark_incomplete(directory)
         # older checkpoints may go only when this one is complete
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
@@ -300,13 +309,12 @@ class FSTTrainer(Trainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            run_dir = self._get_output_dir(trial=trial)
-            mark_complete(os.path.join(run_dir, f"checkpoint-{self.state.global_step}"), self)
+            mark_complete(directory, self)
             rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
-        """Trains as `Trainer.train`; then, with `report`, writes card and pictures into the output directory."""
+        """Trains as `Trainer.train`; then, with `report`, writes model, card and pictures into the output directory."""
         if resume_from_checkpoint is True:
             complete = complete_checkpoints(self.args.output_dir)
             if not complete:
@@ -315,6 +323,7 @@ class FSTTrainer(Trainer):
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         del self.ahead  # ends its workers
         if self.args.report:
+            self.save_model(_internal_call=True)
             self.create_model_card()
         return output
 
