@@ -13,7 +13,8 @@ from .segmentation import SegmentationConfig, SegmentationModel, SegmentationOut
 class UniversalSegmenterConfig(SegmentationConfig):
     """Configuration of the adapter.
 
-    segmenter_config: of a model of `AutoModelForUniversalSegmentation`; it sets the classes.
+    segmenter_config: of a model of `AutoModelForUniversalSegmentation`; its classes are those of the adapter, unless
+        the adapter is given others.
     task_inputs: token ids of OneFormer's task text, one list of numbers, as its processor gives them for
         "semantic"; None for the other models.
     """
@@ -25,9 +26,11 @@ class UniversalSegmenterConfig(SegmentationConfig):
     task_inputs: list[int] | None = None
 
     def __post_init__(self, **kwargs):
+        named = self.id2label is not None or "num_labels" in kwargs
         super().__post_init__(**kwargs)
-        self.id2label = dict(self.segmenter_config.id2label)
-        self.label2id = {label: index for index, label in self.id2label.items()}
+        if not named:
+            self.id2label = dict(self.segmenter_config.id2label)
+            self.label2id = {name: index for index, name in self.id2label.items()}
 
 
 def per_pixel_log_probabilities(class_queries: torch.Tensor, mask_queries: torch.Tensor) -> torch.Tensor:
@@ -61,6 +64,8 @@ class UniversalSegmenter(SegmentationModel):
                 "OneFormer needs the tokens of its task text: give task_inputs, e.g. "
                 'processor(images, task_inputs=["semantic"])["task_inputs"][0].tolist().'
             )
+        config.segmenter_config.id2label = dict(config.id2label)
+        config.segmenter_config.label2id = {name: index for index, name in config.id2label.items()}
         self.segmenter = AutoModelForUniversalSegmentation.from_config(config.segmenter_config)
         self.post_init()
 
