@@ -1,0 +1,8 @@
+"""Recipes: a run as a YAML file."""
+
+from __future__ import annotations
+
+from .keys import Recipe, UsageError
+from .load import load_recipe, sweep_points
+
+__all__ = ["Recipe", "UsageError", "load_recipe", "sweep_points"]

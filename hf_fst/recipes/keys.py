@@ -1,0 +1,123 @@
+"""The keys of a recipe that are not fields of `FSTConfig`: model, data, crops, evaluation. Documented here and shown by
+`hf-fst train --help`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+
+class UsageError(ValueError):
+    """The command or the recipe is wrong by itself, whatever the data."""
+
+
+def _key(group: str, help: str, default=None):
+    return field(default=default, metadata={"group": group, "help": help})
+
+
+@dataclass
+class Recipe:
+    """Everything one run needs: the keys below, and `options`, the fields of `FSTConfig`.
+
+    Paths are relative to the folder the command is started in, those under `defaults` to the recipe's own file.
+    """
+
+    model: str | None = _key("Model", "a name out of hf_fst.models.BUILDS, a Hub id or a local directory")
+    model_config: dict | None = _key(
+        "Model", "configuration: overrides for `model`, or with `model_type` a whole one, for random weights"
+    )
+    pretrained_backbone: str | bool | None = _key(
+        "Model", "for a named build: Hub or timm id of backbone weights, true for the one that matches the paper's"
+    )
+    replace_head: bool = _key("Model", "give a pretrained model a new head where its class count differs", False)
+
+    schedule: str | None = _key(
+        "Optimizer", "'poly': (1 - step/max)^power times the published warm-up; else lr_scheduler_type"
+    )
+    poly_power: float = _key("Optimizer", "power of the poly schedule", 1.0)
+    head_lr_multiplier: float = _key("Optimizer", "learning rate of the heads over that of the backbone", 1.0)
+    norm_weight_decay: bool | None = _key(
+        "Optimizer", "true decays all parameters, false all but the norms'; default: all but norms and biases"
+    )
+
+    dataset: str | None = _key(
+        "Labeled images", "a name out of hf_fst.data.DATASETS: street, camvid, folder, hub, ..."
+    )
+    data_dir: str | None = _key("Labeled images", "the folder of `dataset` (for hub: its id)")
+    dataset_options: dict | None = _key("Labeled images", "further options of that dataset")
+    labeled: int | str | None = _key(
+        "Labeled images", "how much of train is labeled: a share such as 1/8, a count, or a list file; default all"
+    )
+    split_seed: int = _key("Labeled images", "seed of the choice of labeled images", 0)
+    id2label: str | None = _key("Labeled images", "JSON file with the class names, for folder and hub")
+
+    unlabeled_dataset: str | None = _key(
+        "Unlabeled images", "its train split is the unlabeled set; default: the rest of `dataset`"
+    )
+    unlabeled_data_dir: str | None = _key("Unlabeled images", "its folder; default data_dir for the same dataset")
+    unlabeled_options: dict | None = _key("Unlabeled images", "further options of that dataset")
+    unlabeled_diagnostics: bool = _key(
+        "Unlabeled images", "score the pseudo-labels where the unlabeled set has labels (never trained on)", True
+    )
+
+    resize: list[int] | None = _key(
+        "Crops", "[width, height] into which labeled images are resized, keeping the ratio"
+    )
+    unlabeled_resize: list[int] | None = _key("Crops", "the same for unlabeled images; default `resize`")
+    random_resize: list[float] | None = _key("Crops", "[low, high] of a random factor: half the time below 1")
+    crop_size: int | list[int] | None = _key(
+        "Crops", "side or [height, width] of the training crops; default: the size of the first labeled image"
+    )
+    cat_max_ratio: float = _key("Crops", "a labeled crop is drawn again where one class holds this share", 1.0)
+    rare_class_sampling: bool | dict | None = _key(
+        "Crops", "draw labeled images by class; or its numbers: temperature, min_pixels, min_crop_ratio, scale_by_crop"
+    )
+
+    eval_dataset: str | None = _key("Evaluation", "default: the unlabeled dataset, else the labeled one")
+    eval_data_dir: str | None = _key("Evaluation", "its folder; default that of the same dataset above")
+    eval_options: dict | None = _key("Evaluation", "further options of that dataset")
+    eval_split: str | bool = _key("Evaluation", "the split evaluated while training; false for none", "validation")
+    test_split: str | bool | None = _key(
+        "Evaluation", "the split evaluated once at the end; default: test where it has labels, false for none"
+    )
+    eval_resize: list[int] | None = _key(
+        "Evaluation", "as `resize`, for the evaluated images (never their labels); default `unlabeled_resize`"
+    )
+    eval_classes: str | list | None = _key(
+        "Evaluation", "classes the reported means are over: names, ids, or a list such as synthia_16; default all"
+    )
+
+    options: dict = field(default_factory=dict)
+    name: str = "run"
+
+
+def own_keys() -> dict[str, object]:
+    """The keys above by name, each with its default."""
+    return {f.name: f.default for f in fields(Recipe) if f.metadata}
+
+
+def key_table() -> str:
+    """The keys of a recipe for `hf-fst train --help`, by group."""
+    from hf_fst.config import FSTConfig
+
+    rows = [(f.metadata["group"], f.name, f.metadata["help"]) for f in fields(Recipe) if f.metadata]
+    base = {f.name for f in fields(FSTConfig.__mro__[1])}
+    rows += [("Method", f.name, f.metadata["help"]) for f in fields(FSTConfig) if f.name not in base]
+    width = max(len(name) for _, name, _ in rows)
+    lines = ["Keys of a recipe, each also an option `--key value`:"]
+    group = None
+    for own, name, help in rows:
+        if own != group:
+            group = own
+            lines += ["", f"  {group}"]
+        lines.append(f"    {name:<{width}}  {help}")
+    lines += [
+        "",
+        "  Training",
+        "    every field of transformers.TrainingArguments: learning_rate, max_steps, per_device_train_batch_size, ...",
+        "",
+        "  The recipe itself",
+        f"    {'defaults':<{width}}  list of recipes to start from, relative to this file; a later one wins",
+        f"    {'sweep':<{width}}  variants; --sweep NAME takes one: KEY: [values], or TITLE: {{NAME: {{keys}}}};",
+        f"    {'':<{width}}  several such lines are combined, their names joined by `-`",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,280 @@
+"""Reading recipes: YAML with `defaults` and `sweep`, overrides from the command line, and the checks of every key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import itertools
+import types
+import typing
+from pathlib import Path
+
+import yaml
+
+from hf_fst.config import FSTConfig
+from hf_fst.data import DATASETS
+
+from .keys import Recipe, UsageError, own_keys
+
+# set by the trainer or by flags of the command, or not sayable in YAML
+_NOT_KEYS = ("debug", "do_train", "do_eval", "do_predict", "local_rank", "parallelism_config")
+
+
+def load_recipe(path: str | Path, overrides: dict[str, object] | None = None, sweep: str | None = None) -> Recipe:
+    """Reads a recipe, takes one point of its sweep, and applies overrides.
+
+    Args:
+        path: the YAML file.
+        overrides: values by key; dots reach into mappings (`model_config.depths`), dashes count as underscores. Text is
+            parsed as YAML.
+        sweep: name or number of the point, for a recipe with `sweep`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UsageError: it is not a recipe, or a key or a value is wrong.
+    """
+    values = _read(Path(path), ())
+    name = Path(path).stem
+    points = _points(values.pop("sweep", None), str(path))
+    if points:
+        point, chosen = _choose(points, sweep, str(path))
+        values, name = merge(values, chosen), f"{name}-{point}"
+    elif sweep is not None:
+        raise UsageError(f"{path} has no sweep, but --sweep {sweep} asks for a point of one; leave it out.")
+    hints = _hints()
+    for key, value in (overrides or {}).items():
+        head, *inner = key.replace("-", "_").split(".")
+        _known(head, hints)
+        value = _parse(value, hints[head] if not inner else typing.Any)
+        for part in reversed(inner):
+            value = {part: value}
+        values = merge(values, {head: value})
+    return make_recipe(values, name)
+
+
+def make_recipe(values: dict[str, object], name: str = "run") -> Recipe:
+    """Checks every key and value. Raises `UsageError` for an unknown key, a wrong type or a choice that is none."""
+    hints, own = _hints(), own_keys()
+    recipe = Recipe(name=name)
+    for key, value in values.items():
+        _known(key, hints)
+        if value is None:
+            continue
+        value = _typed(key, value, hints[key])
+        if key in own:
+            setattr(recipe, key, value)
+        else:
+            recipe.options[key] = value
+    _check(recipe)
+    recipe.options.setdefault("output_dir", f"runs/{name}")
+    return recipe
+
+
+def sweep_points(path: str | Path) -> list[str]:
+    """The names of the points of a recipe's sweep, empty without one. Raises as `load_recipe`."""
+    return list(_points(_read(Path(path), ()).get("sweep"), str(path)))
+
+
+def merge(base: dict, new: dict) -> dict:
+    """`new` over `base`; mappings are merged key by key, other values replaced."""
+    merged = dict(base)
+    for key, value in new.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict) and key != "sweep"
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def to_config(recipe: Recipe) -> FSTConfig:
+    """The `FSTConfig` of a recipe with every number filled in. Raises `UsageError` where it refuses a value."""
+    try:
+        config = FSTConfig(**recipe.options)
+        config.resolve()
+    except ValueError as error:
+        raise UsageError(" ".join(str(error).split())) from error
+    return config
+
+
+def as_dict(recipe: Recipe) -> dict[str, object]:
+    """The keys that differ from their defaults, as a recipe would hold them."""
+    own = {key: getattr(recipe, key) for key, default in own_keys().items() if getattr(recipe, key) != default}
+    return {**own, **recipe.options}
+
+
+def _read(path: Path, inside: tuple[Path, ...]) -> dict[str, object]:
+    """A file's keys over those of its `defaults`, which are read first to last."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {path}; give a YAML file.")
+    if path.resolve() in inside:
+        raise UsageError(f"{path} is a default of itself; take it out of `defaults`.")
+    try:
+        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
+        raise UsageError(f"{path} is not a recipe; it must hold lines `key: value`.")
+    bases = own.pop("defaults", None) or []
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UsageError(f"defaults in {path} is {bases!r}; give a list of recipes, relative to that file.")
+    values: dict[str, object] = {}
+    for base in bases:
+        values = merge(values, _read(path.parent / base, (*inside, path.resolve())))
+    return merge(values, own)
+
+
+def _points(sweep: object, path: str) -> dict[str, dict]:
+    """Every point by its name: the product of the lines of a sweep."""
+    if sweep is None:
+        return {}
+    axes = []
+    for key, values in sweep.items() if isinstance(sweep, dict) else [(None, None)]:
+        if isinstance(values, dict) and values and all(isinstance(v, dict) for v in values.values()):
+            axes.append([(str(name), chosen) for name, chosen in values.items()])
+        elif isinstance(values, list) and values:
+            axes.append([(str(value).replace("/", "_"), {key: value}) for value in values])
+        else:
+            raise UsageError(f"sweep in {path} is wrong; give lines KEY: [values] or TITLE: {{NAME: {{keys}}}}.")
+    points = {}
+    for parts in itertools.product(*axes):
+        chosen: dict = {}
+        for _, part in parts:
+            chosen = merge(chosen, part)
+        points["-".join(name for name, _ in parts)] = chosen
+    return points
+
+
+def _choose(points: dict[str, dict], sweep: str | None, path: str) -> tuple[str, dict]:
+    names = ", ".join(points)
+    if sweep is None:
+        raise UsageError(f"{path} is a sweep of {len(points)} points; choose one with --sweep: {names}.")
+    if sweep in points:
+        return sweep, points[sweep]
+    if sweep.isdecimal() and int(sweep) < len(points):
+        return list(points.items())[int(sweep)]
+    near = difflib.get_close_matches(sweep, points, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {names}, or a number below {len(points)}."
+    raise UsageError(f"The sweep of {path} has no point {sweep!r}; {hint}")
+
+
+def _hints() -> dict[str, object]:
+    """The type of every key."""
+    own = typing.get_type_hints(Recipe)
+    hints = {key: own[key] for key in own_keys()}
+    config = typing.get_type_hints(FSTConfig)
+    for item in dataclasses.fields(FSTConfig):
+        if item.init and item.name not in _NOT_KEYS:
+            hints[item.name] = config[item.name]
+    return hints
+
+
+def _known(key: str, hints: dict[str, object]) -> None:
+    if key not in hints:
+        near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else "`hf-fst train --help` lists the keys."
+        raise UsageError(f"There is no key {key!r} in a recipe; {hint}")
+
+
+def _parse(value: object, hint: object) -> object:
+    """Text from the command line as YAML; as it stands for a key that takes text alone."""
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    kinds = [kind for kind in _alternatives(hint) if kind is not types.NoneType]
+    return value if kinds == [str] and parsed is not None else parsed
+
+
+def _alternatives(hint: object) -> list:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return list(typing.get_args(hint))
+    return [hint]
+
+
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "a mapping `{key: value}`",
+    list: "a list",
+}
+
+
+def _typed(key: str, value: object, hint: object) -> object:
+    """The value as the key's type. Numbers may be written as text: YAML takes 1e-3 for a word."""
+    kinds = _alternatives(hint)
+    enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum)]
+    if enums:
+        choices = [str(member.value) for member in enums[0]]
+        value = "no" if value is False and "no" in choices else value  # YAML takes no for false
+        if value not in choices:
+            near = difflib.get_close_matches(str(value), choices, n=1)
+            hint_words = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(choices)}."
+            raise UsageError(f"{key} is {value!r}; {hint_words}")
+        return value
+    for kind in kinds:
+        converted = _convert(value, kind)
+        if converted is not None:
+            return converted
+    words = dict.fromkeys(_WORDS.get(typing.get_origin(kind) or kind) for kind in kinds)
+    raise UsageError(f"{key} is {value!r}; give {' or '.join(word for word in words if word)}.")
+
+
+def _convert(value: object, kind: object) -> object:
+    """The value as `kind`, None if it is none."""
+    base = typing.get_origin(kind) or kind
+    if base is bool:
+        return value if isinstance(value, bool) else None
+    if base in (int, float):
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        if base is float:
+            return float(value) if not isinstance(value, int) else value
+        return int(value) if float(value).is_integer() else None
+    if base is list:
+        items = typing.get_args(kind)
+        if not isinstance(value, list):
+            return None
+        made = [_convert(item, items[0]) if items else item for item in value]
+        return None if any(item is None for item in made) else made
+    if base in (str, dict):
+        return value if isinstance(value, base) else None
+    return value if kind is typing.Any else None
+
+
+def _check(recipe: Recipe) -> None:
+    """Choices and ranges of the recipe's own keys; `FSTConfig` checks its own."""
+    for key in ("dataset", "unlabeled_dataset", "eval_dataset"):
+        value = getattr(recipe, key)
+        if value is not None and value not in DATASETS:
+            near = difflib.get_close_matches(value, DATASETS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(sorted(DATASETS))}."
+            raise UsageError(f"{key} is {value!r}; {hint}")
+    for key in ("resize", "unlabeled_resize", "eval_resize"):
+        value = getattr(recipe, key)
+        if value is not None and (len(value) != 2 or min(value) < 1):
+            raise UsageError(f"{key} is {value}; give [width, height] in pixels.")
+    crop = recipe.crop_size
+    if crop is not None and (min(crop) < 1 or len(crop) != 2 if isinstance(crop, list) else crop < 1):
+        raise UsageError(f"crop_size is {crop}; give a side or [height, width] in pixels.")
+    pair = recipe.random_resize
+    if pair is not None and (len(pair) != 2 or not 0 < pair[0] <= 1 <= pair[1]):
+        raise UsageError(f"random_resize is {pair}; give [low, high] with 0 < low <= 1 <= high.")
+    if not 0 < recipe.cat_max_ratio <= 1:
+        raise UsageError(f"cat_max_ratio is {recipe.cat_max_ratio}; use a number above 0, up to 1.")
+    if recipe.head_lr_multiplier <= 0:
+        raise UsageError(f"head_lr_multiplier is {recipe.head_lr_multiplier}; use a number above 0.")
+    if recipe.schedule not in (None, "poly"):
+        raise UsageError(f"schedule is {recipe.schedule!r}; use 'poly', or leave it out and set lr_scheduler_type.")
+    if recipe.split_seed < 0:
+        raise UsageError(f"split_seed is {recipe.split_seed}; use 0 or more.")
+    for key in ("eval_split", "test_split"):
+        if getattr(recipe, key) is True:
+            raise UsageError(f"{key} is true; give the name of a split, or false for none.")

@@ -1,0 +1,295 @@
+"""One run from a recipe: data, model, training, evaluation, and what is left in the output directory."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+import yaml
+from accelerate import PartialState
+from transformers import ProgressCallback, TrainerCallback, set_seed
+
+from hf_fst.checkpoints import STUDENT_DIR, complete_checkpoints
+from hf_fst.reporting.facts import FACTS_FILE, hardware, settings_of, versions
+from hf_fst.reporting.summary import evaluation_of, peak_memory
+from hf_fst.reporting.tables import percent, text_table
+from hf_fst.trainer import FSTTrainer
+
+from .about import data_facts
+from .data import RunData, build_data, scored_classes
+from .keys import Recipe, UsageError
+from .load import as_dict, to_config
+from .network import build_network, build_processor, optimizers
+
+RECIPE_FILE, RESULTS_FILE, HISTORY_FILE = "recipe.yaml", "results.json", "history.json"
+SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
+# what a run leaves in its directory; nothing else is ever removed
+OUR_FILES = (
+    *("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json", "*.py"),
+    *("training_args.bin", "README.md", "curves.png", "class_iou.png", "samples.png", FACTS_FILE),
+    *(RECIPE_FILE, RESULTS_FILE, HISTORY_FILE),
+)
+OUR_FOLDERS = (STUDENT_DIR, "checkpoint-[0-9]*", ".eval_results", "runs")
+# keys that say where things lie on this machine or hold a secret; they are not written down
+LOCAL_KEYS = ("output_dir", "data_dir", "unlabeled_data_dir", "eval_data_dir", "hub_token", "resume_from_checkpoint")
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds of training steps, without evaluation and saving, and without the first step, which sets things up."""
+
+    def __init__(self):
+        self.steps, self.seconds, self._since = 0, 0.0, None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self.steps += 1
+        self._since = time.perf_counter()
+
+    def _restart(self, args, state, control, **kwargs):
+        if self._since is not None:
+            self._since = time.perf_counter()
+
+    on_evaluate = on_save = _restart
+
+
+class Progress(ProgressCallback):
+    """The progress bar; what is written beside it leaves out the numbers of single classes."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        shown = {key: value for key, value in (logs or {}).items() if "_iou_" not in key and "_share_" not in key}
+        super().on_log(args, state, control, logs=shown, **kwargs)
+
+
+def run(
+    recipe: Recipe, *, overwrite: bool = False, resume: bool = False, command: str | None = None, overrides=None
+) -> dict:
+    """Trains and evaluates what a recipe says.
+
+    Args:
+        recipe: see `load_recipe`.
+        overwrite: remove the files of an earlier run from the output directory first.
+        resume: go on from its last complete checkpoint.
+        command: what was typed, for `results.json`.
+        overrides: what was given beside the recipe file, by key, for the model card.
+
+    Returns:
+        What `results.json` holds: command, recipe, seeds, versions, device, metrics, cost.
+
+    Raises:
+        UsageError: the recipe is wrong.
+        ValueError, FileNotFoundError: data, model or output directory are not as it says.
+    """
+    config = to_config(recipe)
+    state = PartialState()
+    output_dir = Path(config.output_dir)
+    checkpoint = _check_output_dir(output_dir, overwrite, resume) or config.resume_from_checkpoint
+    state.wait_for_everyone()  # before anybody writes there
+    set_seed(config.seed)
+    with state.main_process_first():  # the first one counts pixels and downloads, the others find them
+        data = build_data(recipe, config)
+        scored = scored_classes(recipe, data.names)
+        set_seed(config.seed)
+        model = build_network(recipe, data.names)
+    if overwrite and state.is_main_process:
+        _remove_run(output_dir)
+    state.wait_for_everyone()
+
+    wants_report, config.report = config.report, False  # written below, with what only the recipe knows
+    stopwatch = Stopwatch()
+    trainer = FSTTrainer(
+        model=model,
+        args=config,
+        train_dataset=data.labeled,
+        unlabeled_dataset=data.unlabeled,
+        eval_dataset=data.validation,
+        processing_class=build_processor(recipe),
+        callbacks=[stopwatch],
+        optimizers=optimizers(recipe, config, model),
+    )
+    if not config.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(Progress)
+    if trainer.is_world_process_zero():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        written = yaml.safe_dump(shareable(as_dict(recipe)), sort_keys=False, allow_unicode=True)
+        (output_dir / RECIPE_FILE).write_text(written, encoding="utf-8")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    config.report = wants_report
+
+    metrics = _logged_metrics(trainer, recipe, data, scored)
+    tested = []
+    if data.test is not None:
+        logged = trainer.evaluate(data.test, metric_key_prefix="test")
+        kept = metrics[-1] if metrics else {"weights": "last", "step": trainer.state.global_step}
+        metrics.append(_entry(trainer, logged, "test", kept["weights"], kept["step"], data.test_split, data, scored))
+        about = data_facts(recipe, data, config)["test"]
+        tested.append(evaluation_of(trainer, kept["weights"], {**logged, "step": kept["step"]}, about, "test"))
+    trainer.save_model()
+    results = {
+        "command": command,
+        "recipe": shareable(as_dict(recipe)),
+        "rule": config.rule,
+        "seeds": {"seed": config.seed, "data_seed": config.data_seed, "split_seed": recipe.split_seed},
+        "versions": versions(),
+        "device": hardware(config.device),
+        "processes": config.world_size,
+        "images": {key: len(view) for key, view in _views(data).items()},
+        "parameters": sum(p.numel() for p in trainer.networks()["student"].parameters()),
+        "steps": trainer.state.global_step,
+        "classes": data.names,
+        "metrics": metrics,
+        "seconds_per_step": stopwatch.seconds / stopwatch.steps if stopwatch.steps else None,
+        "skipped_steps": trainer.journal.skipped,
+    }
+    results["peak_memory_bytes"], results["memory_of"] = peak_memory(config.device)
+    if trainer.is_world_process_zero():
+        _write_json(output_dir / RESULTS_FILE, results)
+        _write_json(output_dir / HISTORY_FILE, trainer.state.log_history)
+        if wants_report:
+            about = data_facts(recipe, data, config)
+            about.pop("test", None)
+            trainer.create_model_card(
+                data=about,
+                recipe=f"{recipe.name}.yaml",
+                overrides=_told(recipe, overrides or {}),
+                palette=data.palette,
+                tested=tested,
+            )
+        print(table(results))
+        print(f"The teacher is in {output_dir}, the student in {output_dir / STUDENT_DIR}.")
+    return results
+
+
+def table(results: dict) -> str:
+    """The scores of a run for a terminal."""
+    networks = ["student"] if results["rule"] == "supervised" else ["student", "teacher"]
+    columns = ["", "step", "images", *(f"{network} mIoU (%)" for network in networks)]
+    columns += [f"{network} accuracy (%)" for network in networks]
+    rows = []
+    for entry in results["metrics"]:
+        cells = [percent(entry[network]["mean_iou"]) for network in networks]
+        cells += [percent(entry[network]["overall_accuracy"]) for network in networks]
+        rows.append([entry["weights"], str(entry["step"]), f"{entry['split']} ({entry['images']})", *cells])
+    if not rows:
+        return "No evaluation: the dataset has no split to evaluate on."
+    return "\n" + text_table(columns, rows)
+
+
+def shareable(values: dict[str, object]) -> dict[str, object]:
+    """A recipe without what belongs to this machine: folders and secrets are left out, absolute paths cut to names."""
+
+    def clean(value):
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [clean(item) for item in value]
+        if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~")):
+            return Path(value).name
+        return value
+
+    return {key: clean(value) for key, value in values.items() if key not in LOCAL_KEYS}
+
+
+def _check_output_dir(output_dir: Path, overwrite: bool, resume: bool) -> str | None:
+    """The checkpoint to go on from. Raises `ValueError` for a directory that must not be written to."""
+    if overwrite and resume:
+        raise UsageError("--overwrite and --resume exclude each other; give one.")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"The output directory {output_dir} is a file; give another output_dir.")
+    if resume:
+        complete = complete_checkpoints(output_dir)
+        if not complete:
+            raise ValueError(f"{output_dir} holds no complete checkpoint to resume from; start it without --resume.")
+        return str(complete[-1])
+    if output_dir.is_dir() and any(output_dir.iterdir()) and not overwrite:
+        raise ValueError(
+            f"The output directory {output_dir} is not empty; give another output_dir, --resume to go on with its run, "
+            "or --overwrite to replace it."
+        )
+    return None
+
+
+def _remove_run(output_dir: Path) -> None:
+    """Remove what a run wrote, and nothing else."""
+    for pattern in OUR_FILES:
+        for path in output_dir.glob(pattern):
+            path.unlink()
+    for pattern in OUR_FOLDERS:
+        for path in output_dir.glob(pattern):
+            shutil.rmtree(path)
+
+
+def _views(data: RunData) -> dict[str, object]:
+    views = {"labeled": data.labeled, "unlabeled": data.unlabeled, "validation": data.validation, "test": data.test}
+    return {key: view for key, view in views.items() if view is not None}
+
+
+def _logged_metrics(trainer: FSTTrainer, recipe: Recipe, data: RunData, scored: list[int] | None) -> list[dict]:
+    """Scores at the start, of the last and of the best weights, from the log of the evaluations while training."""
+    logged = [entry for entry in trainer.state.log_history if "eval_student_mean_iou" in entry]
+    if not logged:
+        return []
+    kept = []
+    if logged[0]["step"] == 0:
+        kept.append(("start", logged[0]))
+    kept.append(("last", logged[-1]))
+    best = trainer.state.best_global_step
+    if trainer.args.load_best_model_at_end and best is not None:
+        kept.append(("best", next(entry for entry in logged if entry["step"] == best)))
+    return [
+        _entry(trainer, entry, "eval", weights, entry["step"], data.validation_split, data, scored)
+        for weights, entry in kept
+    ]
+
+
+def _entry(
+    trainer: FSTTrainer,
+    logged: dict,
+    prefix: str,
+    weights: str,
+    step: int,
+    split: str,
+    data: RunData,
+    scored: list[int] | None,
+) -> dict:
+    view = data.test if prefix == "test" else data.validation
+    entry = {"weights": weights, "step": step, "split": split, "images": len(view)}
+    for network in trainer.networks():
+        start = f"{prefix}_{network}_"
+        found = {key: _number(logged[start + key]) for key in SCORES}
+        ious = [_number(logged[f"{start}iou_{name}"]) for name in trainer.class_names]
+        if scored is not None:
+            present = [ious[i] for i in scored if ious[i] is not None]
+            found["mean_iou_all_classes"] = found["mean_iou"]
+            found["mean_iou"] = sum(present) / len(present) if present else None
+        entry[network] = {**found, "iou": dict(zip(data.names, ious, strict=True))}
+    return entry
+
+
+def _number(value: float) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def _told(recipe: Recipe, overrides: dict[str, str]) -> dict[str, object]:
+    """The overrides that a card may tell: settings by name, and other keys whose values are numbers."""
+    told = settings_of({key: recipe.options[key] for key in overrides if key in recipe.options})
+    for key, value in overrides.items():
+        number = yaml.safe_load(value)
+        if key not in LOCAL_KEYS and isinstance(number, (bool, int, float)):
+            told.setdefault(key, number)
+    return told
+
+
+def _write_json(path: Path, content: object) -> None:
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    path.write_text(json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
