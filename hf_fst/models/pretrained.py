@@ -6,7 +6,7 @@ import os
 
 import timm
 import torch
-from transformers import AutoBackbone, BeitModel, PreTrainedModel, SegformerModel
+from transformers import BeitModel, PreTrainedModel, SegformerModel
 
 from .resnet import ResNetBackbone
 
@@ -57,7 +57,7 @@ def _transformers_weights(model: PreTrainedModel, source: str) -> tuple[dict[str
         for name in [name for name in weights if name.endswith("relative_position_bias_table")]:
             weights[name] = resize_relative_position_bias(weights[name], grid)
         return weights, ("fpn.",)
-    pretrained = AutoBackbone.from_pretrained(source, out_indices=list(config.out_indices))
+    pretrained = type(model.backbone).from_pretrained(source, out_indices=list(config.out_indices))
     return pretrained.state_dict(), ("hidden_states_norms.",)
 
 

@@ -95,6 +95,8 @@ def _keep_statistics(block: nn.Module):
 class ResNetSegmentationModel(SegmentationModel):
     """A segmentation network whose features are the four stages of a `ResNetBackbone`."""
 
+    _no_split_modules = ["Bottleneck"]
+
     def __init__(self, config: ResNetSegmentationConfig) -> None:
         super().__init__(config)
         self.backbone = ResNetBackbone(config)

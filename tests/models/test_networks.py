@@ -110,3 +110,10 @@ def test_attention_implementations_agree(name):
         with torch.no_grad():
             logits[implementation] = model(pixel_values).logits
     torch.testing.assert_close(logits["eager"], logits["sdpa"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention_implementation_can_be_chosen_at_loading(name, tmp_path):
+    tiny(name).save_pretrained(tmp_path)
+    loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path, attn_implementation="eager")
+    assert loaded.backbone.config._attn_implementation == "eager"
