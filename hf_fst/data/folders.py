@@ -50,7 +50,7 @@ def folder(
     """Loads a folder of images and index masks with the same stems, or of images alone.
 
     `data_dir` holds `images/`, `masks/` and `id2label.json`, which all become `train`; or `train/`, `val/`
-    (`validation/`) and `test/` with such folders each. A mask is lossless (PNG, BMP, TIFF), grey or with a palette
+    (`validation/`) and `test/` with such folders each. A mask is lossless (PNG, BMP, TIFF), gray or with a palette
     whose *indices* are the ids; 255 is ignored.
 
     Args:

@@ -93,7 +93,7 @@ def open_image(value: dict | PIL.Image.Image, token_per_repo_id: dict | None = N
 class LabelMap(datasets.Image):
     """A column of index masks: decodes to a PIL image of mode "L" that holds train ids, 255 where ignored.
 
-    A file may be grey (8 or 16 bits), binary, or a palette image whose *indices* are the ids. RGB files are accepted
+    A file may be gray (8 or 16 bits), binary, or a palette image whose *indices* are the ids. RGB files are accepted
     only with `colors` or `first_channel`.
 
     Args:
@@ -140,7 +140,7 @@ class LabelMap(datasets.Image):
         if image.mode in ("RGB", "RGBA") and self.colors is not None:
             return self._by_color(np.asarray(image.convert("RGB")), value)
         raise DataError(
-            f"{file_of(value)} is a color image ({image.mode}), but a mask holds one class id a pixel, as a grey "
+            f"{file_of(value)} is a color image ({image.mode}), but a mask holds one class id a pixel, as a gray "
             "image or as a palette image whose indices are the ids; convert it."
         )
 

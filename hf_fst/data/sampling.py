@@ -144,6 +144,8 @@ class RareClasses(Dataset):
         tries: int = 10,
         crop: int | tuple[int, int] | None = None,
     ):
+        if not view.with_labels:
+            raise ValueError("Rare Class Sampling needs labels; give a view of a labeled dataset with its labels.")
         pixels = class_pixels(view.dataset) if pixels is None else np.asarray(pixels)
         names = view.label_map.names
         if pixels.shape != (len(view), len(names)):
@@ -227,7 +229,10 @@ def combine(sources: Sequence[View | RareClasses], probabilities: Sequence[float
     """
     if not sources or any(len(source) == 0 for source in sources):
         raise ValueError("Each labeled source needs at least one image; leave out empty ones.")
-    names = [(source.view if isinstance(source, RareClasses) else source).label_map.names for source in sources]
+    views = [source.view if isinstance(source, RareClasses) else source for source in sources]
+    if not all(view.with_labels for view in views):
+        raise ValueError("Each labeled source needs labels; give views of labeled datasets with their labels.")
+    names = [view.label_map.names for view in views]
     for other in names[1:]:
         if other != names[0]:
             raise ValueError(

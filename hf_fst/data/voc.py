@@ -35,7 +35,7 @@ def voc(
     """Loads VOC 2012: train and validation (val.txt); with `labeled` also `unlabeled`.
 
     With `SegmentationClassAug/` train is the augmented set (trainaug.txt, or all its masks but those of val), else
-    train.txt. Masks are palette or grey images whose indices are the classes, 255 ignored.
+    train.txt. Masks are palette or gray images whose indices are the classes, 255 ignored.
 
     Args:
         data_dir: the folder with `JPEGImages/` (or one that holds it as `VOC2012/` or `VOCdevkit/VOC2012/`).

@@ -116,7 +116,7 @@ def test_ids_out_of_range_name_the_file(tmp_path):
 def test_rgb_masks_where_ids_are_expected_are_one_sentence(tmp_path):
     PIL.Image.fromarray(np.zeros((2, 2, 3), dtype=np.uint8)).save(tmp_path / "m.png")
     assert fails(tmp_path / "m.png") == (
-        f"{tmp_path}/m.png is a color image (RGB), but a mask holds one class id a pixel, as a grey image or as a "
+        f"{tmp_path}/m.png is a color image (RGB), but a mask holds one class id a pixel, as a gray image or as a "
         "palette image whose indices are the ids; convert it."
     )
 

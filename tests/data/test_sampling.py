@@ -168,6 +168,7 @@ def test_sources_come_end_to_end_or_with_their_probabilities(tmp_path):
 def test_wrong_input_is_one_sentence(tmp_path):
     made = three(tmp_path / "d")
     view = View(made, T.training(4))
+    bare = View(made, T.training(4), with_labels=False)
     other = View(made.cast_column("label", LabelMap(names=["x", "y", "z"])), T.training(4))
     cases = {
         "The temperature is 0, but it must be greater than 0.": lambda: class_probabilities(np.ones((1, 2)), 0),
@@ -179,6 +180,12 @@ def test_wrong_input_is_one_sentence(tmp_path):
         ),
         "The statistics are for 2 images and 3 classes, but the dataset has 3 and 3; count them anew.": lambda: (
             RareClasses(view, np.ones((2, 3)))
+        ),
+        "Rare Class Sampling needs labels; give a view of a labeled dataset with its labels.": lambda: RareClasses(
+            bare
+        ),
+        "Each labeled source needs labels; give views of labeled datasets with their labels.": lambda: combine(
+            [view, bare]
         ),
         "No image has more than 1000 pixels of any class; lower min_pixels.": lambda: RareClasses(
             view, min_pixels=1000
