@@ -31,12 +31,15 @@ class Recipe:
     replace_head: bool = _key("Model", "give a pretrained model a new head where its class count differs", False)
 
     schedule: str | None = _key(
-        "Optimizer", "'poly': (1 - step/max)^power times the published warm-up; else lr_scheduler_type"
+        "Optimizer",
+        "'poly': (1 - step/max)^poly_power times a linear warm-up (warmup_steps); default: lr_scheduler_type",
     )
     poly_power: float = _key("Optimizer", "power of the poly schedule", 1.0)
-    head_lr_multiplier: float = _key("Optimizer", "learning rate of the heads over that of the backbone", 1.0)
-    norm_weight_decay: bool | None = _key(
-        "Optimizer", "true decays all parameters, false all but the norms'; default: all but norms and biases"
+    head_lr_multiplier: float | None = _key("Optimizer", "learning rate of the heads over that of the backbone")
+    no_decay: list[str] | None = _key(
+        "Optimizer",
+        "backbone parameters with one of these in their name do not decay; default with head_lr_multiplier: none, "
+        "without: norms and biases",
     )
 
     dataset: str | None = _key(

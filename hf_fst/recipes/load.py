@@ -269,8 +269,10 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(f"random_resize is {pair}; give [low, high] with 0 < low <= 1 <= high.")
     if not 0 < recipe.cat_max_ratio <= 1:
         raise UsageError(f"cat_max_ratio is {recipe.cat_max_ratio}; use a number above 0, up to 1.")
-    if recipe.head_lr_multiplier <= 0:
-        raise UsageError(f"head_lr_multiplier is {recipe.head_lr_multiplier}; use a number above 0.")
+    for key in ("head_lr_multiplier", "poly_power"):
+        value = getattr(recipe, key)
+        if value is not None and value <= 0:
+            raise UsageError(f"{key} is {value}; use a number above 0.")
     if recipe.schedule not in (None, "poly"):
         raise UsageError(f"schedule is {recipe.schedule!r}; use 'poly', or leave it out and set lr_scheduler_type.")
     if recipe.split_seed < 0:

@@ -82,8 +82,3 @@ def build_processor(recipe: Recipe) -> SegformerImageProcessor:
 def _words(error: Exception) -> str:
     """The first line of an error, as the end of a sentence."""
     return str(error).strip().partition("\n")[0].rstrip(".") + "."
-
-
-def optimizers(recipe: Recipe, config, model: PreTrainedModel) -> tuple:
-    """Optimizer and schedule for the trainer; (None, None) where its own do."""
-    return None, None

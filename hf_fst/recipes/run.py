@@ -22,7 +22,8 @@ from .about import data_facts
 from .data import RunData, build_data, scored_classes
 from .keys import Recipe, UsageError
 from .load import as_dict, to_config
-from .network import build_network, build_processor, optimizers
+from .network import build_network, build_processor
+from .trainer import RecipeTrainer
 
 RECIPE_FILE, RESULTS_FILE, HISTORY_FILE = "recipe.yaml", "results.json", "history.json"
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
@@ -100,7 +101,8 @@ def run(
 
     wants_report, config.report = config.report, False  # written below, with what only the recipe knows
     stopwatch = Stopwatch()
-    trainer = FSTTrainer(
+    trainer = RecipeTrainer(
+        recipe,
         model=model,
         args=config,
         train_dataset=data.labeled,
@@ -108,7 +110,6 @@ def run(
         eval_dataset=data.validation,
         processing_class=build_processor(recipe),
         callbacks=[stopwatch],
-        optimizers=optimizers(recipe, config, model),
     )
     if not config.disable_tqdm:
         trainer.remove_callback(ProgressCallback)

@@ -1,0 +1,206 @@
+"""What a recipe would do, without its data: sizes, steps, and one small step of the real trainer on noise."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, set_seed
+
+from hf_fst.data.camvid import NAMES as CAMVID
+from hf_fst.data.cityscapes import NAMES as CITYSCAPES
+from hf_fst.data.folders import read_id2label
+from hf_fst.data.street import NAMES as STREET
+from hf_fst.data.voc import NAMES as VOC
+from hf_fst.models import BUILDS
+from hf_fst.objectives import OBJECTIVES
+
+from .data import scored_classes
+from .keys import Recipe
+from .load import merge, to_config
+from .network import build_network
+from .trainer import RecipeTrainer
+
+SIDE = 64  # pixels of the small step
+CLASSES = {
+    "street": STREET, "camvid": CAMVID, "cityscapes": CITYSCAPES, "gta5": CITYSCAPES, "synthia": CITYSCAPES, "voc": VOC
+}  # fmt: skip
+_RESNET = {"backbone_kwargs": {"layers": [1, 1, 1, 3], "channels": [4, 8, 16, 32], "stem_width": 4}}
+_VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "out_indices": [1, 2, 3, 4]}
+_DPT = {"neck_hidden_sizes": [4, 8, 12, 16], "fusion_hidden_size": 8}
+# named builds by the beginning of their names, as narrow as they get
+NARROW = {
+    "daformer-": {
+        "hidden_size": 16,
+        "backbone_config": {
+            "hidden_sizes": [8, 16, 24, 32],
+            "depths": [1, 1, 1, 1],
+            "num_attention_heads": [1, 2, 3, 4],
+        },
+    },
+    "deeplabv2-": _RESNET,
+    "pspnet-": {**_RESNET, "hidden_size": 8},
+    "deeplabv3plus-": {**_RESNET, "hidden_size": 8, "low_level_size": 8},
+    "upernet-swin-": {
+        "hidden_size": 16,
+        "auxiliary_channels": 8,
+        "backbone_config": {"embed_dim": 8, "depths": [2, 1, 2, 1], "num_heads": [1, 2, 2, 4], "window_size": 4},
+    },
+    "upernet-beit-": {
+        "hidden_size": 16,
+        "auxiliary_channels": 8,
+        "backbone_config": {**_VIT, "intermediate_size": 32, "image_size": SIDE},
+    },
+    "dpt-dinov2-": {**_DPT, "backbone_config": {**_VIT, "image_size": 56}},
+    "dpt-dinov3-": {**_DPT, "backbone_config": {**_VIT, "intermediate_size": 32}},
+}
+
+
+class Noise(Dataset):
+    """Random images and labels (SIDE,SIDE), a few, each always the same."""
+
+    def __init__(self, num_labels: int, length: int):
+        self.num_labels, self.length = num_labels, length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        draw = torch.Generator().manual_seed(index)
+        return {
+            "pixel_values": torch.randn(3, SIDE, SIDE, generator=draw),
+            "labels": torch.randint(self.num_labels, (SIDE, SIDE), generator=draw),
+        }
+
+
+def dry_run(recipe: Recipe) -> dict[str, object]:
+    """Builds the model and its schedule, takes one step of the recipe's rule on noise, and prints the sizes.
+
+    The model of that step is narrow where it is a named build; its full size is counted without memory for weights.
+
+    Returns:
+        What is printed: parameters, bytes of the training state, steps, the loss of the step, and which model took it.
+
+    Raises:
+        UsageError: the recipe is wrong.
+    """
+    config = to_config(recipe)
+    names = _class_names(recipe)
+    scored_classes(recipe, names)
+    blank = replace(recipe, pretrained_backbone=None)
+    hub_weights = recipe.model is not None and recipe.model not in BUILDS
+    with torch.device("cpu" if hub_weights else "meta"):
+        network = build_network(blank, names)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    memory = state_bytes(network, config)
+    steps = config.max_steps if config.max_steps > 0 else None
+    del network
+
+    small, narrow = _narrow(blank)
+    loss, rates = _one_step(small, names)
+    result = {
+        "recipe": recipe.name,
+        "model": recipe.model or recipe.model_config["model_type"],
+        "classes": len(names),
+        "parameters": parameters,
+        "training_state_bytes": sum(memory.values()),
+        "rule": config.rule,
+        "objective": config.objective,
+        "steps": steps,
+        "epochs": None if steps else config.num_train_epochs,
+        "loss": loss,
+        "learning_rates": rates,
+        "narrow": narrow,
+    }
+    print(f"{recipe.name}: {result['model']}, {len(names)} classes, {parameters:,} parameters")
+    print(f"rule {config.rule}, objective {config.objective}")
+    parts = ", ".join(f"{name} {_size(number)}" for name, number in memory.items() if number)
+    print(f"memory of the training state: {_size(sum(memory.values()))} ({parts}); activations come on top")
+    unit = "optimizer steps" if steps else "epochs"
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    print(f"{steps or config.num_train_epochs} {unit}, {batch} labeled images a step and process")
+    size = "a narrow copy of it" if narrow else "it"
+    print(f"one step of {size} on {SIDE}x{SIDE} noise: loss {loss:.3f}, base learning rates {', '.join(map(str, rates))}")
+    return result
+
+
+def state_bytes(network: torch.nn.Module, config) -> dict[str, int]:
+    """Bytes of what training keeps besides activations: weights, gradients, teacher, optimizer, look-ahead copies."""
+    parameters = sum(p.numel() * p.element_size() for p in network.parameters())
+    weights = parameters + sum(b.numel() * b.element_size() for b in network.buffers())
+    moments = {"adam": 2, "sgd": 1}
+    optimizer = parameters * next((count for name, count in moments.items() if name in config.optim), 0)
+    if config.optim == "sgd" and "momentum" not in (config.optim_args or ""):
+        optimizer = 0
+    looks_ahead = config.rule in ("naive_fst", "improved_fst", "fst_d", "fst_w") and config.lookahead_steps != 0
+    copies = 0
+    if looks_ahead:
+        copies = weights + (optimizer if config.lookahead_state == "restore" else 0)
+        copies += weights if config.rule == "fst_w" else 0
+    return {
+        "student": weights,
+        "gradients": parameters,
+        "teacher": weights,
+        "optimizer": optimizer,
+        "look-ahead": copies,
+    }
+
+
+def _class_names(recipe: Recipe) -> list[str]:
+    """Names of the classes as far as they are known without the data."""
+    if recipe.id2label is not None:
+        return list(read_id2label(recipe.id2label))
+    if recipe.dataset in CLASSES:
+        return list(CLASSES[recipe.dataset])
+    count = BUILDS[recipe.model].num_labels if recipe.model in BUILDS else 2
+    return [f"class {i}" for i in range(count)]
+
+
+def _narrow(recipe: Recipe) -> tuple[Recipe, bool]:
+    """The recipe with a narrow model where it names a build."""
+    if recipe.model not in BUILDS:
+        return recipe, False
+    options = next(options for name, options in NARROW.items() if recipe.model.startswith(name))
+    own = {key: value for key, value in (recipe.model_config or {}).items() if key not in options}
+    return replace(recipe, model_config=merge(own, options)), True
+
+
+def _one_step(recipe: Recipe, names: list[str]) -> tuple[float, list[float]]:
+    """Loss of one optimizer step and the learning rates of the groups after it."""
+    with tempfile.TemporaryDirectory() as directory:
+        quiet = {
+            "output_dir": directory,
+            "num_train_epochs": 1,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "logging_strategy": "no",
+            "load_best_model_at_end": False,
+            "eval_on_start": False,
+            "push_to_hub": False,
+            "report": False,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "dataloader_num_workers": 0,
+            "per_device_train_batch_size": min(2, recipe.options.get("per_device_train_batch_size", 2)),
+            "gradient_accumulation_steps": 1,
+        }
+        config = to_config(replace(recipe, options={**recipe.options, **quiet, "max_steps": -1}))
+        set_seed(config.seed)
+        size = config.per_device_train_batch_size * max(1, config.n_gpu)
+        needs = OBJECTIVES[config.objective].needs_unlabeled
+        trainer = RecipeTrainer(
+            recipe,
+            model=build_network(recipe, names),
+            args=config,
+            train_dataset=Noise(len(names), size),
+            unlabeled_dataset=Noise(len(names), size * config.unlabeled_per_labeled) if needs else None,
+        )
+        trainer.remove_callback(PrinterCallback)
+        loss = trainer.train().training_loss
+        return loss, sorted({float(f"{group['initial_lr']:.6g}") for group in trainer.optimizer.param_groups})
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
