@@ -138,7 +138,8 @@ def convert(
     """The network whose weights are in `path`, a published `.pth` file, in evaluation mode.
 
     model: a name of `BUILDS`, or a model of this package that is to be filled.
-    which: "teacher" or "student"; a file that holds one set of weights only has a student only.
+    which: "teacher" or "student"; a file that holds one set of weights only has a student only. The authors report
+        the student in domain adaptation and the teacher in semi-supervised learning.
     num_labels: classes of the checkpoint, where they are not those of the paper's experiments with `model`.
     report: gets each line about what was done. overrides: as in `build`.
 

@@ -1,8 +1,10 @@
-"""Loading in bfloat16, with another number of classes, and exporting, at tiny widths."""
+"""Loading in bfloat16, with another number of classes, and into a pipeline, at tiny widths."""
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSemanticSegmentation
+from PIL import Image
+from transformers import AutoModelForSemanticSegmentation, SegformerImageProcessor, pipeline
 
 from .tiny import TINY, image, tiny
 
@@ -39,11 +41,14 @@ def test_another_number_of_classes_replaces_the_classifiers_only(name, tmp_path)
         assert loaded(image(name)).logits.shape[1] == 3
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_exported_program_gives_the_same_logits(name):
-    model, pixel_values = tiny(name), image(name)
-    with torch.no_grad():
-        program = torch.export.export(model, (pixel_values,), strict=False)
-        expected = model(pixel_values)
-        output = program.module()(pixel_values)
-    torch.testing.assert_close(output.logits, expected.logits, rtol=1e-4, atol=1e-4)
+def test_network_runs_in_the_image_segmentation_pipeline(tmp_path):
+    name = "upernet-swin-base"
+    tiny(name, id2label={0: "road", 1: "car", 2: "sky", 3: "tree", 4: "sign"}).save_pretrained(tmp_path)
+    SegformerImageProcessor(size={"height": 64, "width": 96}).save_pretrained(tmp_path)
+    segmenter = pipeline("image-segmentation", model=str(tmp_path))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    segments = segmenter(picture)
+    assert {segment["label"] for segment in segments} <= {"road", "car", "sky", "tree", "sign"}
+    # Every pixel of the picture is in exactly one segment.
+    assert (sum(np.asarray(segment["mask"]) > 0 for segment in segments) == 1).all()
+    assert segments[0]["mask"].size == (50, 40)
