@@ -26,11 +26,22 @@ def local(tensors) -> list[torch.Tensor]:
     return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
 
 
+def copy_all(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+    """target ← source for all, one foreach call for each device and type."""
+    groups: dict[tuple, tuple[list, list]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        group = groups.setdefault((target.device, target.dtype), ([], []))
+        group[0].append(target)
+        group[1].append(source)
+    for group in groups.values():
+        torch._foreach_copy_(*group)
+
+
 class Present:
     """A copy of everything a virtual step changes, allocated once and filled at every look-ahead.
 
-    With `state="restore"` that is parameters, buffers, optimizer state and the random number generators; with `"carry"`
-    parameters alone (what the authors' code puts back).
+    With `state="restore"` that is parameters, buffers and optimizer state; with `"carry"` parameters alone (what the
+    authors' code puts back).
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: str):
@@ -40,45 +51,48 @@ class Present:
             if self.everything:
                 self.live += local(model.buffers())
             self.kept = [torch.empty_like(t) for t in self.live]
-        self.optimizer_state: dict[torch.Tensor, dict] = {}
+        self.kept_state: dict[tuple, torch.Tensor] = {}
+
+    def _state(self) -> tuple[dict[tuple, torch.Tensor], dict[tuple, object]]:
+        """The optimizer's tensors and its other values, by parameter and key."""
+        flat = {(p, key): value for p, state in self.optimizer.state.items() for key, value in state.items()}
+        tensors = {key: value for key, value in flat.items() if isinstance(value, torch.Tensor)}
+        return tensors, {key: value for key, value in flat.items() if key not in tensors}
 
     @torch.no_grad()
     def take(self) -> None:
         """Remember the present."""
-        torch._foreach_copy_(self.kept, self.live)
+        copy_all(self.kept, self.live)
         if not self.everything:
             return
-        for parameter, state in self.optimizer.state.items():
-            kept = self.optimizer_state.setdefault(parameter, {})
-            for key, value in state.items():
-                if isinstance(value, torch.Tensor) and isinstance(kept.get(key), torch.Tensor):
-                    kept[key].copy_(value)
-                else:
-                    kept[key] = value.clone() if isinstance(value, torch.Tensor) else value
+        tensors, self.values = self._state()
+        if tensors.keys() != self.kept_state.keys():  # at the first steps, when an optimizer's state is born
+            self.kept_state = {key: torch.empty_like(value) for key, value in tensors.items()}
+        copy_all(local(self.kept_state.values()), local(tensors[key] for key in self.kept_state))
         # learning rates and, for some optimizers, counters live in the groups
         self.groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the student back: what was there is copied in place, what a virtual step gave birth to is removed."""
-        torch._foreach_copy_(self.live, self.kept)
+        copy_all(self.live, self.kept)
         if not self.everything:
             return
-        for parameter in list(self.optimizer.state):
-            kept = self.optimizer_state.get(parameter)
-            if kept is None:
-                del self.optimizer.state[parameter]
-                continue
-            state = self.optimizer.state[parameter]
-            for key in list(state):
-                if key not in kept:
-                    del state[key]
-                elif isinstance(kept[key], torch.Tensor):
-                    state[key].copy_(kept[key])
-                else:
-                    state[key] = kept[key]
+        tensors, values = self._state()
+        for parameter, key in [*tensors, *values]:
+            if (parameter, key) not in self.kept_state and (parameter, key) not in self.values:
+                del self.optimizer.state[parameter][key]
+                if not self.optimizer.state[parameter]:
+                    del self.optimizer.state[parameter]
+        copy_all(local(tensors[key] for key in self.kept_state), local(self.kept_state.values()))
+        for (parameter, key), value in self.values.items():
+            self.optimizer.state[parameter][key] = value
         for group, kept in zip(self.optimizer.param_groups, self.groups, strict=True):
             group.update(kept)
+
+    def nbytes(self) -> int:
+        """Bytes of the copy."""
+        return sum(t.nbytes for t in [*self.kept, *local(self.kept_state.values())])
 
 
 @contextmanager
@@ -133,6 +147,18 @@ class Step:
 
     def _follow(self, parameters, buffers, momentum: float) -> None:
         self.teacher.follow(parameters, buffers, momentum)
+        if self.trainer.accelerator.num_processes > 1 and self.teacher.buffers != "batch":
+            self._share_buffers()
+
+    @torch.no_grad()
+    def _share_buffers(self) -> None:
+        """All processes take the teacher's buffers of the first: BatchNorm statistics are those of one's own images."""
+        buffers = [b for b in local(self.teacher.model.buffers()) if b.is_floating_point()]
+        if buffers:
+            flat = torch.cat([buffer.double().flatten() for buffer in buffers])
+            torch.distributed.broadcast(flat, src=0)
+            for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+                buffer.copy_(part.view_as(buffer))
 
     def _keep_labels(self) -> None:
         if self.before is not None and self.at_present:
@@ -221,8 +247,7 @@ class Step:
 
         if trainer.journal.is_finite(losses, accelerator, virtual, trainer.state.global_step + 1):
             return sum(losses.values()), group
-        if buffers:  # statistics of a batch that is not finite would outlive the step
-            torch._foreach_copy_(buffers, kept)
+        copy_all(buffers, kept)  # statistics of a batch that is not finite would outlive the step
         if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale
             self.model.zero_grad()
         return None, group

@@ -37,7 +37,7 @@ from hf_fst.reporting.health import PseudoLabelHealth
 from hf_fst.reporting.journal import Journal
 from hf_fst.reporting.report import write_report
 from hf_fst.reporting.summary import facts_of, samples_of
-from hf_fst.rules import Supervised
+from hf_fst.rules import Supervised, WideFST
 from hf_fst.teacher import EMATeacher
 
 
@@ -150,6 +150,14 @@ class FSTTrainer(Trainer):
         if self._present is None:
             self._present = Present(student, self.optimizer, self.args.lookahead_state)
         return self._present
+
+    def lookahead_memory(self) -> int:
+        """Bytes that the look-ahead holds beside student and teacher: the kept present, and for `fst_w` a mean future."""
+        if self._present is None:
+            return 0
+        student = self.networks()["student"]
+        mean = sum(t.nbytes for t in [*student.parameters(), *student.buffers()])
+        return self._present.nbytes() + (mean if isinstance(self.rule, WideFST) else 0)
 
     # batches
 

@@ -163,8 +163,7 @@ def test_memory_of_the_present_is_allocated_once_and_nothing_is_deep_copied(tmp_
             present = trainer.present(trainer.model)
             presents.append(present)
             places.append([t.data_ptr() for t in present.kept])
-            kept = [t for state in present.optimizer_state.values() for t in state.values()]
-            moments.append([t.data_ptr() for t in kept])
+            moments.append([t.data_ptr() for t in present.kept_state.values()])
 
     presents, places, moments = [], [], []
     trainer = tiny.trainer(tmp_path, callbacks=[Guard()], trainer_options={"rule": rule}, max_steps=4)
