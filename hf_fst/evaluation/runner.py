@@ -50,6 +50,8 @@ def model_folder(model: str | Path, which: str) -> tuple[str, str]:
         raise ValueError(f"which is {which!r}, but it is 'teacher' or 'student'.")
     folder = Path(model)
     if not folder.is_dir():
+        if folder.is_absolute() or str(model).startswith(".") or len(folder.parts) > 2:  # cannot be a Hub id
+            raise FileNotFoundError(f"There is no directory {model}: give a model's directory or a Hub id.")
         return str(model), STUDENT_DIR if which == "student" else ""
     if (folder / TEACHER_DIR / "config.json").is_file():
         return str(model), TEACHER_DIR if which == "teacher" else ""

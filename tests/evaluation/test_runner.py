@@ -234,6 +234,8 @@ class TestBadInput:
         assert "Class 1 is 'road' for the model and 'street' in the dataset" in caplog.text
 
     def test_no_such_model(self, dataset, tmp_path, run_dir):
+        with pytest.raises(FileNotFoundError, match="There is no directory .*/nowhere: give a model's directory or"):
+            evaluate(tmp_path / "nowhere", dataset)
         with pytest.raises(FileNotFoundError, match="has no config.json, so there is no teacher to evaluate"):
             evaluate(tmp_path, dataset)
         (tmp_path / "config.json").write_text((run_dir / "config.json").read_text())
