@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hf_fst.evaluation.confusion import confusion_matrix, scores
-from hf_fst.evaluation.inference import segment
+from hf_fst.evaluation.inference import predict
 
 
 @torch.no_grad()
@@ -19,17 +19,17 @@ def count(network: nn.Module, pixel_values, labels, num_labels: int, window=None
         pixel_values: (B,3,H,W), or a list of (3,H,W) where sizes differ.
         labels: (B,H,W), or a list of (H,W); the logits are resized to them.
         num_labels: number of classes C.
-        window, stride: see `hf_fst.evaluation.inference.segment`.
+        window, stride: see `hf_fst.evaluation.inference.predict`.
     """
     if not (isinstance(pixel_values, torch.Tensor) and isinstance(labels, torch.Tensor)):  # one by one
         pairs = zip(pixel_values, labels, strict=True)
         return torch.cat([count(network, p[None], l[None], num_labels, window, stride) for p, l in pairs])
     modes = {module: module.training for module in network.modules()}
     network.eval()
-    logits = segment(network, pixel_values, labels.shape[-2:], window=window, stride=stride)
+    predictions = predict(network, pixel_values, labels.shape[-2:], window=window, stride=stride)
     for module, training in modes.items():
         module.training = training
-    return confusion_matrix(logits.argmax(dim=1), labels, num_labels)
+    return confusion_matrix(predictions, labels, num_labels)
 
 
 class StreamingScores:
