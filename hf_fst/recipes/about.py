@@ -35,13 +35,15 @@ def data_facts(recipe: Recipe, data: RunData, config: FSTConfig) -> dict[str, Da
             continue
         title, license, source = KNOWN.get(name, ("own images", None, None))
         on_hub = hub_id(data_dir or recipe.data_dir) if name == "hub" else None
-        look = (options or {}).get("look")
+        config = (options or {}).get("look")
+        if key == "labeled" and recipe.labeled is not None:
+            config = f"{len(view)} labeled images"
         facts[key] = DatasetFacts(
             name=on_hub or name if name != "folder" else "own-images",
             title=on_hub or title,
             split=split,
             images=len(view),
-            config=look if isinstance(look, str) else None,
+            config=config if isinstance(config, str) else None,
             hub_id=on_hub,
             license=license,
             source=source,

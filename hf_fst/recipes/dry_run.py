@@ -122,7 +122,9 @@ def dry_run(recipe: Recipe) -> dict[str, object]:
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
     print(f"{steps or config.num_train_epochs} {unit}, {batch} labeled images a step and process")
     size = "a narrow copy of it" if narrow else "it"
-    print(f"one step of {size} on {SIDE}x{SIDE} noise: loss {loss:.3f}, base learning rates {', '.join(map(str, rates))}")
+    print(
+        f"one step of {size} on {SIDE}x{SIDE} noise: loss {loss:.3f}, base learning rates {', '.join(map(str, rates))}"
+    )
     return result
 
 

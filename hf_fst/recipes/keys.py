@@ -16,7 +16,8 @@ def _key(group: str, help: str, default=None):
 
 @dataclass
 class Recipe:
-    """Everything one run needs: the keys below, and `options`, the fields of `FSTConfig`.
+    """Everything one run needs: the keys below, and `options`, the fields of `FSTConfig`. `file` is the name of the
+    recipe's file, `point` that of the point of its sweep.
 
     Paths are relative to the folder the command is started in, those under `defaults` to the recipe's own file.
     """
@@ -90,7 +91,14 @@ class Recipe:
     )
 
     options: dict = field(default_factory=dict)
-    name: str = "run"
+    file: str = "run.yaml"
+    point: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's stem and the point of its sweep, `-` between them."""
+        stem = self.file.removesuffix(".yaml").removesuffix(".yml")
+        return stem if self.point is None else f"{stem}-{self.point}"
 
 
 def own_keys() -> dict[str, object]:

@@ -35,11 +35,11 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None, sw
         UsageError: it is not a recipe, or a key or a value is wrong.
     """
     values = _read(Path(path), ())
-    name = Path(path).stem
+    point = None
     points = _points(values.pop("sweep", None), str(path))
     if points:
         point, chosen = _choose(points, sweep, str(path))
-        values, name = merge(values, chosen), f"{name}-{point}"
+        values = merge(values, chosen)
     elif sweep is not None:
         raise UsageError(f"{path} has no sweep, but --sweep {sweep} asks for a point of one; leave it out.")
     hints = _hints()
@@ -50,13 +50,13 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None, sw
         for part in reversed(inner):
             value = {part: value}
         values = merge(values, {head: value})
-    return make_recipe(values, name)
+    return make_recipe(values, Path(path).name, point)
 
 
-def make_recipe(values: dict[str, object], name: str = "run") -> Recipe:
+def make_recipe(values: dict[str, object], file: str = "run.yaml", point: str | None = None) -> Recipe:
     """Checks every key and value. Raises `UsageError` for an unknown key, a wrong type or a choice that is none."""
     hints, own = _hints(), own_keys()
-    recipe = Recipe(name=name)
+    recipe = Recipe(file=file, point=point)
     for key, value in values.items():
         _known(key, hints)
         if value is None:
@@ -67,7 +67,7 @@ def make_recipe(values: dict[str, object], name: str = "run") -> Recipe:
         else:
             recipe.options[key] = value
     _check(recipe)
-    recipe.options.setdefault("output_dir", f"runs/{name}")
+    recipe.options.setdefault("output_dir", f"runs/{recipe.name}")
     return recipe
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel, SegformerImageProcessor
 
 from hf_fst.models import BUILDS, build
@@ -24,7 +25,7 @@ def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
     if recipe.model in BUILDS:
         try:
             return build(recipe.model, len(names), recipe.pretrained_backbone, **options, **labels)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, StrictDataclassError) as error:
             raise UsageError(f"model {recipe.model!r} cannot be built: {_words(error)}") from error
     if recipe.pretrained_backbone:
         raise UsageError(f"pretrained_backbone is for named builds ({', '.join(BUILDS)}); leave it out.")
@@ -41,7 +42,7 @@ def _from_config(options: dict, labels: dict) -> PreTrainedModel:
         )
     try:
         return AutoModelForSemanticSegmentation.from_config(AutoConfig.for_model(kind, **options, **labels))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, StrictDataclassError) as error:
         raise UsageError(
             f"model_config of model_type {kind!r} gives no segmentation model: {_words(error)}"
         ) from error
@@ -56,7 +57,7 @@ def _from_pretrained(recipe: Recipe, options: dict, labels: dict) -> PreTrainedM
         raise UsageError(f"There is no model {name!r}; {hint}")
     try:
         config = AutoConfig.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise FileNotFoundError(
             f"There is no model {name!r}: {'the directory holds none' if is_directory else 'the Hub gives none'} "
             f"({_words(error)})"
@@ -80,5 +81,6 @@ def build_processor(recipe: Recipe) -> SegformerImageProcessor:
 
 
 def _words(error: Exception) -> str:
-    """The first line of an error, as the end of a sentence."""
-    return str(error).strip().partition("\n")[0].rstrip(".") + "."
+    """The first line of an error, all of it where a field is wrong, as the end of a sentence."""
+    text = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else str(error).strip()
+    return text.partition("\n")[0].rstrip(".") + "."

@@ -155,7 +155,7 @@ def run(
             about.pop("test", None)
             trainer.create_model_card(
                 data=about,
-                recipe=f"{recipe.name}.yaml",
+                recipe=recipe.file,
                 overrides=_told(recipe, overrides or {}),
                 palette=data.palette,
                 tested=tested,
@@ -277,7 +277,8 @@ def _number(value: float) -> float | None:
 
 def _told(recipe: Recipe, overrides: dict[str, str]) -> dict[str, object]:
     """The overrides that a card may tell: settings by name, and other keys whose values are numbers."""
-    told = settings_of({key: recipe.options[key] for key in overrides if key in recipe.options})
+    told = {} if recipe.point is None else {"sweep": recipe.point}
+    told |= settings_of({key: recipe.options[key] for key in overrides if key in recipe.options})
     for key, value in overrides.items():
         number = yaml.safe_load(value)
         if key not in LOCAL_KEYS and isinstance(number, (bool, int, float)):

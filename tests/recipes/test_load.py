@@ -1,0 +1,136 @@
+"""Recipes are read, merged, swept, overridden and checked."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from hf_fst.recipes import UsageError, load_recipe, sweep_points
+from hf_fst.recipes.load import as_dict, make_recipe, to_config
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_later_defaults_win_and_the_recipe_wins_over_them(tmp_path):
+    write(tmp_path / "base/a.yaml", "seed: 1\nlearning_rate: 1\nmodel_config: {depth: 1, width: 2}\n")
+    write(tmp_path / "base/b.yaml", "defaults: [c.yaml]\nlearning_rate: 2\nmodel_config: {width: 3}\n")
+    write(tmp_path / "base/c.yaml", "data_seed: 5\nlearning_rate: 9\n")
+    recipe = load_recipe(write(tmp_path / "r.yaml", "defaults: [base/a.yaml, base/b.yaml]\nseed: 7\n"))
+    assert recipe.options == {
+        **{"seed": 7, "learning_rate": 2.0, "data_seed": 5},
+        "output_dir": "runs/r",
+    }
+    assert recipe.model_config == {"depth": 1, "width": 3}
+
+
+def test_null_puts_a_key_back_to_its_default(tmp_path):
+    write(tmp_path / "a.yaml", "crop_size: 32\nlearning_rate: 0.5\n")
+    recipe = load_recipe(write(tmp_path / "r.yaml", "defaults: [a.yaml]\ncrop_size: null\nlearning_rate: null\n"))
+    assert recipe.crop_size is None
+    assert "learning_rate" not in recipe.options
+
+
+def test_a_recipe_that_is_a_default_of_itself_is_refused(tmp_path):
+    write(tmp_path / "a.yaml", "defaults: [b.yaml]\n")
+    path = write(tmp_path / "b.yaml", "defaults: [a.yaml]\n")
+    with pytest.raises(UsageError, match="is a default of itself; take it out of `defaults`."):
+        load_recipe(path)
+
+
+def test_overrides_are_yaml_reach_into_mappings_and_take_dashes(tmp_path):
+    path = write(tmp_path / "r.yaml", "model_config: {depths: [1], hidden_size: 4}\n")
+    overrides = {
+        "crop-size": "[32, 48]",
+        "model_config.depths": "[2, 3]",
+        "learning_rate": "3e-4",
+        "bf16": "false",
+        "labeled": "1/8",
+        "data_dir": "0815",
+    }
+    recipe = load_recipe(path, overrides)
+    assert recipe.crop_size == [32, 48]
+    assert recipe.model_config == {"depths": [2, 3], "hidden_size": 4}
+    assert recipe.options["learning_rate"] == 3e-4 and recipe.options["bf16"] is False
+    assert recipe.labeled == "1/8" and recipe.data_dir == "0815"
+
+
+SWEEP = """
+rule: fst_d
+sweep:
+  model: [deeplabv2-resnet50, pspnet-resnet101]
+  method:
+    st: {rule: mean_teacher}
+    k2: {lookahead_steps: 2}
+"""
+
+
+def test_a_sweep_is_the_product_of_its_lines(tmp_path):
+    path = write(tmp_path / "s.yaml", SWEEP)
+    names = ["deeplabv2-resnet50-st", "deeplabv2-resnet50-k2", "pspnet-resnet101-st", "pspnet-resnet101-k2"]
+    assert sweep_points(path) == names
+    recipe = load_recipe(path, sweep="pspnet-resnet101-k2")
+    assert (recipe.model, recipe.options["rule"], recipe.options["lookahead_steps"]) == (
+        "pspnet-resnet101",
+        "fst_d",
+        2,
+    )
+    assert recipe.name == "s-pspnet-resnet101-k2" and recipe.options["output_dir"] == "runs/s-pspnet-resnet101-k2"
+    assert load_recipe(path, sweep="2").point == "pspnet-resnet101-st"
+    assert load_recipe(path, {"rule": "naive_fst"}, sweep="0").options["rule"] == "naive_fst"
+
+
+def test_a_sweep_needs_a_point_that_it_has(tmp_path):
+    path = write(tmp_path / "s.yaml", SWEEP)
+    with pytest.raises(UsageError, match="is a sweep of 4 points; choose one with --sweep: deeplabv2-resnet50-st, "):
+        load_recipe(path)
+    with pytest.raises(UsageError, match="has no point 'pspnet-resnet101-k3'; did you mean 'pspnet-resnet101-k2'?"):
+        load_recipe(path, sweep="pspnet-resnet101-k3")
+    plain = write(tmp_path / "p.yaml", "seed: 1\n")
+    with pytest.raises(UsageError, match="has no sweep, but --sweep st asks for a point of one; leave it out."):
+        load_recipe(plain, sweep="st")
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"lerning_rate": 1}, "There is no key 'lerning_rate' in a recipe; did you mean 'learning_rate'?"),
+        ({"cropsize": 1}, "There is no key 'cropsize' in a recipe; did you mean 'crop_size'?"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'; give a number."),
+        ({"max_steps": 1.5}, "max_steps is 1.5; give a whole number."),
+        ({"bf16": 1}, "bf16 is 1; give true or false."),
+        ({"resize": [1, 2, 3]}, "resize is [1, 2, 3]; give [width, height] in pixels."),
+        ({"resize": "big"}, "resize is 'big'; give a list."),
+        ({"crop_size": [0, 3]}, "crop_size is [0, 3]; give a side or [height, width] in pixels."),
+        ({"random_resize": [1.5, 2]}, "random_resize is [1.5, 2]; give [low, high] with 0 < low <= 1 <= high."),
+        ({"dataset": "citiscapes"}, "dataset is 'citiscapes'; did you mean 'cityscapes'?"),
+        ({"lr_scheduler_type": "lineer"}, "lr_scheduler_type is 'lineer'; did you mean 'linear'?"),
+        ({"schedule": "cosine"}, "schedule is 'cosine'; use 'poly', or leave it out and set lr_scheduler_type."),
+        ({"test_split": True}, "test_split is true; give the name of a split, or false for none."),
+    ],
+)
+def test_wrong_keys_and_values_are_told_in_one_sentence(keys, sentence):
+    with pytest.raises(UsageError) as caught:
+        make_recipe(keys)
+    assert str(caught.value) == sentence
+
+
+def test_what_the_config_refuses_is_wrong_usage():
+    with pytest.raises(UsageError, match="^teacher_momentum is 2; use a number from 0 to 1.$"):
+        to_config(make_recipe({"teacher_momentum": 2}))
+
+
+def test_yaml_no_counts_as_the_word():
+    recipe = make_recipe(yaml.safe_load("eval_strategy: no\nsave_strategy: 'no'\n"))
+    assert recipe.options["eval_strategy"] == recipe.options["save_strategy"] == "no"
+
+
+def test_the_written_recipe_gives_the_same_recipe(tmp_path):
+    recipe = make_recipe(
+        {"crop_size": [3, 4], "dataset": "camvid", "labeled": "1/8", "rule": "fst_w", "learning_rate": "1e-4"}
+    )
+    again = load_recipe(write(tmp_path / "run.yaml", yaml.safe_dump(as_dict(recipe))))
+    assert again == recipe

@@ -1,0 +1,226 @@
+"""A run from a recipe: what it trains on, what it says, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+from hf_fst import cli
+from hf_fst.checkpoints import complete_checkpoints
+from hf_fst.recipes import UsageError, load_recipe
+from hf_fst.recipes.data import build_data, scored_classes
+from hf_fst.recipes.load import make_recipe, to_config
+from hf_fst.recipes.run import run, shareable
+from tests.data import trees
+from tests.recipes import tiny
+
+
+@pytest.fixture(scope="module")
+def street_run(tmp_path_factory):
+    """The directory and the results of a run on street, with its report."""
+    folder = tmp_path_factory.mktemp("street")
+    path = tiny.write(folder / "r.yaml", tiny.STREET, rule="fst_d", eval_on_start=True, report=True)
+    out = folder / "out"
+    results = run(load_recipe(path, {"output_dir": str(out)}), command="hf-fst train r.yaml", overrides={})
+    return out, results
+
+
+def test_a_run_leaves_teacher_student_recipe_results_and_card(street_run):
+    out, results = street_run
+    teacher = AutoModelForSemanticSegmentation.from_pretrained(out)
+    student = AutoModelForSemanticSegmentation.from_pretrained(out / "student")
+    assert teacher.config.id2label[5] == "traffic sign" and teacher.config.label2id["car"] == 9
+    assert any(not torch.equal(a, b) for a, b in zip(teacher.parameters(), student.parameters(), strict=True))
+    assert not AutoImageProcessor.from_pretrained(out).do_resize
+    assert json.loads((out / "results.json").read_text()) == results
+    assert {"README.md", "curves.png", "samples.png", "fst_run.json", "history.json", "recipe.yaml"} <= {
+        path.name for path in out.iterdir()
+    }
+
+
+def test_results_hold_what_a_table_needs(street_run):
+    _, results = street_run
+    assert results["command"] == "hf-fst train r.yaml"
+    assert results["seeds"] == {"seed": 42, "data_seed": None, "split_seed": 0}
+    assert results["images"] == {"labeled": 4, "unlabeled": 4, "validation": 2, "test": 2}
+    assert {"torch", "transformers", "hf_fst"} <= results["versions"].keys()
+    assert results["device"] and results["peak_memory_bytes"] > 0 and results["seconds_per_step"] > 0
+    kinds = [(entry["weights"], entry["split"]) for entry in results["metrics"]]
+    assert kinds == [("start", "validation"), ("last", "validation"), ("best", "validation"), ("best", "test")]
+    assert [entry["step"] for entry in results["metrics"][:2]] == [0, 2]
+    for entry in results["metrics"]:
+        for network in ("student", "teacher"):
+            ious = [iou for iou in entry[network]["iou"].values() if iou is not None]
+            assert entry[network]["mean_iou"] == pytest.approx(sum(ious) / len(ious))
+
+
+def test_the_best_entry_is_the_best_logged_one(street_run):
+    out, results = street_run
+    logged = [e for e in json.loads((out / "history.json").read_text()) if e.get("eval_runtime") and e["step"] > 0]
+    best = max(logged, key=lambda entry: entry["eval_teacher_mean_iou"])
+    entry = results["metrics"][2]
+    assert (entry["step"], entry["teacher"]["mean_iou"]) == (best["step"], best["eval_teacher_mean_iou"])
+
+
+def test_resume_goes_on_from_the_last_complete_checkpoint(street_run, tmp_path, capsys):
+    source, _ = street_run
+    out = tmp_path / "out"
+    shutil.copytree(source, out)
+    (complete_checkpoints(out)[-1] / "complete.json").unlink()  # was cut off while it was written
+    assert [path.name for path in complete_checkpoints(out)] == ["checkpoint-1"]
+    assert cli.main(["train", str(out / "recipe.yaml"), "-o", str(out), "--resume"]) == 0
+    history = json.loads((out / "history.json").read_text())
+    assert [entry["step"] for entry in history if "labeled_loss" in entry] == [1, 2]
+    assert "last" in capsys.readouterr().out
+
+
+def test_overwrite_removes_the_old_run_and_nothing_else(street_run, tmp_path):
+    source, _ = street_run
+    out = tmp_path / "out"
+    shutil.copytree(source, out)
+    (out / "mine.txt").write_text("mine")
+    (out / "notes").mkdir()
+    options = ["--overwrite", "--max_steps", "1", "--eval_on_start", "false"]
+    assert cli.main(["train", str(out / "recipe.yaml"), "-o", str(out), *options]) == 0
+    assert (out / "mine.txt").is_file() and (out / "notes").is_dir()
+    assert not (out / "checkpoint-2").exists() and (out / "checkpoint-1").is_dir()
+    assert not (out / "fst_run.json").exists() or json.loads((out / "fst_run.json").read_text())["steps"] == 1
+    assert json.loads((out / "results.json").read_text())["steps"] == 1
+
+
+def test_a_run_that_cannot_start_leaves_the_old_one_alone(street_run, tmp_path):
+    source, _ = street_run
+    out = tmp_path / "out"
+    shutil.copytree(source, out)
+    before = sorted(path.relative_to(out) for path in out.rglob("*"))
+    assert cli.main(["train", str(out / "recipe.yaml"), "-o", str(out), "--overwrite", "--labeled", "400"]) == 1
+    assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
+
+
+def test_json_goes_to_stdout_alone(tmp_path, capsys):
+    keys = {**tiny.folders(tmp_path), "max_steps": 1}
+    recipe = tiny.write(tmp_path / "r.yaml", keys)
+    assert cli.main(["train", recipe, "-o", str(tmp_path / "out"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 1
+
+
+def test_nothing_of_this_machine_is_written_down(tmp_path):
+    keys = {**tiny.folders(tmp_path), "max_steps": 1, "hub_token": "hf_secret"}
+    recipe = tiny.write(tmp_path / "r.yaml", keys, id2label=str(tmp_path / "labeled/id2label.json"))
+    assert cli.main(["train", recipe, "-o", str(tmp_path / "out"), "--data_dir", str(tmp_path / "labeled")]) == 0
+    for name in ("recipe.yaml", "results.json", "history.json"):
+        text = (tmp_path / "out" / name).read_text()
+        assert str(tmp_path) not in text and "hf_secret" not in text
+    assert json.loads((tmp_path / "out/results.json").read_text())["command"] == (
+        "hf-fst train r.yaml --output_dir OUTPUT_DIR --data_dir DATA_DIR"
+    )
+
+
+def test_shareable_cuts_absolute_paths_and_drops_folders():
+    values = {
+        "data_dir": "x",
+        "id2label": "/home/me/names.json",
+        "model": "~/net",
+        "dataset": "folder",
+        "labeled": "1/8",
+    }
+    assert shareable(values) == {"id2label": "names.json", "model": "net", "dataset": "folder", "labeled": "1/8"}
+
+
+def data_of(keys: dict):
+    recipe = make_recipe(keys)
+    return build_data(recipe, to_config(recipe))
+
+
+def test_semi_supervised_takes_the_rest_as_unlabeled_and_evaluates_on_its_own_splits(tmp_path):
+    trees.camvid(tmp_path, counts=(5, 2, 3))
+    data = data_of({"dataset": "camvid", "data_dir": str(tmp_path), "labeled": 2, "resize": [24, 18], "crop_size": 16})
+    assert [len(view) for view in (data.labeled, data.unlabeled, data.validation, data.test)] == [2, 3, 2, 3]
+    assert data.labeled[0]["pixel_values"].shape == (3, 16, 16)
+    item = data.test[0]
+    assert item["pixel_values"].shape == (3, 18, 24) and item["labels"].shape == (36, 48)  # labels keep their size
+    assert data.names[8] == "car"
+
+
+def test_domain_adaptation_evaluates_on_the_unlabeled_side(tmp_path):
+    trees.gta5(tmp_path / "gta5")
+    trees.cityscapes(tmp_path / "city")
+    keys = {
+        **{"dataset": "gta5", "data_dir": str(tmp_path / "gta5"), "resize": [48, 32]},
+        **{"unlabeled_dataset": "cityscapes", "unlabeled_data_dir": str(tmp_path / "city")},
+        **{"unlabeled_resize": [64, 32], "crop_size": 24, "cat_max_ratio": 0.75},
+        "rare_class_sampling": {"min_pixels": 10, "temperature": 0.1},
+    }
+    data = data_of(keys)
+    assert len(data.labeled) == 4 and len(data.unlabeled) == 4 and len(data.validation) == 2 and data.test is None
+    assert data.validation[0]["pixel_values"].shape == (3, 32, 64)
+    assert data.labeled[0]["pixel_values"].shape == (3, 24, 24) and "labels" in data.unlabeled[0]
+    assert "labels" not in data_of({**keys, "unlabeled_diagnostics": False}).unlabeled[0]
+
+
+def test_without_a_crop_size_crops_are_as_large_as_the_first_image(tmp_path):
+    trees.camvid(tmp_path)
+    data = data_of({"dataset": "camvid", "data_dir": str(tmp_path), "labeled": 2, "resize": [24, 18]})
+    assert data.labeled[0]["pixel_values"].shape == (3, 18, 24)
+
+
+def test_labeled_images_come_from_a_list_a_share_or_a_count(tmp_path):
+    keys = {**tiny.folders(tmp_path, count=5), "unlabeled_dataset": None, "unlabeled_data_dir": None}
+    keys |= {"unlabeled_options": None, "crop_size": 32}
+    (tmp_path / "list.txt").write_text("images/3.png\n1\n")
+    listed = data_of({**keys, "labeled": str(tmp_path / "list.txt")})
+    stored = listed.labeled._stored["image"]
+    assert [Path(value["path"]).name for value in stored] == ["3.png", "1.png"]
+    assert len(listed.unlabeled) == 3
+    assert len(data_of({**keys, "labeled": "1/4"}).labeled) == 2  # rounded up, as the published splits are
+    assert len(data_of({**keys, "labeled": 4}).unlabeled) == 1
+    (tmp_path / "list.txt").write_text("9\n")
+    with pytest.raises(ValueError, match="names '9', which 0 images of train have; give names that are there once."):
+        data_of({**keys, "labeled": str(tmp_path / "list.txt")})
+
+
+def test_splits_that_are_not_there_are_named(tmp_path):
+    trees.camvid(tmp_path)
+    keys = {"dataset": "camvid", "data_dir": str(tmp_path), "labeled": 2}
+    with pytest.raises(ValueError, match="The evaluated dataset has no split 'tset' .it has train, unlabeled, "):
+        data_of({**keys, "test_split": "tset"})
+    assert data_of({**keys, "test_split": False, "eval_split": False}).test is None
+    folders = tiny.folders(tmp_path / "own")
+    with pytest.raises(ValueError, match="The evaluated dataset has no split 'validation' .it has train"):
+        data_of({**{k: v for k, v in folders.items() if "eval" not in k}, "eval_strategy": "steps", "eval_steps": 1})
+
+
+def test_labels_of_two_sides_must_have_the_same_classes(tmp_path):
+    trees.camvid(tmp_path / "camvid")
+    keys = {"dataset": "street", "dataset_options": tiny.STREET["dataset_options"]}
+    with pytest.raises(ValueError, match="^Training has the classes road, .* but validation has sky, building, "):
+        data_of({**keys, "unlabeled_dataset": "camvid", "unlabeled_data_dir": str(tmp_path / "camvid")})
+
+
+def test_means_are_taken_over_the_wanted_classes():
+    names = ["a", "b", "c"]
+    assert scored_classes(make_recipe({}), names) is None
+    assert scored_classes(make_recipe({"eval_classes": ["c", 0]}), names) == [2, 0]
+    nineteen = [str(i) for i in range(19)]
+    assert len(scored_classes(make_recipe({"eval_classes": "synthia_16"}), nineteen)) == 16
+    with pytest.raises(UsageError, match="^eval_classes names 'd', but the classes are a, b, c.$"):
+        scored_classes(make_recipe({"eval_classes": ["d"]}), names)
+
+
+def test_id2label_is_for_datasets_that_do_not_name_their_classes(tmp_path):
+    trees.camvid(tmp_path)
+    with pytest.raises(UsageError, match="the dataset 'camvid' names its classes itself; leave it out."):
+        data_of({"dataset": "camvid", "data_dir": str(tmp_path), "labeled": 2, "id2label": "names.json"})
+
+
+def test_the_written_recipe_is_complete(street_run):
+    out, results = street_run
+    values = yaml.safe_load((out / "recipe.yaml").read_text())
+    assert values == results["recipe"]
+    assert load_recipe(out / "recipe.yaml").model_config == tiny.MODEL
