@@ -115,6 +115,11 @@ class FSTTrainer(Trainer):
         if objective is None or isinstance(objective, str):
             objective = make_objective(args, self._num_labels())
         self.objective = objective
+        if objective.needs_unlabeled and not self.has_teacher:
+            raise ValueError(
+                f"rule 'supervised' has no teacher, but {type(objective).__name__} learns from its labels; "
+                "use objective 'supervised' or another rule."
+            )
         if objective.needs_unlabeled and train_dataset is not None and unlabeled_dataset is None:
             raise ValueError(
                 f"objective {args.objective!r} learns from unlabelled images but unlabeled_dataset is missing; give it, "

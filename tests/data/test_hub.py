@@ -71,7 +71,9 @@ def web_dataset(root):
 
 @pytest.mark.parametrize("streaming", [False, True])
 @pytest.mark.parametrize(
-    ("build", "place"), [(image_folder, "."), (parquet, "data"), (web_dataset, "shards")], ids=lambda v: str(v)
+    ("build", "place"),
+    [(image_folder, "."), (parquet, "data"), (web_dataset, "shards")],
+    ids=["image folder", "parquet", "web dataset"],
 )
 def test_image_folders_parquet_and_web_datasets_give_every_pixel(tmp_path, build, place, streaming):
     expected = build(tmp_path / "d")
