@@ -78,7 +78,7 @@ def class_pixels(
 def class_probabilities(pixels: np.ndarray, temperature: float = 0.01) -> np.ndarray:
     """P(c) = softmax((1 - f_c) / T) over the classes that occur, 0 for others; f_c is the share of all labeled pixels.
 
-    Rare Class Sampling of Hoyer, Dai, Van Gool (DAFormer, 2022), equations 7 and 8.
+    Rare Class Sampling of Hoyer, Dai, Van Gool (DAFormer, 2022).
 
     Args:
         pixels: (N,C) counts of pixels.
