@@ -16,11 +16,13 @@ from .gta5 import gta5
 from .hub import hub
 from .labels import LabelMap
 from .pairing import DrawSampler, Pairs, collate
+from .street import street
 from .synthia import synthia
 from .views import View
 from .voc import voc
 
 DATASETS: dict[str, Callable[..., datasets.DatasetDict]] = {
+    "street": street,
     "camvid": camvid,
     "cityscapes": cityscapes,
     "gta5": gta5,
