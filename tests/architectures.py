@@ -112,6 +112,14 @@ ARCHITECTURES = {
 
 
 def make(name: str, seed: int = 0):
-    """The model called `name`, with weights by a seed; takes images of 32 by 32 pixels."""
+    """The model called `name`, with weights by a seed; takes images of 32 by 32 pixels.
+
+    The classifier's weights are large, so that all classes occur in what it predicts.
+    """
     torch.manual_seed(seed)
-    return ARCHITECTURES[name]()
+    model = ARCHITECTURES[name]()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if "classifier" in parameter_name and parameter.dim() == 4:
+                parameter.normal_()
+    return model
