@@ -243,6 +243,89 @@ def test_overrides_are_taken_out_of_the_arguments():
     )
 
 
+@pytest.fixture(scope="module")
+def street_run(tmp_path_factory):
+    """The directory of a run on street that was evaluated at half size."""
+    folder = tmp_path_factory.mktemp("street")
+    larger = {"unlabeled_options": {**tiny.STREET["unlabeled_options"], "size": [64, 96]}}
+    recipe = tiny.write(folder / "r.yaml", tiny.STREET, larger, eval_resize=[48, 32])
+    assert cli.main(["train", recipe, "-o", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+STREET = ["street", "--options", "look=real", "size=[64, 96]", "num_train=4", "num_validation=2", "num_test=2"]
+
+
+@pytest.mark.parametrize("network", ["teacher", "student"])
+def test_eval_gives_the_scores_of_the_run(capsys, street_run, network):
+    capsys.readouterr()
+    argv = ["eval", str(street_run), *STREET, "--split", "test", "--json"]
+    assert cli.main(argv + ["--student"] * (network == "student")) == 0
+    result = json.loads(capsys.readouterr().out)
+    tested = json.loads((street_run / "results.json").read_text())["metrics"][-1]
+    assert tested["split"] == "test"
+    assert result["options"]["resize"] == [48, 32]  # as in training
+    for key in ("mean_iou", "overall_accuracy"):
+        assert result[key] == pytest.approx(tested[network][key], abs=5e-4)  # rounding turns pixels
+
+
+def test_eval_takes_windows_scales_and_classes_and_writes_files(capsys, street_run, tmp_path):
+    argv = ["eval", str(street_run), *STREET, "--resize", "none", "--window", "48", "--stride", "32"]
+    argv += ["--scales", "0.75,1", "--flip", "--classes", "0,7", "--boundary"]
+    argv += ["-o", str(tmp_path / "out"), "--save_predictions"]
+    assert cli.main(argv) == 0
+    result = json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert result["protocol"] == "full size, windows of 48 every 32, scales 0.75 1, mirrored too"
+    assert result["scored_classes"] == [0, 7] and "mean_boundary_iou" in result
+    assert len(list((tmp_path / "out/predictions").iterdir())) == 2
+    assert "traffic sign" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "sentence"),
+    [
+        (["--scales", "big"], 2, "--scales is 'big'; give one or more numbers with commas between them."),
+        (["--resize", "3"], 2, "--resize is '3'; give 2 numbers with commas between them."),
+        (["--options", "look"], 2, "--options has 'look'; give KEY=VALUE."),
+        (["--stride", "3"], 1, "stride is 3, but without a window there is nothing to slide: give a window too."),
+        (["--split", "val"], 1, "The dataset has no split 'val': it has train, validation, test."),
+    ],
+)
+def test_eval_says_what_is_wrong(capsys, street_run, options, code, sentence):
+    capsys.readouterr()
+    assert says(capsys, ["eval", str(street_run), *STREET, *options], code) == sentence
+
+
+def test_convert_writes_a_model_with_class_names(capsys, monkeypatch, tmp_path):
+    from dataclasses import replace
+
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+    from hf_fst.models import BUILDS
+    from tests.models.test_convert import TINY, image, published_state, save
+
+    name = "deeplabv2-resnet50"
+    entry = BUILDS[name]
+    monkeypatch.setitem(BUILDS, name, replace(entry, options={**entry.options, **TINY[name]}))
+    save(tmp_path / "x.pth", name, published_state(name), published_state(name, 0.9))
+    (tmp_path / "names.json").write_text(json.dumps(["road", "sky", "car", "pole", "tree"]))
+    argv = ["convert", str(tmp_path / "x.pth"), "--model", name, "-o", str(tmp_path / "out")]
+    assert cli.main([*argv, "--id2label", str(tmp_path / "names.json")]) == 0
+    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "out")
+    assert model.config.id2label[2] == "car"
+    assert not AutoImageProcessor.from_pretrained(tmp_path / "out").do_resize
+    with torch.no_grad():
+        assert torch.isfinite(model(image(name)).logits).all()
+    assert "filled all" in capsys.readouterr().out
+    assert says(capsys, argv, 1) == (
+        f"{tmp_path}/out is not empty; give another --output, or --overwrite to write into it."
+    )
+    assert says(capsys, [*argv, "--overwrite", "--model", "deeplab"], 2).startswith(
+        "There is no network 'deeplab'; use one"
+    )
+
+
 def test_processes_of_one_launch_say_a_sentence_once(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("MASTER_PORT", "29500")

@@ -14,6 +14,7 @@ MODEL = {
     "hidden_sizes": [8, 8, 8, 8],
     "depths": [1, 1, 1, 1],
     "num_attention_heads": [1, 1, 1, 1],
+    "sr_ratios": [1, 1, 1, 1],
     "decoder_hidden_size": 8,
 }
 KEYS = {
