@@ -53,6 +53,7 @@ def train(recipe: str, rule: str, seed: int, more: list[str], directory: Path, t
         directory.parent.mkdir(parents=True, exist_ok=True)
         command = [*command_of(recipe, rule, seed, more), "--output_dir", str(directory), "--overwrite"]
         command += ["--disable_tqdm", "true"]
+        command[0] = str(Path(sys.executable).with_name(command[0]))  # of this environment, activated or not
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         with open(directory.with_suffix(".log"), "w", encoding="utf-8") as log:
             subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT, env=environment)
@@ -110,8 +111,10 @@ def main(arguments: list[str] | None = None) -> int:
     for rule in args.rules:
         name = NAMES[rule].format(**results[rule, args.seeds[0]]["recipe"] | defaults_of(rule))
         rows.append({"name": name, "seeds": {str(s): scores(results[rule, s], tested) for s in args.seeds}})
-    shown = [word for word in more if "/" not in word] if any("/" in word for word in more) else more
-    shown = shlex.join(shown[:-1] if shown and shown[-1] == "--data_dir" else shown)
+    # folders of this machine stay out
+    shown = shlex.join(
+        w for i, w in enumerate(more) if not (w.endswith("_dir") or (i and more[i - 1].endswith("_dir")))
+    )
     content = {
         "title": args.title or args.name,
         "command": f"python examples/benchmarks/rules.py {args.name} {args.recipe} --rules {' '.join(args.rules)} "
