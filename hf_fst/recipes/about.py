@@ -22,7 +22,7 @@ KNOWN = {
 def data_facts(recipe: Recipe, data: RunData, config: FSTConfig) -> dict[str, DatasetFacts]:
     """Facts of the data under `labeled`, `unlabeled`, `evaluation` and `test`, as far as there is such."""
     unlabeled = recipe.unlabeled_dataset or recipe.dataset
-    evaluated = recipe.eval_dataset or unlabeled
+    evaluated = data.evaluated
     sides = {
         "labeled": (recipe.dataset, "train", data.labeled, recipe.dataset_options, recipe.data_dir),
         "unlabeled": (unlabeled, "train", data.unlabeled, recipe.unlabeled_options, recipe.unlabeled_data_dir),

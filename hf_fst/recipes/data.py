@@ -14,7 +14,7 @@ from hf_fst.data import DATASETS, LabelMap, View, load
 from hf_fst.data.folders import read_id2label
 from hf_fst.data.sampling import RareClasses, class_pixels
 from hf_fst.data.splits import nested_order, read_list
-from hf_fst.data.transforms import Evaluation, size_within, training
+from hf_fst.data.transforms import CenterCrop, Evaluation, size_within, training
 from hf_fst.evaluation.confusion import CLASS_LISTS
 from hf_fst.objectives import OBJECTIVES
 
@@ -26,12 +26,14 @@ _RARE = ("temperature", "min_pixels", "min_crop_ratio", "tries", "scale_by_crop"
 
 @dataclass
 class RunData:
-    """What a run trains and is evaluated on; `unlabeled`, `validation` and `test` may be None."""
+    """What a run trains and is evaluated on; `unlabeled`, `validation` and `test` may be None. `evaluated` names the
+    dataset of the last two."""
 
     labeled: View | RareClasses
     unlabeled: View | None
     validation: View | None
     test: View | None
+    evaluated: str
     validation_split: str
     test_split: str
     names: list[str]
@@ -66,7 +68,12 @@ def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
             )
         if len(unlabeled) == 0:
             raise ValueError("The unlabeled set is empty; label fewer images, or use rule: supervised.")
-    eval_dict = target_dict if sides[1] is None else _load(recipe, *sides[1])
+    if sides[1] is not None:
+        evaluated, eval_dict = sides[1][0], _load(recipe, *sides[1])
+    elif sides[0] is not None and recipe.eval_split in target_dict:
+        evaluated, eval_dict = sides[0][0], target_dict
+    else:
+        evaluated, eval_dict = recipe.dataset, labeled_dict
     validation, test = _evaluated(recipe, config, eval_dict)
 
     scale = _pair(recipe.resize)
@@ -79,7 +86,7 @@ def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
     views = {"validation": validation, "test": test}
     for split, dataset in views.items():
         if dataset is not None:
-            views[split] = View(dataset, Evaluation(eval_scale))
+            views[split] = View(dataset, CenterCrop(recipe.eval_crop) if recipe.eval_crop else Evaluation(eval_scale))
             _same_classes(label_map.names, dataset, split)
     unlabeled_view = None
     if unlabeled is not None and OBJECTIVES[config.objective].needs_unlabeled:
@@ -91,6 +98,7 @@ def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
         unlabeled_view,
         views["validation"],
         views["test"],
+        evaluated,
         recipe.eval_split or "",
         recipe.test_split or "test",
         list(label_map.names),

@@ -76,7 +76,9 @@ class Recipe:
         "Crops", "draw labeled images by class; or its numbers: temperature, min_pixels, min_crop_ratio, scale_by_crop"
     )
 
-    eval_dataset: str | None = _key("Evaluation", "default: the unlabeled dataset, else the labeled one")
+    eval_dataset: str | None = _key(
+        "Evaluation", "default: the unlabeled dataset if it has eval_split, else the labeled one"
+    )
     eval_data_dir: str | None = _key("Evaluation", "its folder; default that of the same dataset above")
     eval_options: dict | None = _key("Evaluation", "further options of that dataset")
     eval_split: str | bool = _key("Evaluation", "the split evaluated while training; false for none", "validation")
@@ -85,6 +87,9 @@ class Recipe:
     )
     eval_resize: list[int] | None = _key(
         "Evaluation", "as `resize`, for the evaluated images (never their labels); default `unlabeled_resize`"
+    )
+    eval_crop: int | None = _key(
+        "Evaluation", "side of the middle part of image and label that alone is evaluated (semi-supervised VOC)"
     )
     eval_classes: str | list | None = _key(
         "Evaluation", "classes the reported means are over: names, ids, or a list such as synthia_16; default all"

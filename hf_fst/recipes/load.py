@@ -273,6 +273,8 @@ def _check(recipe: Recipe) -> None:
         value = getattr(recipe, key)
         if value is not None and value <= 0:
             raise UsageError(f"{key} is {value}; use a number above 0.")
+    if recipe.eval_crop is not None and recipe.eval_crop < 1:
+        raise UsageError(f"eval_crop is {recipe.eval_crop}; give a side in pixels.")
     if recipe.schedule not in (None, "poly"):
         raise UsageError(f"schedule is {recipe.schedule!r}; use 'poly', or leave it out and set lr_scheduler_type.")
     if recipe.split_seed < 0:

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from accelerate import PartialState
 from transformers import ProgressCallback, TrainerCallback, set_seed
+from transformers.utils import logging as transformers_logging
 
 from hf_fst.checkpoints import STUDENT_DIR, complete_checkpoints
 from hf_fst.reporting.facts import FACTS_FILE, hardware, settings_of, versions
@@ -85,6 +86,7 @@ def run(
         ValueError, FileNotFoundError: data, model or output directory are not as it says.
     """
     config = to_config(recipe)
+    transformers_logging.disable_progress_bar()  # a bar for every file written would hide the one for the training
     state = PartialState()
     output_dir = Path(config.output_dir)
     checkpoint = _check_output_dir(output_dir, overwrite, resume) or config.resume_from_checkpoint

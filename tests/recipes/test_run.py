@@ -164,6 +164,15 @@ def test_domain_adaptation_evaluates_on_the_unlabeled_side(tmp_path):
     assert "labels" not in data_of({**keys, "unlabeled_diagnostics": False}).unlabeled[0]
 
 
+def test_the_labeled_side_is_evaluated_where_the_unlabeled_one_has_no_such_split(tmp_path):
+    keys = tiny.folders(tmp_path, count=5)
+    keys = {key: value for key, value in keys.items() if key not in ("eval_split", "eval_strategy")}
+    data = data_of({**keys, "dataset_options": {"validation_share": 0.4}, "crop_size": 32, "eval_crop": 30})
+    assert [len(view) for view in (data.labeled, data.unlabeled, data.validation)] == [3, 5, 2]
+    assert data.evaluated == "folder" and data.test is None
+    assert data.validation[0]["labels"].shape == (30, 30)
+
+
 def test_without_a_crop_size_crops_are_as_large_as_the_first_image(tmp_path):
     trees.camvid(tmp_path)
     data = data_of({"dataset": "camvid", "data_dir": str(tmp_path), "labeled": 2, "resize": [24, 18]})
