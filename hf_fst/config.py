@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from hf_fst.lookahead import STATES
@@ -154,6 +155,7 @@ class FSTConfig(TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        self.dataloader_pin_memory &= torch.accelerator.is_available()  # else every loader warns
         self.label_names = ["labels"] if self.label_names is None else self.label_names
         self._check_choices()
         self._check_ranges()
