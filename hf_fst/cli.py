@@ -170,8 +170,11 @@ def _add_train(commands) -> None:
 
 
 def _train(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
+    from transformers.utils.logging import disable_progress_bar
+
     from hf_fst.recipes.load import load_recipe
 
+    disable_progress_bar()  # of every file that is read or written; training has its own
     recipe = load_recipe(arguments.recipe, overrides, arguments.sweep)
     if arguments.dry_run:
         from hf_fst.recipes.dry_run import dry_run

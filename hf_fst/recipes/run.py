@@ -101,7 +101,6 @@ def run(
         _remove_run(output_dir)
     state.wait_for_everyone()
 
-    config.dataloader_pin_memory &= config.device.type == "cuda"  # elsewhere torch would only warn
     wants_report, config.report = config.report, False  # written below, with what only the recipe knows
     stopwatch = Stopwatch()
     trainer = RecipeTrainer(

@@ -133,6 +133,18 @@ def test_shareable_cuts_absolute_paths_and_drops_folders():
     assert shareable(values) == {"id2label": "names.json", "model": "net", "dataset": "folder", "labeled": "1/8"}
 
 
+def test_the_published_schedule_and_head_rate_are_used(tmp_path):
+    keys = {"max_steps": 4, "schedule": "poly", "warmup_steps": 2, "learning_rate": 0.1, "head_lr_multiplier": 10}
+    path = tiny.write(tmp_path / "r.yaml", tiny.folders(tmp_path), keys, no_decay=["norm"], save_strategy="steps")
+    run(load_recipe(path, {"output_dir": str(tmp_path / "out")}))
+    rates = [entry["learning_rate"] for entry in json.loads((tmp_path / "out/history.json").read_text())[:4]]
+    # (1 - i/4) and, in the first two steps, times 1e-6 and one half
+    assert rates == pytest.approx([0.1 * 1e-6, 0.1 * 0.75 * 0.5, 0.1 * 0.5, 0.1 * 0.25], rel=1e-5)
+    optimizer = torch.load(tmp_path / "out/checkpoint-4/optimizer.pt", weights_only=False)
+    groups = {group["name"]: (group["initial_lr"], group["weight_decay"]) for group in optimizer["param_groups"]}
+    assert groups == {"backbone": (0.1, 0.0), "backbone_no_decay": (0.1, 0.0), "head": (1.0, 0.0)}
+
+
 def data_of(keys: dict):
     recipe = make_recipe(keys)
     return build_data(recipe, to_config(recipe))
