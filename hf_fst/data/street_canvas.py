@@ -1,4 +1,4 @@
-"""The canvas of `street`: surfaces given in metres, seen by a camera.
+"""The canvas of `street`: surfaces given in meters, seen by a camera.
 
 The camera looks along +z from height `eye` above the road; x points right, y up from the road, z into the picture.
 Every surface is painted twice, its color into the picture and its class id into the label, so both agree by construction.
@@ -14,10 +14,9 @@ from PIL import Image, ImageDraw
 
 from .street_look import Look
 
-
 ROAD, SIDEWALK, BUILDING, FENCE, POLE, SIGN, VEGETATION, SKY, PERSON, CAR = range(10)
 OVERSAMPLING = 2  # the picture is painted larger and reduced, so that its edges are as soft as a lens makes them
-NEAREST, FARTHEST = 1.0, 90.0  # metres
+NEAREST, FARTHEST = 1.0, 90.0  # meters
 FOCAL = 0.85  # focal length in picture widths
 
 Color = Sequence[float]
@@ -36,19 +35,19 @@ class Canvas:
         self.center = width * rng.uniform(0.36, 0.64)
         self.horizon = height * rng.uniform(0.38, 0.5)
         self.eye = rng.uniform(1.3, 1.9)
-        self.curve = rng.normal(0, 0.0006)  # metres sideways per squared metre ahead
+        self.curve = rng.normal(0, 0.0006)  # meters sideways per squared metre ahead
         self.sight = rng.uniform(*look.sight)
         self.air = [channel + rng.normal(0, 6) for channel in look.air]
         self.sunny_side = rng.choice((-1, 1))
 
     def point(self, x: float, y: float, z: float) -> tuple[float, float]:
-        """Pixel of a point in metres."""
+        """Pixel of a point in meters."""
         z = max(z, NEAREST)
         scale = self.focal / z
         return self.center + scale * (x + self.curve * z * z), self.horizon + scale * (self.eye - y)
 
     def tone(self, color: Color, z: float, light: float = 1.0) -> tuple[int, int, int]:
-        """What is left of a color after `light` fell on it and `z` metres of air lie before it."""
+        """What is left of a color after `light` fell on it and `z` meters of air lie before it."""
         clear = math.exp(-z / self.sight)
         light, haze = light * clear, 1 - clear
         (r, g, b), (air_r, air_g, air_b) = color, self.air
@@ -60,7 +59,7 @@ class Canvas:
         spread = self.look.variation
         color = colors[self.rng.integers(len(colors))]
         brightness, tint = self.rng.normal(1, spread), self.rng.normal(0, 255 * 0.08 * spread, 3)
-        return [brightness * channel + shift for channel, shift in zip(color, tint.tolist())]
+        return [brightness * channel + shift for channel, shift in zip(color, tint.tolist(), strict=True)]
 
     def face(self, corners: Sequence[tuple[float, float, float]], color: Color, kind: int | None, light: float = 1.0):
         """A flat polygon with corners (x, y, z); with kind None it colors what is there and leaves the class."""
@@ -84,7 +83,7 @@ class Canvas:
         self.face([(x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)], color, kind, light)
 
     def ball(self, x: float, y: float, z: float, rx: float, ry: float, color: Color, kind: int | None, light=1.0):
-        """An ellipse that faces the camera, with radii in metres."""
+        """An ellipse that faces the camera, with radii in meters."""
         left, top = self.point(x - rx, y + ry, z)
         right, bottom = self.point(x + rx, y - ry, z)
         self._color.ellipse((left, top, right, bottom), fill=self.tone(color, z, light))

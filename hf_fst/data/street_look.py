@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-
 Colors = tuple[tuple[int, int, int], ...]
 
 
@@ -38,7 +37,7 @@ class Look:
     glass: Colors
     air: tuple[int, int, int]
     variation: float  # relative spread of every color
-    sight: tuple[float, float]  # metres after which 1/e of a color is left, least and most
+    sight: tuple[float, float]  # meters after which 1/e of a color is left, least and most
     sunshine: float  # probability of shadows across the street
     dusk: float  # light on the side away from the sun
     clouds: float  # their mean number
@@ -52,14 +51,14 @@ class Look:
 
 LOOKS: dict[str, Look] = {
     "synthetic": Look(
-        zenith=((70, 140, 235), (90, 160, 245)),
-        skyline=((175, 215, 250), (190, 225, 255)),
-        road=((74, 74, 80), (84, 84, 90)),
+        zenith=((80, 145, 230), (110, 168, 238), (150, 190, 235)),
+        skyline=((180, 215, 245), (205, 226, 246), (222, 234, 246)),
+        road=((74, 74, 80), (90, 90, 95), (106, 106, 108)),
         marking=((250, 250, 250),),
         sidewalk=((178, 168, 160), (190, 182, 172)),
         curb=((215, 210, 205),),
         lawn=((96, 168, 70),),
-        walls=((200, 92, 70), (222, 186, 130), (186, 130, 96), (230, 222, 205), (150, 110, 100), (170, 160, 190)),
+        walls=((200, 92, 70), (222, 186, 130), (186, 130, 96), (230, 222, 205), (150, 110, 100), (160, 156, 160)),
         trims=((245, 240, 230), (120, 80, 60)),
         roofs=((140, 60, 45), (95, 95, 105)),
         windows=((70, 110, 150), (110, 150, 185), (50, 75, 105)),
@@ -73,24 +72,24 @@ LOOKS: dict[str, Look] = {
         cars=((215, 30, 35), (30, 70, 200), (240, 240, 240), (245, 190, 30), (40, 40, 45), (30, 150, 90)),
         glass=((60, 85, 110),),
         air=(200, 220, 245),
-        variation=0.06,
-        sight=(500.0, 900.0),
+        variation=0.08,
+        sight=(250.0, 700.0),
         sunshine=0.0,
         dusk=0.82,
         clouds=1.0,
         stains=0.0,
-        texture=0.0,
-        exposure=0.05,
-        white_balance=0.01,
-        blur=(0.0, 0.2),
-        noise=(0.5, 2.0),
+        texture=0.15,
+        exposure=0.12,
+        white_balance=0.015,
+        blur=(0.0, 0.3),
+        noise=(0.5, 2.5),
     ),
     "real": Look(
         zenith=((140, 160, 186), (196, 204, 212), (116, 150, 196), (164, 176, 188)),
         skyline=((214, 219, 224), (230, 232, 232), (198, 208, 220)),
-        road=((104, 104, 102), (122, 118, 112), (88, 90, 94), (134, 130, 126)),
+        road=((104, 106, 108), (120, 120, 120), (88, 91, 96), (130, 130, 130)),
         marking=((205, 203, 195), (180, 178, 168)),
-        sidewalk=((130, 124, 116), (142, 132, 122), (116, 114, 112)),
+        sidewalk=((152, 130, 116), (140, 122, 112), (160, 142, 128)),
         curb=((148, 145, 138), (122, 120, 116)),
         lawn=((92, 98, 58), (116, 108, 70)),
         walls=(
@@ -105,32 +104,32 @@ LOOKS: dict[str, Look] = {
         trims=((176, 170, 160), (92, 86, 78), (134, 124, 112)),
         roofs=((92, 72, 64), (72, 74, 78)),
         windows=((52, 58, 62), (84, 92, 98), (120, 128, 134), (38, 40, 44)),
-        fences=((104, 84, 62), (62, 74, 62), (124, 104, 78), (92, 72, 56)),
-        poles=((96, 98, 98), (128, 128, 124), (68, 70, 70)),
+        fences=((50, 80, 58), (112, 80, 52)),
+        poles=((54, 60, 58), (70, 76, 74)),
         signs=((168, 52, 52), (52, 78, 136), (196, 164, 62), (190, 188, 184)),
         leaves=((58, 74, 40), (76, 86, 48), (48, 62, 44), (98, 94, 50), (88, 72, 44)),
         bark=((72, 62, 52), (56, 50, 46)),
         skin=((184, 146, 122), (126, 92, 74)),
-        clothes=((48, 50, 58), (66, 64, 62), (96, 88, 82), (58, 70, 96), (116, 56, 54), (148, 144, 138), (36, 36, 38)),
+        clothes=((38, 40, 52), (52, 62, 96), (128, 46, 46), (30, 30, 34), (44, 54, 84)),
         cars=((46, 48, 52), (148, 150, 152), (186, 186, 184), (84, 88, 94), (52, 62, 84), (110, 44, 42), (28, 28, 30)),
         glass=((44, 50, 54), (72, 80, 84)),
         air=(196, 198, 200),
         variation=0.12,
         sight=(45.0, 220.0),
         sunshine=0.55,
-        dusk=0.62,
+        dusk=0.68,
         clouds=3.0,
         stains=5.0,
-        texture=0.75,
-        exposure=0.28,
-        white_balance=0.045,
+        texture=0.55,
+        exposure=0.25,
+        white_balance=0.04,
         blur=(0.25, 0.65),
-        noise=(2.0, 6.0),
+        noise=(2.0, 5.0),
     ),
 }
 
-# how rough each class is under the look's texture: road, sidewalk, building, fence, pole, sign, vegetation, sky, person, car
-ROUGHNESS = np.array([0.06, 0.08, 0.10, 0.14, 0.08, 0.07, 0.26, 0.015, 0.13, 0.07], dtype=np.float32)
+# how rough a look's texture makes road, sidewalk, building, fence, pole, sign, vegetation, sky, person and car
+ROUGHNESS = np.array([0.06, 0.08, 0.10, 0.12, 0.06, 0.07, 0.26, 0.015, 0.08, 0.07], dtype=np.float32)
 
 
 def photograph(rng: np.random.Generator, look: Look, image: Image.Image, label: Image.Image) -> Image.Image:
@@ -144,10 +143,10 @@ def photograph(rng: np.random.Generator, look: Look, image: Image.Image, label: 
         pixels *= 1 + (look.texture * ROUGHNESS[np.asarray(label)] * grain)[..., None]
         y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
         pixels *= (1 - rng.uniform(0, 0.25) * (x * x + y * y) / 2).astype(np.float32)[..., None]
-    gains = 2 ** rng.normal(0.1, look.exposure) * np.exp(rng.normal(0, look.white_balance, 3))
+    gains = 2 ** rng.normal(0, look.exposure) * np.exp(rng.normal(0, look.white_balance, 3))
     pixels = np.clip(pixels * gains.astype(np.float32), 0, None)
     pixels = pixels / (1 + np.clip(pixels - 0.85, 0, None))  # highlights saturate softly
-    pixels = pixels ** np.float32(2 ** rng.normal(0, look.exposure / 2))
+    pixels = pixels ** np.float32(2 ** rng.normal(0, look.exposure / 2.5))
     blur = rng.uniform(*look.blur) * unit
     if blur > 0.15:
         pixels = ndimage.gaussian_filter(pixels, (blur, blur, 0), truncate=2.5)

@@ -15,17 +15,13 @@ from .street_canvas import BUILDING, FARTHEST, NEAREST, OVERSAMPLING, ROAD, SIDE
 from .street_look import Look
 from .street_things import bollards, car, fence, hedge, house, lamp, person, side_street, sign, tree
 
-
-Painter = list[tuple[float, Callable[[], None]]]  # (metres away, what paints the thing)
+Painter = list[tuple[float, Callable[[], None]]]  # (meters away, what paints the thing)
 
 
 def draw_scene(rng: np.random.Generator, look: Look, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
     """One street as (RGB picture, mode-"L" label with class ids), both of `size` (height, width) pixels."""
     canvas = Canvas(size, rng, look)
-    edges = {
-        -1: rng.uniform(4.5, 8.0),
-        1: rng.uniform(2.2, 5.0),
-    }  # from the camera to the curbs; it drives on the right
+    edges = {-1: rng.uniform(4.5, 8.0), 1: rng.uniform(2.2, 5.0)}  # meters to the curbs: it drives on the right
     walls = {side: edge + rng.uniform(2.4, 5.5) for side, edge in edges.items()}  # to the line of houses
     paint_sky(canvas)
     paint_skyline(canvas)
@@ -75,9 +71,8 @@ def paint_ground(canvas: Canvas, edges: dict[int, float], walls: dict[int, float
     rng, look = canvas.rng, canvas.look
     lawn, road, walk, curb = (canvas.pick(c) for c in (look.lawn, look.road, look.sidewalk, look.curb))
     marking = canvas.pick(look.marking)
-    steps = NEAREST * (FARTHEST / NEAREST) ** np.linspace(0, 1, 19)
-    steps = steps.tolist()
-    for z1, z0 in zip(steps[:0:-1], steps[-2::-1]):
+    steps = (FARTHEST * (NEAREST / FARTHEST) ** np.linspace(0, 1, 19)).tolist()
+    for z1, z0 in zip(steps[:-1], steps[1:], strict=True):
         canvas.ground(-150, 150, z0, z1, lawn, VEGETATION)
         canvas.ground(-edges[-1], edges[1], z0, z1, road, ROAD)
         for side in (-1, 1):

@@ -1,4 +1,4 @@
-"""What stands on a street. Each function settles a thing's size and colors and returns the function that paints it."""
+"""What stands on a street. Each function settles a thing's size and colors and gives the function that paints it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 
 from .street_canvas import BUILDING, CAR, FENCE, PERSON, POLE, ROAD, SIGN, VEGETATION, Canvas, Color
 
-
 Paint = Callable[[], None]
+TIRE = (24, 24, 26)
+CIRCLE = [(np.sin(angle), np.cos(angle)) for angle in np.linspace(0, 2 * np.pi, 12, endpoint=False).tolist()]
 
 
 def house(canvas: Canvas, x: float, side: int, start: float, end: float) -> Paint:
@@ -72,7 +73,7 @@ def hedge(canvas: Canvas, x: float, start: float, end: float) -> Paint:
     tops = height * canvas.rng.uniform(0.85, 1.1, 8)
 
     def paint():
-        for z1, z0, y1, y0, light in zip(cuts, cuts[1:], tops, tops[1:], lights):
+        for z1, z0, y1, y0, light in zip(cuts[:-1], cuts[1:], tops[:-1], tops[1:], lights, strict=True):
             canvas.face([(x, 0, z0), (x, 0, z1), (x, y1, z1), (x, y0, z0)], color, VEGETATION, light)
 
     return paint
@@ -150,7 +151,7 @@ def sign(canvas: Canvas, x: float, z: float) -> Paint:
 
 
 def car(canvas: Canvas, x: float, z: float, oncoming: bool) -> Paint:
-    """A car along the street whose near end is z metres away; it is a van now and then."""
+    """A car along the street whose near end is z meters away; it is a van now and then."""
     rng, look = canvas.rng, canvas.look
     body, glass = canvas.pick(look.cars), canvas.pick(look.glass)
     van = rng.random() < 0.15
@@ -164,29 +165,39 @@ def car(canvas: Canvas, x: float, z: float, oncoming: bool) -> Paint:
     def paint():
         flank = x - half if x + canvas.curve * z * z > 0 else x + half  # the side that the camera sees
         inner = x + (flank - x) * top / half
+        low, high = belt + 0.04, roof - 0.12  # of the panes
+
+        def across(y0, z0, half0, y1, z1, half1, color, kind, light=1.0):  # a plane that leans over the car's width
+            canvas.face(
+                [(x - half0, y0, z0), (x + half0, y0, z0), (x + half1, y1, z1), (x - half1, y1, z1)],
+                color,
+                kind,
+                light,
+            )
+
+        def cabin(y0, z0, z1, y1, z2, z3, color, kind, light=1.0):  # the cabin's side leans inwards
+            canvas.face([(flank, y0, z0), (flank, y0, z1), (inner, y1, z3), (inner, y1, z2)], color, kind, light)
+
         canvas.ground(x - half - 0.15, x + half + 0.15, z - 0.25, end + 0.1, (28, 28, 30), None)
-        canvas.face([(x - top, roof, z + front + 0.3), (x + top, roof, z + front + 0.3), (x + top, roof, end - back), (x - top, roof, end - back)], body, CAR, 1.1)  # fmt: skip
+        across(roof, z + front + 0.3, top, roof, end - back, top, body, CAR, 1.1)
         canvas.along(flank, 0.3, belt, z, end, body, CAR, 0.8)
-        canvas.face([(flank, belt, z + front * 0.4), (flank, belt, end - back * 0.4), (inner, roof, end - back - 0.3), (inner, roof, z + front + 0.3)], body, CAR, 0.75)  # fmt: skip
-        low, high = belt + 0.04, roof - 0.12
-        canvas.face([(flank, low, z + front * 0.7 + 0.3), (flank, low, end - back - 0.3), (inner, high, end - back - 0.6), (inner, high, z + front + 0.5)], glass, None)  # fmt: skip
+        cabin(belt, z + front * 0.4, end - back * 0.4, roof, z + front + 0.3, end - back - 0.3, body, CAR, 0.75)
+        cabin(low, z + front * 0.7 + 0.3, end - back - 0.3, high, z + front + 0.5, end - back - 0.6, glass, None)
         for wheel in (z + 0.75, end - 0.8):
-            canvas.face([(flank, 0.32 + 0.32 * np.sin(a), wheel + 0.34 * np.cos(a)) for a in ANGLES], (24, 24, 26), CAR)
+            rim = [(flank, 0.32 + 0.32 * sine, wheel + 0.34 * cosine) for sine, cosine in CIRCLE]
+            canvas.face(rim, TIRE, CAR)
         for wheel in (x - half + 0.12, x + half - 0.12):
-            canvas.upright(wheel - 0.11, wheel + 0.11, 0, 0.35, z + 0.1, (24, 24, 26), CAR)
+            canvas.upright(wheel - 0.11, wheel + 0.11, 0, 0.35, z + 0.1, TIRE, CAR)
         canvas.upright(x - half, x + half, 0.24, belt, z, body, CAR)
-        canvas.face([(x - half, belt, z), (x + half, belt, z), (x + top, belt + 0.02, z + front), (x - top, belt + 0.02, z + front)], body, CAR, 1.15)  # fmt: skip
-        canvas.face([(x - half + 0.04, belt, z + front * 0.4), (x + half - 0.04, belt, z + front * 0.4), (x + top, roof, z + front + 0.3), (x - top, roof, z + front + 0.3)], body, CAR, 0.95)  # fmt: skip
-        canvas.face([(x - half + 0.16, low, z + front * 0.5), (x + half - 0.16, low, z + front * 0.5), (x + top - 0.1, high, z + front + 0.25), (x - top + 0.1, high, z + front + 0.25)], glass, None)  # fmt: skip
+        across(belt, z, half, belt + 0.02, z + front, top, body, CAR, 1.15)
+        across(belt, z + front * 0.4, half - 0.04, roof, z + front + 0.3, top, body, CAR, 0.95)
+        across(low, z + front * 0.5, half - 0.16, high, z + front + 0.25, top - 0.1, glass, None)
         canvas.upright(x - half, x + half, 0.24, 0.4, z, body, CAR, 0.6)
         for lamp_x in (x - half + 0.2, x + half - 0.2):
             canvas.upright(lamp_x - 0.15, lamp_x + 0.15, belt - 0.25, belt - 0.08, z, lights, None)
         canvas.upright(x - 0.25, x + 0.25, 0.45, 0.57, z, (215, 215, 205), None)
 
     return paint
-
-
-ANGLES = np.linspace(0, 2 * np.pi, 12, endpoint=False)
 
 
 def person(canvas: Canvas, x: float, z: float) -> Paint:
