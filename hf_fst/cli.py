@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         epilog="examples:\n"
         "  hf-fst train examples/recipes/street_da_fst_d.yaml\n"
         "  hf-fst train examples/recipes/folders.yaml --data_dir labeled --unlabeled_data_dir unlabeled\n"
-        "  hf-fst eval runs/street_da_fst_d street --option look=real\n",
+        "  hf-fst eval runs/street_da_fst_d street --options look=real\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
