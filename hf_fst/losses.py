@@ -14,15 +14,19 @@ def ignore_as_255(labels: torch.Tensor) -> torch.Tensor:
     return labels.masked_fill(labels == -100, IGNORE_INDEX)
 
 
-def resize_to(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """`logits` (B,C,h,w) at `size` (H,W), bilinear without aligned corners; untouched if they have it already."""
+def resize_to(logits: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> torch.Tensor:
+    """`logits` (B,C,h,w) at `size` (H,W), bilinear; untouched if they have it already."""
     if logits.shape[-2:] == tuple(size):
         return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, total: torch.Tensor | float, weight: torch.Tensor | None = None
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    total: torch.Tensor | float,
+    weight: torch.Tensor | None = None,
+    align_corners: bool = False,
 ) -> torch.Tensor:
     """Σ_pixels weight · CE / total, a share of a mean whose count was taken over a whole group.
 
@@ -31,29 +35,38 @@ def cross_entropy(
         labels: (B,H,W) int64, 255 is ignored.
         total: what the sum is divided by; 0 gives loss 0, not NaN.
         weight: (B,H,W), 1 everywhere if None.
+        align_corners: how the network wants its logits resized.
     """
-    pixels = F.cross_entropy(resize_to(logits, labels.shape[-2:]), labels, ignore_index=IGNORE_INDEX, reduction="none")
+    logits = resize_to(logits, labels.shape[-2:], align_corners)
+    pixels = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="none")
     if weight is not None:
         pixels = pixels * weight
     return pixels.sum() / torch.as_tensor(total, device=pixels.device).clamp(min=1)
 
 
 def output_cross_entropy(
-    output, labels: torch.Tensor, total, weight: torch.Tensor | None = None, auxiliary_weight: float = 0.0
+    output,
+    labels: torch.Tensor,
+    total,
+    weight: torch.Tensor | None = None,
+    auxiliary_weight: float = 0.0,
+    align_corners: bool = False,
 ) -> torch.Tensor:
     """`cross_entropy` of a model's output, auxiliary heads included.
 
     `output.logits` counts once; each of `output.auxiliary_logits` (a dict, where the model gives one) counts
     `auxiliary_weight` times.
     """
-    loss = cross_entropy(output.logits, labels, total, weight)
+    loss = cross_entropy(output.logits, labels, total, weight, align_corners)
     if auxiliary_weight:
         for logits in (output.get("auxiliary_logits") or {}).values():
-            loss = loss + auxiliary_weight * cross_entropy(logits, labels, total, weight)
+            loss = loss + auxiliary_weight * cross_entropy(logits, labels, total, weight, align_corners)
     return loss
 
 
-def pseudo_labels(logits: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+def pseudo_labels(
+    logits: torch.Tensor, size: tuple[int, int], align_corners: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Hard labels (B,H,W) int64 and their confidence (B,H,W) in [0,1]: maximum of the softmax at image size."""
-    confidence, labels = resize_to(logits, size).softmax(dim=1).max(dim=1)
+    confidence, labels = resize_to(logits, size, align_corners).softmax(dim=1).max(dim=1)
     return labels, confidence

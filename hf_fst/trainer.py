@@ -31,6 +31,7 @@ from hf_fst.config import FSTConfig
 from hf_fst.data.ahead import AheadBatches
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
 from hf_fst.evaluation.counting import StreamingScores, count
+from hf_fst.evaluation.inference import aligns_corners
 from hf_fst.lookahead import Present, Step
 from hf_fst.objectives import Objective, make_objective
 from hf_fst.reporting.health import PseudoLabelHealth
@@ -113,7 +114,7 @@ class FSTTrainer(Trainer):
                 "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
             )
         if objective is None or isinstance(objective, str):
-            objective = make_objective(args, self._num_labels())
+            objective = make_objective(args, self._num_labels(), aligns_corners(self.model))
         self.objective = objective
         if objective.needs_unlabeled and not self.has_teacher:
             raise ValueError(
@@ -233,7 +234,12 @@ class FSTTrainer(Trainer):
         due = self.args.logging_strategy == "steps" and (self.state.global_step + 1) % self.state.logging_steps == 0
         if not (due and self.has_teacher and self.objective.needs_unlabeled):
             return None
-        return PseudoLabelHealth(batch["unlabeled_pixel_values"], self.class_names, self.args.confidence_threshold)
+        return PseudoLabelHealth(
+            batch["unlabeled_pixel_values"],
+            self.class_names,
+            self.args.confidence_threshold,
+            self.objective.align_corners,
+        )
 
     @property
     def class_names(self) -> list[str]:

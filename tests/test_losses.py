@@ -63,3 +63,13 @@ def test_pseudo_labels_are_the_most_probable_class_at_image_size():
 
 def test_both_ways_of_writing_ignored_pixels_become_one():
     assert ignore_as_255(torch.tensor([0, -100, 255, 2])).tolist() == [0, 255, 255, 2]
+
+
+def test_logits_are_resized_with_aligned_corners_where_the_network_wants_it():
+    # two pixels to three: with aligned corners the middle one is their mean, and the outer ones are kept
+    row = torch.tensor([[[[0.0, 4.0]]]])
+    assert torch.equal(resize_to(row, (1, 3), align_corners=True), torch.tensor([[[[0.0, 2.0, 4.0]]]]))
+    assert not torch.equal(resize_to(row, (1, 4), align_corners=False), resize_to(row, (1, 4), align_corners=True))
+    logits = torch.cat([row, 3 - row], dim=1)
+    labels, _ = pseudo_labels(logits, (1, 3), align_corners=True)
+    assert torch.equal(labels, torch.tensor([[[1, 0, 0]]]))

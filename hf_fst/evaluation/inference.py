@@ -69,11 +69,16 @@ def gaussian_weights(height: int, width: int) -> torch.Tensor:
     return (weights / weights.max()).clamp_min(1e-4)  # the corners too must have a weight
 
 
-def resize_logits(logits: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Resizes logits (B, C, h, w) to float32 (B, C, *size), bilinear with half-pixel centers."""
+def aligns_corners(model: nn.Module) -> bool:
+    """Whether a network wants its logits resized with aligned corners (`config.align_corners`, False if it has none)."""
+    return getattr(getattr(model, "config", None), "align_corners", False)
+
+
+def resize_logits(logits: torch.Tensor, size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
+    """Resizes logits (B, C, h, w) to float32 (B, C, *size), bilinear."""
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits.float()
-    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def _slide(
@@ -95,7 +100,8 @@ def _slide(
         for left in window_starts(width, window[1], stride[1]):
             rows, columns = slice(top, top + window_height), slice(left, left + window_width)
             crop = pixel_values[..., rows, columns]
-            logits = resize_logits(model(pixel_values=crop).logits, crop.shape[-2:]).to(accumulate_on)
+            logits = resize_logits(model(pixel_values=crop).logits, crop.shape[-2:], aligns_corners(model))
+            logits = logits.to(accumulate_on)
             if total is None:
                 total = logits.new_zeros((*logits.shape[:2], height, width))
             total[..., rows, columns] += logits * weights
@@ -174,10 +180,10 @@ def segment(
     count = len(scales) * (2 if flip else 1)
     views = _views(model, pixel_values, window, stride, scales, flip, weighting, device)
     if count == 1:
-        return resize_logits(next(views), size)
+        return resize_logits(next(views), size, aligns_corners(model))
     total = None
     for logits in views:
-        logits = resize_logits(logits, size)
+        logits = resize_logits(logits, size, aligns_corners(model))
         if average == "probabilities":
             logits = logits.softmax(dim=1)
         total = logits if total is None else total.add_(logits)
@@ -186,8 +192,10 @@ def segment(
 
 
 @torch.no_grad()
-def argmax_at(logits: torch.Tensor, size: Sequence[int], classes_at_once: int = 16) -> torch.Tensor:
-    """Gives `resize_logits(logits, size).argmax(1)` without ever holding all classes at the full size.
+def argmax_at(
+    logits: torch.Tensor, size: Sequence[int], align_corners: bool = False, classes_at_once: int = 16
+) -> torch.Tensor:
+    """Gives `resize_logits(logits, size, align_corners).argmax(1)` without ever holding all classes at the full size.
 
     Args:
         logits: (B, C, h, w).
@@ -199,7 +207,7 @@ def argmax_at(logits: torch.Tensor, size: Sequence[int], classes_at_once: int = 
     """
     best, chosen = None, None
     for first in range(0, logits.shape[1], classes_at_once):
-        values, indices = resize_logits(logits[:, first : first + classes_at_once], size).max(dim=1)
+        values, indices = resize_logits(logits[:, first : first + classes_at_once], size, align_corners).max(dim=1)
         if best is None:
             best, chosen = values, indices
         else:
@@ -227,6 +235,7 @@ def predict(
     if len(scales) == 1 and not flip:
         window, stride = check_views(window, stride, scales, average, weighting)
         device = torch.device(accumulate_on) if accumulate_on is not None else pixel_values.device
-        return argmax_at(next(_views(model, pixel_values, window, stride, scales, False, weighting, device)), size)
+        views = _views(model, pixel_values, window, stride, scales, False, weighting, device)
+        return argmax_at(next(views), size, aligns_corners(model))
     options = {"weighting": weighting, "average": average, "accumulate_on": accumulate_on}
     return segment(model, pixel_values, size, window, stride, scales, flip, **options).argmax(dim=1)

@@ -16,9 +16,11 @@ OBJECTIVES = {
 }
 
 
-def make_objective(args, num_labels: int) -> Objective:
-    """The objective that an `FSTConfig` names, with its numbers, for a model of `num_labels` classes."""
+def make_objective(args, num_labels: int, align_corners: bool = False) -> Objective:
+    """The objective that an `FSTConfig` names, with its numbers, for a model of `num_labels` classes
+    whose logits are resized with `align_corners`."""
     common = {"loss_reduction": args.loss_reduction, "auxiliary_loss_weight": args.auxiliary_loss_weight}
+    common["align_corners"] = align_corners
     if args.objective == "supervised":
         return SupervisedObjective(**common)
     pseudo = {

@@ -22,9 +22,13 @@ class Objective:
     #: whether batches need unlabelled images
     needs_unlabeled = False
 
-    def __init__(self, *, loss_reduction: str = "valid", auxiliary_loss_weight: float = 0.4):
+    def __init__(
+        self, *, loss_reduction: str = "valid", auxiliary_loss_weight: float = 0.4, align_corners: bool = False
+    ):
         self.loss_reduction = loss_reduction
         self.auxiliary_loss_weight = auxiliary_loss_weight
+        #: how the network wants its logits resized (`config.align_corners` of some architectures)
+        self.align_corners = align_corners
 
     def prepare(self, teacher, batch: dict) -> dict:
         """The batch with whatever `terms` needs; labels (B,H,W) have 255 where they are ignored."""
@@ -55,5 +59,5 @@ class Objective:
         """CE(g_θ(x_l), y_l), the mean over the labelled pixels of the group."""
         output = student(pixel_values=batch["pixel_values"])
         return output_cross_entropy(
-            output, batch["labels"], totals["labeled"], auxiliary_weight=self.auxiliary_loss_weight
+            output, batch["labels"], totals["labeled"], None, self.auxiliary_loss_weight, self.align_corners
         )

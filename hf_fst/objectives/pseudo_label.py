@@ -53,7 +53,7 @@ class PseudoLabelObjective(Objective):
         """Adds `pseudo_labels`, `pseudo_confidence` (B,H,W) and what the student sees: `mixed_*`."""
         batch = super().prepare(teacher, batch)
         images = batch["unlabeled_pixel_values"]
-        labels, confidence = pseudo_labels(teacher(images).logits, images.shape[-2:])
+        labels, confidence = pseudo_labels(teacher(images).logits, images.shape[-2:], self.align_corners)
         batch |= {"pseudo_labels": labels, "pseudo_confidence": confidence}
         batch |= self.mix(batch, images, labels, self.pixel_weight(confidence))
         batch["mixed_pixel_values"] = self.augment(batch["mixed_pixel_values"])
@@ -96,5 +96,7 @@ class PseudoLabelObjective(Objective):
             quality = (totals["confident"] / totals["pseudo"]).to(weight.dtype)
             weight = torch.where(batch["mixed_is_pseudo"], weight * quality, weight)
         output = student(pixel_values=batch["mixed_pixel_values"])
-        loss = output_cross_entropy(output, batch["mixed_labels"], totals["mixed"], weight, self.auxiliary_loss_weight)
+        loss = output_cross_entropy(
+            output, batch["mixed_labels"], totals["mixed"], weight, self.auxiliary_loss_weight, self.align_corners
+        )
         yield "unlabeled_loss", self.unlabeled_weight * loss

@@ -18,17 +18,18 @@ class PseudoLabelHealth:
         images: (B,3,H,W) unlabelled images, as the teacher sees them.
         names: class names, C of them.
         threshold: confidence in [0, 1] that counts as confident.
+        align_corners: how the network wants its logits resized.
     """
 
-    def __init__(self, images: torch.Tensor, names: list[str], threshold: float):
-        self.images, self.names, self.threshold = images, names, threshold
+    def __init__(self, images: torch.Tensor, names: list[str], threshold: float, align_corners: bool = False):
+        self.images, self.names, self.threshold, self.align_corners = images, names, threshold, align_corners
         self.labels_before: torch.Tensor | None = None
 
     @torch.no_grad()
     def before(self, teacher) -> None:
         """Keep the labels that the teacher gives now; the last call before a virtual step counts (φ')."""
         kept = [buffer.clone() for buffer in teacher.model.buffers()] if teacher.buffers == "batch" else []
-        self.labels_before, _ = pseudo_labels(teacher(self.images).logits, self.images.shape[-2:])
+        self.labels_before, _ = pseudo_labels(teacher(self.images).logits, self.images.shape[-2:], self.align_corners)
         if kept:
             torch._foreach_copy_(list(teacher.model.buffers()), kept)
 
@@ -43,7 +44,7 @@ class PseudoLabelHealth:
         labels, confidence = batch["pseudo_labels"], batch["pseudo_confidence"]
         training = [module for module in student.modules() if module.training]
         student.eval()
-        own, _ = pseudo_labels(student(pixel_values=self.images).logits, self.images.shape[-2:])
+        own, _ = pseudo_labels(student(pixel_values=self.images).logits, self.images.shape[-2:], self.align_corners)
         for module in training:
             module.training = True
         sums = {

@@ -10,7 +10,7 @@ import torch
 
 from hf_fst.augmentation import IMAGE_MEAN, IMAGE_STD
 from hf_fst.data.pairing import collate
-from hf_fst.evaluation.inference import argmax_at
+from hf_fst.evaluation.inference import predict
 from hf_fst.reporting.facts import (
     Cost,
     DatasetFacts,
@@ -129,7 +129,7 @@ def samples_of(trainer, count: int = 4) -> list[tuple[np.ndarray, np.ndarray, np
         for network in trainer.networks().values():
             training = network.training
             network.eval()
-            maps.append(argmax_at(network(pixel_values=pixel_values).logits, labels.shape)[0].cpu().numpy())
+            maps.append(predict(network, pixel_values, labels.shape)[0].cpu().numpy())
             network.train(training)
         trainer.teacher.label_mode()
         image = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
