@@ -12,10 +12,18 @@ import numpy as np
 from PIL import Image
 
 from .street_canvas import BUILDING, FARTHEST, NEAREST, OVERSAMPLING, ROAD, SIDEWALK, SKY, VEGETATION, Canvas
-from .street_look import Look
+from .street_look import LOOKS, Look, photograph
 from .street_things import bollards, car, fence, hedge, house, lamp, person, side_street, sign, tree
 
 Painter = list[tuple[float, Callable[[], None]]]  # (meters away, what paints the thing)
+SPLITS = ("train", "validation", "test")
+
+
+def draw(look: str, split: str, index: int, size: tuple[int, int], seed: int = 0) -> tuple[Image.Image, Image.Image]:
+    """Draws one picture (RGB) and its label (mode "L", class ids), both of `size` (height, width) pixels."""
+    rng = np.random.default_rng((seed, list(LOOKS).index(look), SPLITS.index(split), index))
+    image, label = draw_scene(rng, LOOKS[look], size)
+    return photograph(rng, LOOKS[look], image, label), label
 
 
 def draw_scene(rng: np.random.Generator, look: Look, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
