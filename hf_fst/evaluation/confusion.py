@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ CLASS_LISTS = {"cityscapes_19": tuple(range(19)), "synthia_16": SYNTHIA_16, "syn
 
 # Labels that are never counted, whatever `ignore_index` is: the value of masks, and the value of torch's losses.
 ALWAYS_IGNORED = (255, -100)
+
+PIECE = 1 << 17  # pixels that are counted at once on a CPU
 
 
 def as_indices(values: Any, what: str = "predictions") -> torch.Tensor:
@@ -38,53 +40,70 @@ def as_indices(values: Any, what: str = "predictions") -> torch.Tensor:
     return values
 
 
+def all_bits(values: torch.Tensor) -> int:
+    """An integer with every bit of every value: it lies in 0..255 exactly if all values do, and no value is larger.
+
+    On a CPU it is found in half the time of least and greatest value.
+    """
+    if values.device.type == "cpu":
+        return int(np.bitwise_or.reduce(values.numpy(), axis=None))
+    low, high = torch.stack(torch.aminmax(values)).tolist()  # one transfer
+    return low | (2 ** int(high).bit_length() - 1)
+
+
+def are_bytes(values: torch.Tensor) -> bool:
+    """Whether all values lie in 0..255."""
+    return values.dtype == torch.uint8 or values.numel() == 0 or 0 <= all_bits(values) <= 255
+
+
+def pieces(predictions: torch.Tensor, labels: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Cuts flat maps into pieces that stay in a CPU's cache from one operation to the next; not on other devices."""
+    size = PIECE if labels.device.type == "cpu" else max(len(labels), 1)
+    return zip(predictions.split(size), labels.split(size), strict=True)
+
+
 def byte_pairs(predictions: torch.Tensor, labels: torch.Tensor, columns: int) -> torch.Tensor:
     """Counts pairs of bytes: int64 (256, columns), rows are labels.
 
     Args:
-        predictions: values 0 to columns - 1, at most 255 [N].
+        predictions: values 0 to 255 [N]; those of `columns` and more are counted in the last column.
         labels: values 0 to 255 [N].
         columns: number of columns, at most 256.
     """
-    narrow = 256 * columns <= torch.iinfo(torch.int16).max
-    bins = labels.to(torch.uint8).to(torch.int16 if narrow else torch.int32)
-    bins = bins.mul_(columns).add_(predictions.to(torch.uint8))
+    kind = torch.int16 if 256 * columns <= torch.iinfo(torch.int16).max else torch.int32
+    predictions = predictions.to(kind, copy=True).clamp_(max=columns - 1)
+    bins = predictions.add_(labels.to(kind), alpha=columns)
     return torch.bincount(bins, minlength=256 * columns).view(256, columns)
-
-
-def bounds(values: torch.Tensor) -> tuple[int, int]:
-    """The smallest and the largest of some integers, in one transfer from the device."""
-    low, high = torch.stack(torch.aminmax(values)).tolist()
-    return low, high
 
 
 def _count(predictions: torch.Tensor, labels: torch.Tensor, num_labels: int, ignore_index: int | None) -> torch.Tensor:
     """Counts (num_labels, num_labels + 1) of flat index tensors; the last column is for predictions of no class."""
     columns = num_labels + 1
-    if labels.numel() == 0:
-        return labels.new_zeros((num_labels, columns), dtype=torch.int64)
-    low, high = bounds(predictions)
-    if low < 0 or high >= num_labels:
-        wide = predictions.to(torch.int64)
-        predictions = torch.where((wide >= 0) & (wide < num_labels), wide, num_labels)
     ignored = {*ALWAYS_IGNORED, *([] if ignore_index is None else [ignore_index])}
-    low, high = bounds(labels)
-    if columns <= 256 and low >= 0 and high <= 255:
-        # Every byte has a row of its own, the ignored ones too: masking would cost more than counting.
-        counts = byte_pairs(predictions, labels, columns)
-        counts[[index for index in ignored if 0 <= index <= 255]] = 0
-        strange = counts[num_labels:].any(dim=1).nonzero().flatten() + num_labels
-        counts = counts[:num_labels]
-    else:
-        wide = labels.to(torch.int64)
-        keep = torch.ones_like(wide, dtype=torch.bool)
-        for index in ignored:
-            keep &= wide != index
-        strange = wide[keep & ((wide < 0) | (wide >= num_labels))].unique()
-        bins = torch.where(keep, wide, num_labels).clamp_(0, num_labels).mul_(columns).add_(predictions)
-        counts = torch.bincount(bins, minlength=columns * columns).view(columns, columns)[:num_labels]
-    if len(strange):
-        raise ValueError(strange_labels(strange.tolist(), num_labels, ignored))
+    counts = labels.new_zeros((num_labels, columns), dtype=torch.int64)
+    pairs = labels.new_zeros((256, columns), dtype=torch.int64)
+    strange: set[int] = set()
+    for prediction, label in pieces(predictions, labels):
+        if columns <= 256 and are_bytes(prediction) and are_bytes(label):
+            # Every byte has a row of its own, the ignored ones too: masking would cost more than counting.
+            pairs += byte_pairs(prediction, label, columns)
+        else:
+            keep = torch.ones_like(label, dtype=torch.bool)
+            for index in ignored:
+                keep &= label != index
+            label, prediction = label[keep].to(torch.int64), prediction[keep].to(torch.int64)
+            known = (label >= 0) & (label < num_labels)
+            strange |= set(label[~known].unique().tolist())
+            prediction = torch.where((prediction >= 0) & (prediction < num_labels), prediction, num_labels)
+            bins = (label * columns + prediction)[known]
+            counts += torch.bincount(bins, minlength=num_labels * columns).view(num_labels, columns)
+    rows = pairs.any(dim=1).nonzero().flatten().tolist()
+    strange |= {row for row in rows if row >= num_labels and row not in ignored}
+    if strange:
+        raise ValueError(strange_labels(sorted(strange), num_labels, ignored))
+    known = min(num_labels, 256)
+    counts[:known] += pairs[:known]
+    counts[[index for index in ignored if 0 <= index < num_labels]] = 0
     return counts
 
 

@@ -5,7 +5,16 @@ import evaluate
 import numpy as np
 import torch
 
-from hf_fst.evaluation.confusion import ALWAYS_IGNORED, as_indices, bounds, byte_pairs, scores, strange_labels
+from hf_fst.evaluation.confusion import (
+    ALWAYS_IGNORED,
+    all_bits,
+    are_bytes,
+    as_indices,
+    byte_pairs,
+    pieces,
+    scores,
+    strange_labels,
+)
 
 _DESCRIPTION = """
 Intersection over union (IoU) of a class is the number of pixels that are of the class in both prediction and label, over
@@ -80,17 +89,18 @@ class MeanIou(evaluate.Metric):
                     "resize the logits to the reference's size before the argmax."
                 )
             pairs.append((prediction.reshape(-1), reference.reshape(-1).to(prediction.device)))
-        for prediction, reference in pairs:
-            self._count(prediction, reference)
+        for pair in pairs:
+            for prediction, reference in pieces(*pair):
+                self._count(prediction, reference)
         self._maps += len(pairs)
 
     def _count(self, prediction, reference):
         if prediction.numel() == 0:
             return
-        (lowest, highest), (low, high) = bounds(prediction), bounds(reference)
-        if min(lowest, low) >= 0 and max(highest, high) <= 255:
-            columns = 126 if highest < 126 else 256  # up to 126 columns a pair fits into 16 bits, which is faster
-            self._bytes[:, :columns] += byte_pairs(prediction, reference, columns).to(self._bytes.device)
+        bits = all_bits(prediction)
+        if 0 <= bits <= 255 and are_bytes(reference):
+            # few columns are counted faster
+            self._bytes[:, : bits + 1] += byte_pairs(prediction, reference, bits + 1).to(self._bytes.device)
             return
         both = torch.stack([reference.to(torch.int64), prediction.to(torch.int64)])
         pairs, counts = both.unique(dim=1, return_counts=True)
