@@ -14,12 +14,29 @@ from hf_fst.rules import DeepFST, ImprovedFST, NaiveFST, WideFST
 from tests import tiny
 
 RULES = [NaiveFST(), ImprovedFST(), DeepFST(3), DeepFST(2, "different"), WideFST(3), WideFST(2, "same", "present")]
+
+
+class Counting(torch.optim.SGD):
+    """Counts its steps in the parameter groups, as optimizers without a schedule do."""
+
+    def __init__(self, params, **options):
+        super().__init__(params, **options)
+        for group in self.param_groups:
+            group["count"] = 0
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["count"] += 1
+        return super().step(closure)
+
+
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
     "adamw": (torch.optim.AdamW, {"lr": 0.01}),
     "amsgrad": (torch.optim.AdamW, {"lr": 0.01, "amsgrad": True}),
     "rmsprop": (torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.5, "centered": True}),
     "adagrad": (torch.optim.Adagrad, {"lr": 0.01}),
+    "counting": (Counting, {"lr": 0.1}),
 }
 
 
