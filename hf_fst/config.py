@@ -107,6 +107,9 @@ class FSTConfig(TrainingArguments):
             Side of the sliding window used in evaluation, in pixels; whole images if not given.
         eval_stride (`int`, *optional*, defaults to two thirds of the window):
             Distance between windows.
+        eval_classes (`list[int]`, *optional*):
+            Ids of the classes that the logged means, and with them the choice of the best model, are over, such as
+            `hf_fst.evaluation.CLASS_LISTS["synthia_16"]`; all classes if not given. The IoU of every class is logged.
         report (`bool`, *optional*, defaults to `True`):
             Write the model card, curves, per-class bars and sample pictures into the output directory after training.
     """
@@ -147,6 +150,7 @@ class FSTConfig(TrainingArguments):
     max_nonfinite_steps: int = field(default=10, metadata={"help": "skipped steps in a row that stop the run"})
     eval_window: int | None = field(default=None, metadata={"help": "side of the sliding window in evaluation"})
     eval_stride: int | None = field(default=None, metadata={"help": "distance between windows"})
+    eval_classes: list[int] | None = field(default=None, metadata={"help": "ids of the classes the means are over"})
     report: bool = field(default=True, metadata={"help": "write card and pictures after training"})
 
     # defaults of TrainingArguments that do not suit pairs of images and label maps
@@ -215,6 +219,8 @@ class FSTConfig(TrainingArguments):
             value = getattr(self, name)
             if value is not None and value < smallest:
                 raise ValueError(f"{name} is {value}; use {smallest} or more.")
+        if self.eval_classes is not None and (not self.eval_classes or min(self.eval_classes) < 0):
+            raise ValueError(f"eval_classes is {self.eval_classes}; give ids of classes, 0 or more, or None for all.")
         if not 0 <= self.jitter_strength <= 0.5:
             raise ValueError(f"jitter_strength is {self.jitter_strength}; use a number from 0 to 0.5.")
         if self.eval_stride is not None and (self.eval_window is None or self.eval_stride > self.eval_window):

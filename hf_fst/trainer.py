@@ -93,7 +93,7 @@ class FSTTrainer(Trainer):
             processing_class = SegformerImageProcessor(do_resize=False)
         self.unlabeled_dataset = unlabeled_dataset
         self.teacher: EMATeacher | None = None
-        self._scores = StreamingScores(lambda: (list(self.networks()), self.class_names))
+        self._scores = StreamingScores(lambda: (list(self.networks()), self.class_names), args.eval_classes)
         kwargs.setdefault("compute_metrics", self._scores)
         super().__init__(
             model=model,
@@ -112,6 +112,10 @@ class FSTTrainer(Trainer):
         if self.is_deepspeed_enabled:
             raise ValueError(
                 "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
+            )
+        if args.eval_classes is not None and max(args.eval_classes) >= self._num_labels():
+            raise ValueError(
+                f"eval_classes is {args.eval_classes}, but the model has the classes 0 to {self._num_labels() - 1}."
             )
         if objective is None or isinstance(objective, str):
             objective = make_objective(args, self._num_labels(), aligns_corners(self.model))

@@ -116,6 +116,8 @@ def test_resolving_again_changes_nothing(tmp_path):
         ({"pseudo_ignore_top": -1}, "pseudo_ignore_top is -1; use 0 or more."),
         ({"unlabeled_per_labeled": 0}, "unlabeled_per_labeled is 0; use 1 or more."),
         ({"max_nonfinite_steps": 0}, "max_nonfinite_steps is 0; use 1 or more."),
+        ({"eval_classes": []}, "eval_classes is []; give ids of classes, 0 or more, or None for all."),
+        ({"eval_classes": [3, -1]}, "eval_classes is [3, -1]; give ids of classes, 0 or more, or None for all."),
         ({"lookahead_state": "keep"}, "lookahead_state is 'keep'; use one of restore, carry."),
         ({"teacher_buffers": "mean"}, "teacher_buffers is 'mean'; use one of copy, ema, batch."),
         ({"mix_classes": "all"}, "mix_classes is 'all'; use one of image, batch."),

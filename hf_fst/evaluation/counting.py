@@ -37,10 +37,13 @@ class StreamingScores:
 
     Args:
         describe: gives the N networks' names and the C class names, asked for when the result is made.
+        scored: ids of the classes that the means are over; None for all.
     """
 
-    def __init__(self, describe: Callable[[], tuple[Sequence[str], Sequence[str]]]):
-        self.describe = describe
+    def __init__(
+        self, describe: Callable[[], tuple[Sequence[str], Sequence[str]]], scored: Sequence[int] | None = None
+    ):
+        self.describe, self.scored = describe, scored
         self.counts: torch.Tensor | None = None
 
     def __call__(self, prediction, compute_result: bool = True) -> dict[str, float]:
@@ -51,7 +54,7 @@ class StreamingScores:
             return {}
         metrics, (networks, classes) = {}, self.describe()
         for network, matrix in zip(networks, self.counts, strict=True):
-            result = scores(matrix)
+            result = scores(matrix, self.scored)
             for key in ("mean_iou", "mean_accuracy", "overall_accuracy"):
                 metrics[f"{network}_{key}"] = result[key]
             for name, iou in zip(classes, result["per_category_iou"], strict=True):

@@ -92,7 +92,8 @@ class Recipe:
         "Evaluation", "side of the middle part of image and label that alone is evaluated (semi-supervised VOC)"
     )
     eval_classes: str | list | None = _key(
-        "Evaluation", "classes the reported means are over: names, ids, or a list such as synthia_16; default all"
+        "Evaluation",
+        "classes the means (and the choice of the best) are over: names, ids, or a list such as synthia_16; default all",
     )
 
     options: dict = field(default_factory=dict)
@@ -117,7 +118,7 @@ def key_table() -> str:
 
     rows = [(f.metadata["group"], f.name, f.metadata["help"]) for f in fields(Recipe) if f.metadata]
     base = {f.name for f in fields(FSTConfig.__mro__[1])}
-    rows += [("Method", f.name, f.metadata["help"]) for f in fields(FSTConfig) if f.name not in base]
+    rows += [("Method", f.name, f.metadata["help"]) for f in fields(FSTConfig) if f.name not in (*base, *own_keys())]
     width = max(len(name) for _, name, _ in rows)
     lines = ["Keys of a recipe, each also an option `--key value`:"]
     group = None

@@ -162,7 +162,7 @@ def _hints() -> dict[str, object]:
     hints = {key: own[key] for key in own_keys()}
     config = typing.get_type_hints(FSTConfig)
     for item in dataclasses.fields(FSTConfig):
-        if item.init and item.name not in _NOT_KEYS:
+        if item.init and item.name not in (*_NOT_KEYS, *own):  # eval_classes of a recipe takes names too
             hints[item.name] = config[item.name]
     return hints
 

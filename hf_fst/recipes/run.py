@@ -94,7 +94,7 @@ def run(
     set_seed(config.seed)
     with state.main_process_first():  # the first one counts pixels and downloads, the others find them
         data = build_data(recipe, config)
-        scored = scored_classes(recipe, data.names)
+        config.eval_classes = scored_classes(recipe, data.names)
         set_seed(config.seed)
         model = build_network(recipe, data.names)
     if overwrite and state.is_main_process:
@@ -123,12 +123,12 @@ def run(
     trainer.train(resume_from_checkpoint=checkpoint)
     config.report = wants_report
 
-    metrics = _logged_metrics(trainer, recipe, data, scored)
+    metrics = _logged_metrics(trainer, data)
     tested = []
     if data.test is not None:
         logged = trainer.evaluate(data.test, metric_key_prefix="test")
         kept = metrics[-1] if metrics else {"weights": "last", "step": trainer.state.global_step}
-        metrics.append(_entry(trainer, logged, "test", kept["weights"], kept["step"], data.test_split, data, scored))
+        metrics.append(_entry(trainer, logged, "test", kept["weights"], kept["step"], data))
         about = data_facts(recipe, data, config)["test"]
         tested.append(evaluation_of(trainer, kept["weights"], {**logged, "step": kept["step"]}, about, "test"))
     trainer.save_model()
@@ -144,6 +144,7 @@ def run(
         "parameters": sum(p.numel() for p in trainer.networks()["student"].parameters()),
         "steps": trainer.state.global_step,
         "classes": data.names,
+        "scored_classes": config.eval_classes or list(range(len(data.names))),
         "metrics": metrics,
         "seconds_per_step": stopwatch.seconds / stopwatch.steps if stopwatch.steps else None,
         "skipped_steps": trainer.journal.skipped,
@@ -231,7 +232,7 @@ def _views(data: RunData) -> dict[str, object]:
     return {key: view for key, view in views.items() if view is not None}
 
 
-def _logged_metrics(trainer: FSTTrainer, recipe: Recipe, data: RunData, scored: list[int] | None) -> list[dict]:
+def _logged_metrics(trainer: FSTTrainer, data: RunData) -> list[dict]:
     """Scores at the start, of the last and of the best weights, from the log of the evaluations while training."""
     logged = [entry for entry in trainer.state.log_history if "eval_student_mean_iou" in entry]
     if not logged:
@@ -243,32 +244,16 @@ def _logged_metrics(trainer: FSTTrainer, recipe: Recipe, data: RunData, scored: 
     best = trainer.state.best_global_step
     if trainer.args.load_best_model_at_end and best is not None:
         kept.append(("best", next(entry for entry in logged if entry["step"] == best)))
-    return [
-        _entry(trainer, entry, "eval", weights, entry["step"], data.validation_split, data, scored)
-        for weights, entry in kept
-    ]
+    return [_entry(trainer, entry, "eval", weights, entry["step"], data) for weights, entry in kept]
 
 
-def _entry(
-    trainer: FSTTrainer,
-    logged: dict,
-    prefix: str,
-    weights: str,
-    step: int,
-    split: str,
-    data: RunData,
-    scored: list[int] | None,
-) -> dict:
-    view = data.test if prefix == "test" else data.validation
+def _entry(trainer: FSTTrainer, logged: dict, prefix: str, weights: str, step: int, data: RunData) -> dict:
+    split, view = (data.test_split, data.test) if prefix == "test" else (data.validation_split, data.validation)
     entry = {"weights": weights, "step": step, "split": split, "images": len(view)}
     for network in trainer.networks():
         start = f"{prefix}_{network}_"
         found = {key: _number(logged[start + key]) for key in SCORES}
         ious = [_number(logged[f"{start}iou_{name}"]) for name in trainer.class_names]
-        if scored is not None:
-            present = [ious[i] for i in scored if ious[i] is not None]
-            found["mean_iou_all_classes"] = found["mean_iou"]
-            found["mean_iou"] = sum(present) / len(present) if present else None
         entry[network] = {**found, "iou": dict(zip(data.names, ious, strict=True))}
     return entry
 

@@ -187,7 +187,9 @@ def results_table(evaluations: list[Evaluation], saved: str) -> str:
 def class_table(facts: RunFacts, evaluation: Evaluation) -> str:
     """Markdown: IoU of each class, student against teacher."""
     student, teacher = evaluation.student.per_category_iou, evaluation.teacher.per_category_iou
-    return markdown_table(*class_rows(facts.classes, student or [None] * len(teacher), teacher))
+    return markdown_table(
+        *class_rows(facts.classes, student or [None] * len(teacher), teacher, facts.settings.get("eval_classes"))
+    )
 
 
 def command(facts: RunFacts) -> str | None:

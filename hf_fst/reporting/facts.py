@@ -29,6 +29,7 @@ SETTINGS = (
     "objective", "unlabeled_weight", "unlabeled_weighting", "confidence_threshold", "pseudo_ignore_top",
     "pseudo_ignore_bottom", "mix_classes", "cut_probability", "jitter_probability", "jitter_strength",
     "blur_probability", "loss_reduction", "auxiliary_loss_weight", "unlabeled_per_labeled", "eval_window", "eval_stride",
+    "eval_classes",
     "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
     "lr_scheduler_type", "warmup_steps", "warmup_ratio", "optim", "weight_decay", "adam_beta1", "adam_beta2",
     "max_grad_norm", "bf16", "fp16", "seed", "data_seed",

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hf_fst.reporting.overlays import default_palette
+from hf_fst.reporting.tables import in_brackets
 
 STUDENT = {"color": "#E69F00", "marker": "s", "linestyle": "--"}
 TEACHER = {"color": "#0072B2", "marker": "o", "linestyle": "-"}
@@ -211,6 +212,7 @@ def class_bars(
     names: Sequence[str],
     path: str | Path,
     title: str = "IoU per class",
+    scored: Sequence[int] | None = None,
 ) -> None:
     """Write a bar chart of per-class IoU, student beside teacher, with the means in the legend.
 
@@ -220,6 +222,7 @@ def class_bars(
         names: Class names, (C,).
         path: Where to write the picture.
         title: Over the chart.
+        scored: Ids of the classes the means are over, the others stand in brackets; None for all.
 
     Raises:
         ValueError: If the numbers of names and values differ, or there are no values at all.
@@ -238,12 +241,13 @@ def class_bars(
     positions = np.arange(len(names))
     for index, (label, (values, color)) in enumerate(groups.items()):
         offset = (index - (len(groups) - 1) / 2) * thickness
-        mean = f"mean {100 * np.nanmean(values):.1f}" if np.isfinite(values).any() else "no class present"
+        counted = values if scored is None else values[list(scored)]
+        mean = f"mean {100 * np.nanmean(counted):.1f}" if np.isfinite(counted).any() else "no class present"
         axes.barh(positions + offset, np.nan_to_num(values), thickness, color=color, label=f"{label} ({mean})")
         for position, value in zip(positions + offset, values, strict=True):
             text, look = (f"{100 * value:.1f}", "#222222") if math.isfinite(value) else ("absent", "#777777")
             axes.text(np.nan_to_num(value) + 0.008, position, text, va="center", fontsize=8.5, color=look)
-    axes.set_yticks(positions, names, fontsize=10.5)
+    axes.set_yticks(positions, in_brackets(names, scored), fontsize=10.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1.08)
     axes.set_xticks(np.linspace(0, 1, 6))

@@ -48,6 +48,7 @@ def write_report(
             facts.classes,
             output_dir / "class_iou.png",
             title=f"IoU per class, {evaluation.dataset.title}, {evaluation.dataset.split}",
+            scored=facts.settings.get("eval_classes"),
         )
     if samples:
         grid(samples, facts.classes, palette, output_dir / "samples.png")

@@ -74,7 +74,10 @@ def _check_widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
 
 def class_rows(
-    names: Sequence[str], student: Sequence[float | None], teacher: Sequence[float | None]
+    names: Sequence[str],
+    student: Sequence[float | None],
+    teacher: Sequence[float | None],
+    scored: Sequence[int] | None = None,
 ) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of per-class IoU, student against teacher, in percent, with the mean over the classes present.
 
@@ -82,15 +85,23 @@ def class_rows(
         names: Class names, (C,).
         student: IoU of the student in 0..1, None or nan where the class is absent, (C,).
         teacher: The same of the teacher.
+        scored: Ids of the classes the mean is over, the others stand in brackets; None for all.
     """
     if not len(names) == len(student) == len(teacher):
         raise ValueError(f"Got {len(names)} class names, {len(student)} student and {len(teacher)} teacher values.")
+    scored = range(len(names)) if scored is None else scored
     rows = [
-        [name, percent(s), percent(t), difference(s, t)] for name, s, t in zip(names, student, teacher, strict=True)
+        [name, percent(s), percent(t), difference(s, t)]
+        for name, s, t in zip(in_brackets(names, scored), student, teacher, strict=True)
     ]
-    means = _mean_present(student), _mean_present(teacher)
+    means = [_mean_present([values[index] for index in scored]) for values in (student, teacher)]
     rows.append(["mean", percent(means[0]), percent(means[1]), difference(*means)])
     return ["class", "student IoU (%)", "teacher IoU (%)", "teacher - student"], rows
+
+
+def in_brackets(names: Sequence[str], scored: Sequence[int] | None) -> list[str]:
+    """The names, those of classes that no mean is over in brackets."""
+    return [name if scored is None or index in scored else f"({name})" for index, name in enumerate(names)]
 
 
 def difference(student: float | None, teacher: float | None) -> str:

@@ -234,6 +234,35 @@ def test_means_are_taken_over_the_wanted_classes():
         scored_classes(make_recipe({"eval_classes": ["d"]}), names)
 
 
+def test_the_wanted_classes_decide_what_is_logged_best_and_on_the_card(tmp_path):
+    wanted = {"eval_classes": ["road", 9], "eval_steps": 1, "max_steps": 3, "learning_rate": 0.01, "report": True}
+    path = tiny.write(tmp_path / "r.yaml", tiny.STREET, wanted, save_total_limit=1)
+    out = tmp_path / "out"
+    results = run(load_recipe(path, {"output_dir": str(out)}))
+    assert results["scored_classes"] == [0, 9]
+    logged = [e for e in json.loads((out / "history.json").read_text()) if "eval_teacher_mean_iou" in e]
+    for entry in logged:
+        for network in ("student", "teacher"):
+            pair = [entry[f"eval_{network}_iou_{name}"] for name in ("road", "car")]
+            assert entry[f"eval_{network}_mean_iou"] == pytest.approx(sum(pair) / 2)
+    best = max(logged, key=lambda entry: entry["eval_teacher_mean_iou"])
+    kept = next(entry for entry in results["metrics"] if entry["weights"] == "best")
+    assert (kept["step"], kept["teacher"]["mean_iou"]) == (best["step"], best["eval_teacher_mean_iou"])
+    card = (out / "README.md").read_text()
+    assert "Means are over 2 of the 10 classes; the others stand in brackets." in card
+    assert "| (sidewalk)" in card and "| road " in card
+    assert f"mIoU {100 * results['metrics'][-1]['teacher']['mean_iou']:.1f} %" in card
+
+
+def test_a_wanted_class_that_the_model_lacks_is_refused_by_the_trainer(tmp_path):
+    from hf_fst import FSTConfig, FSTTrainer
+    from tests.evaluation.conftest import tiny_model
+
+    args = FSTConfig(output_dir=str(tmp_path), rule="supervised", eval_classes=[0, 4], use_cpu=True)
+    with pytest.raises(ValueError, match=r"^eval_classes is \[0, 4\], but the model has the classes 0 to 3.$"):
+        FSTTrainer(model=tiny_model(0), args=args)
+
+
 def test_id2label_is_for_datasets_that_do_not_name_their_classes(tmp_path):
     trees.camvid(tmp_path)
     with pytest.raises(UsageError, match="the dataset 'camvid' names its classes itself; leave it out."):

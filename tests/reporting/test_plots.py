@@ -125,6 +125,13 @@ def test_class_bars_have_the_length_of_the_values(drawn):
     assert [text.get_text() for text in axes.get_yticklabels()] == ["road", "car", "sky"]
 
 
+def test_class_bars_take_the_mean_over_the_classes_that_count(drawn):
+    plots.class_bars(None, [0.5, 0.1, 0.7], ["road", "car", "sky"], "unused.png", scored=[0, 2])
+    axes = drawn[0].axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["teacher (mean 60.0)"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["road", "(car)", "sky"]
+
+
 def test_class_bars_refuse_mismatched_or_missing_values():
     with pytest.raises(ValueError, match="3 class names but 2 values of the teacher"):
         plots.class_bars(None, [0.1, 0.2], ["a", "b", "c"], "unused.png")

@@ -102,6 +102,12 @@ def test_columns_line_up_in_source():
     assert tables.text_table(["name", "value"], [["a", "1"]]) == "name  value\n----  -----\na         1\n"
 
 
+def test_classes_that_do_not_count_stand_in_brackets():
+    _, rows = tables.class_rows(["road", "car", "sky"], [0.5, 0.1, None], [0.6, 0.9, None], scored=[0, 2])
+    assert [row[0] for row in rows] == ["road", "(car)", "sky", "mean"]
+    assert rows[-1][1:] == ["50.0", "60.0", "+10.0"]
+
+
 def test_class_rows_leave_absent_classes_out_of_the_mean():
     columns, rows = tables.class_rows(["road", "car", "sky"], [0.5, float("nan"), 0.7], [0.6, None, 0.9])
     assert columns[1:3] == ["student IoU (%)", "teacher IoU (%)"]
