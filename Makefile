@@ -19,7 +19,10 @@ $(STAMP): setup.py constraints.txt
 install: $(STAMP) ## make .venv and install hf_fst with pinned versions
 
 demo: $(STAMP) ## train a look-ahead teacher on synthetic streets for real ones; results in runs/demo
-	$(BIN)/hf-fst train examples/recipes/street_da_fst_d.yaml --output_dir runs/demo --overwrite
+	@echo "1/2  source only: labels of synthetic streets"
+	$(BIN)/hf-fst train examples/recipes/street_source_only.yaml --output_dir runs/demo_source_only --overwrite
+	@echo "2/2  FST-D, K = 3: unlabeled real streets as well"
+	$(BIN)/hf-fst train examples/recipes/demo.yaml --overwrite
 
 test: $(STAMP) ## run the default test suite
 	$(PYTEST)
