@@ -195,8 +195,9 @@ class RareClasses(Dataset):
         return item
 
     def table(self) -> list[dict]:
-        """The statistics, a row for each class (`class_table`)."""
-        return class_table(self.pixels, self.names, self.temperature)
+        """The statistics, a row for each class (`class_table`), with the probabilities that are drawn with."""
+        rows = class_table(self.pixels, self.names, self.temperature)
+        return [row | {"probability": p} for row, p in zip(rows, self.probabilities.tolist(), strict=True)]
 
 
 class Sources(Dataset):

@@ -37,7 +37,9 @@ def data_facts(recipe: Recipe, data: RunData, config: FSTConfig) -> dict[str, Da
         on_hub = hub_id(data_dir or recipe.data_dir) if name == "hub" else None
         config = (options or {}).get("look")
         if key == "labeled" and recipe.labeled is not None:
-            config = f"{len(view)} labeled images"
+            config = f"{len(view) - data.few} labeled images"
+        if key == "labeled" and data.few:
+            config = ", ".join(filter(None, (config, f"and {data.few} of {KNOWN.get(unlabeled, ('the target',))[0]}")))
         facts[key] = DatasetFacts(
             name=on_hub or name if name != "folder" else "own-images",
             title=on_hub or title,

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import datasets
+from torch.utils.data import Dataset
 
 from hf_fst.config import FSTConfig
 from hf_fst.data import DATASETS, LabelMap, View, load
 from hf_fst.data.folders import read_id2label
-from hf_fst.data.sampling import RareClasses, class_pixels
+from hf_fst.data.sampling import RareClasses, class_pixels, combine
 from hf_fst.data.splits import nested_order, read_list
 from hf_fst.data.transforms import CenterCrop, Evaluation, size_within, training
 from hf_fst.evaluation.confusion import CLASS_LISTS
@@ -27,9 +28,9 @@ _RARE = ("temperature", "min_pixels", "min_crop_ratio", "tries", "scale_by_crop"
 @dataclass
 class RunData:
     """What a run trains and is evaluated on; `unlabeled`, `validation` and `test` may be None. `evaluated` names the
-    dataset of the last two."""
+    dataset of the last two, `few` is the number of target images with labels among the labeled ones."""
 
-    labeled: View | RareClasses
+    labeled: Dataset
     unlabeled: View | None
     validation: View | None
     test: View | None
@@ -38,6 +39,8 @@ class RunData:
     test_split: str
     names: list[str]
     palette: list[list[int]] | None
+    rare: RareClasses | None
+    few: int
 
 
 def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
@@ -51,15 +54,20 @@ def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
         raise UsageError(f"dataset is missing; give one of {', '.join(sorted(DATASETS))}.")
     sides = _unlabeled_side(recipe), _eval_side(recipe)
     labeled_dict = _load(recipe, recipe.dataset, recipe.data_dir, recipe.dataset_options, recipe.labeled)
-    labeled, rest = _take_labeled(labeled_dict, recipe)
+    labeled, rest = _take_labeled(labeled_dict, recipe.labeled, recipe.split_seed)
     label_map = labeled.features.get("label")
     if not isinstance(label_map, LabelMap):
         raise ValueError(f"The dataset {recipe.dataset!r} has no labels in train; give a labeled one.")
     if not label_map.names:
         raise ValueError(f"The dataset {recipe.dataset!r} does not name its classes; give id2label.")
 
-    target_dict = labeled_dict if sides[0] is None else _load(recipe, *sides[0])
-    unlabeled = rest if sides[0] is None else _split(target_dict, "train", "unlabeled_dataset")
+    target_dict, few, unlabeled = labeled_dict, None, rest
+    if sides[0] is not None:
+        target_dict = _load(recipe, *sides[0], recipe.target_labeled)
+        target, rest = _take_labeled(target_dict, recipe.target_labeled, recipe.split_seed, "unlabeled_dataset")
+        few, unlabeled = (None, target) if recipe.target_labeled is None else (target, rest)
+    elif recipe.target_labeled is not None:
+        raise UsageError("target_labeled is set, but there is no unlabeled_dataset to take it from; use labeled.")
     if OBJECTIVES[config.objective].needs_unlabeled:
         if unlabeled is None:
             raise UsageError(
@@ -83,6 +91,14 @@ def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
     crop = crop if isinstance(crop, int) else tuple(crop)
     random_scale = recipe.random_resize and tuple(recipe.random_resize)
     labeled_view = View(labeled, training(crop, scale, random_scale, recipe.cat_max_ratio))
+    rare = _rare(labeled_view, recipe, crop)
+    together = labeled_view if rare is None else rare
+    if few is not None:
+        share = recipe.target_labeled_share
+        few_view = View(
+            _labels_needed(few, "train"), training(crop, unlabeled_scale, random_scale, recipe.cat_max_ratio)
+        )
+        together = combine([together, few_view], None if share is None else [1 - share, share])
     views = {"validation": validation, "test": test}
     for split, dataset in views.items():
         if dataset is not None:
@@ -94,7 +110,7 @@ def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
         if unlabeled_view.with_labels:
             _same_classes(label_map.names, unlabeled, "the unlabeled set")
     return RunData(
-        _rare(labeled_view, recipe, crop),
+        together,
         unlabeled_view,
         views["validation"],
         views["test"],
@@ -103,6 +119,8 @@ def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
         recipe.test_split or "test",
         list(label_map.names),
         label_map.palette,
+        rare,
+        0 if few is None else len(few),
     )
 
 
@@ -191,21 +209,23 @@ def _count(labeled: int | str, total: int) -> int:
     return math.ceil(total * above / below)
 
 
-def _take_labeled(loaded: datasets.DatasetDict, recipe: Recipe) -> tuple[datasets.Dataset, datasets.Dataset | None]:
+def _take_labeled(
+    loaded: datasets.DatasetDict, labeled: int | str | None, seed: int, key: str = "dataset"
+) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     """Labeled images and the rest, None without a rest."""
-    train = _split(loaded, "train", "dataset")
-    if recipe.labeled is None or "unlabeled" in loaded:
+    train = _split(loaded, "train", key)
+    if labeled is None or "unlabeled" in loaded:
         return train, loaded.get("unlabeled")
-    if _is_list_file(recipe.labeled):
-        chosen = _listed(train, recipe.labeled)
+    if _is_list_file(labeled):
+        chosen = _listed(train, labeled)
     else:
-        count = _count(recipe.labeled, len(train))
+        count = _count(labeled, len(train))
         if not 1 <= count < len(train):
             raise ValueError(
-                f"labeled is {recipe.labeled} ({count} of {len(train)} images); at least 1 must be labeled and 1 not."
+                f"labeled is {labeled} ({count} of {len(train)} images); at least 1 must be labeled and 1 not."
             )
         rows = [str(i) for i in range(len(train))]
-        order = nested_order(rows, class_pixels(train), recipe.split_seed, count)
+        order = nested_order(rows, class_pixels(train), seed, count)
         chosen = sorted(int(row) for row in order[:count])
     rest = sorted(set(range(len(train))) - set(chosen))
     return train.select(chosen), train.select(rest)
@@ -267,10 +287,10 @@ def _first_size(dataset: datasets.Dataset, scale: tuple[int, int] | None) -> tup
     return size_within(size, scale) if scale else size
 
 
-def _rare(view: View, recipe: Recipe, crop) -> View | RareClasses:
+def _rare(view: View, recipe: Recipe, crop) -> RareClasses | None:
     wanted = recipe.rare_class_sampling
     if not wanted and wanted != {}:
-        return view
+        return None
     numbers = dict(wanted) if isinstance(wanted, dict) else {}
     for key in numbers:
         if key not in _RARE:

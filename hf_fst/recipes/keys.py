@@ -59,6 +59,13 @@ class Recipe:
     )
     unlabeled_data_dir: str | None = _key("Unlabeled images", "its folder; default data_dir for the same dataset")
     unlabeled_options: dict | None = _key("Unlabeled images", "further options of that dataset")
+    target_labeled: int | str | None = _key(
+        "Unlabeled images",
+        "how much of unlabeled_dataset keeps its labels and joins the labeled images, written as `labeled`",
+    )
+    target_labeled_share: float | None = _key(
+        "Unlabeled images", "probability that a labeled draw is one of these; default: as often as any other image"
+    )
     unlabeled_diagnostics: bool = _key(
         "Unlabeled images", "score the pseudo-labels where the unlabeled set has labels (never trained on)", True
     )

@@ -273,6 +273,11 @@ def _check(recipe: Recipe) -> None:
         value = getattr(recipe, key)
         if value is not None and value <= 0:
             raise UsageError(f"{key} is {value}; use a number above 0.")
+    share = recipe.target_labeled_share
+    if share is not None and not 0 < share < 1:
+        raise UsageError(f"target_labeled_share is {share}; use a number between 0 and 1.")
+    if share is not None and recipe.target_labeled is None:
+        raise UsageError("target_labeled_share is set without target_labeled; say how much of the target has labels.")
     if recipe.eval_crop is not None and recipe.eval_crop < 1:
         raise UsageError(f"eval_crop is {recipe.eval_crop}; give a side in pixels.")
     if recipe.schedule not in (None, "poly"):

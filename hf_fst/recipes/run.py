@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_fst.checkpoints import STUDENT_DIR, complete_checkpoints
 from hf_fst.reporting.facts import FACTS_FILE, hardware, settings_of, versions
+from hf_fst.reporting.plots import sampling_bars
 from hf_fst.reporting.summary import evaluation_of, peak_memory
 from hf_fst.reporting.tables import percent, text_table
 from hf_fst.trainer import FSTTrainer
@@ -27,11 +28,13 @@ from .network import build_network, build_processor
 from .trainer import RecipeTrainer
 
 RECIPE_FILE, RESULTS_FILE, HISTORY_FILE = "recipe.yaml", "results.json", "history.json"
+CLASS_SAMPLING = "class_sampling.png"
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 # what a run leaves in its directory; nothing else is ever removed
 OUR_FILES = (
     *("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json", "*.py"),
     *("training_args.bin", "README.md", "curves.png", "class_iou.png", "samples.png", FACTS_FILE),
+    CLASS_SAMPLING,
     *(RECIPE_FILE, RESULTS_FILE, HISTORY_FILE),
 )
 OUR_FOLDERS = (STUDENT_DIR, "checkpoint-[0-9]*", ".eval_results", "runs")
@@ -120,6 +123,8 @@ def run(
         output_dir.mkdir(parents=True, exist_ok=True)
         written = yaml.safe_dump(shareable(as_dict(recipe)), sort_keys=False, allow_unicode=True)
         (output_dir / RECIPE_FILE).write_text(written, encoding="utf-8")
+        if data.rare is not None:
+            _show_sampling(data.rare.table(), output_dir / CLASS_SAMPLING)
     trainer.train(resume_from_checkpoint=checkpoint)
     config.report = wants_report
 
@@ -196,6 +201,17 @@ def shareable(values: dict[str, object]) -> dict[str, object]:
         return value
 
     return {key: clean(value) for key, value in values.items() if key not in LOCAL_KEYS}
+
+
+def _show_sampling(rows: list[dict], path: Path) -> None:
+    """Prints how often each class occurs and is drawn, and writes it as a picture."""
+    cells = [
+        [row["class"], f"{row['pixels']:,}", percent(row["share"]), f"{row['images']:,}", percent(row["probability"])]
+        for row in rows
+    ]
+    print("\n" + text_table(["class", "pixels", "% of pixels", "images", "% of draws"], cells))
+    shares, draws = ([row[key] for row in rows] for key in ("share", "probability"))
+    sampling_bars(shares, draws, [row["class"] for row in rows], path)
 
 
 def _check_output_dir(output_dir: Path, overwrite: bool, resume: bool) -> str | None:

@@ -253,12 +253,46 @@ def class_bars(
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
     axes.set_xlabel("IoU (%)", fontsize=10)
+    _style_bars(axes, title)
+    figure.savefig(path)
+
+
+def sampling_bars(
+    shares: Sequence[float], probabilities: Sequence[float], names: Sequence[str], path: str | Path
+) -> None:
+    """Write a bar chart of Rare Class Sampling: how frequent each class is, and how often it is drawn.
+
+    Args:
+        shares: Share of the labeled pixels in 0..1, (C,).
+        probabilities: Of drawing the class, in 0..1, (C,).
+        names: Class names, (C,).
+        path: Where to write the picture.
+    """
+    figure = Figure(figsize=(8, 1.5 + 0.42 * len(names)), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    positions = np.arange(len(names))
+    groups = {"of the labeled pixels": (shares, "#999999"), "of the draws": (probabilities, TEACHER["color"])}
+    largest = max(*shares, *probabilities)
+    for offset, (label, (values, color)) in zip((-0.2, 0.2), groups.items(), strict=True):
+        axes.barh(positions + offset, values, 0.4, color=color, label=label)
+        for position, value in zip(positions + offset, values, strict=True):
+            text = "< 0.01" if 0 < value < 1e-4 else f"{100 * value:.{1 if value == 0 or value >= 0.1 else 2}f}"
+            axes.text(value + 0.01 * largest, position, text, va="center", fontsize=8.5, color="#222222")
+    axes.set_yticks(positions, names, fontsize=10.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 1.1 * largest)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
+    axes.set_xlabel("share (%)", fontsize=10)
+    _style_bars(axes, "How frequent and how often drawn each class is")
+    figure.savefig(path)
+
+
+def _style_bars(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=12, fontweight="bold", loc="left", pad=24)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=10, frameon=False, borderaxespad=0.2)
-    figure.savefig(path)
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:

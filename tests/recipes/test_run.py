@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 import yaml
@@ -14,6 +16,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 from hf_fst import cli
 from hf_fst.checkpoints import complete_checkpoints
 from hf_fst.recipes import UsageError, load_recipe
+from hf_fst.recipes.about import data_facts
 from hf_fst.recipes.data import build_data, scored_classes
 from hf_fst.recipes.load import make_recipe, to_config
 from hf_fst.recipes.run import run, shareable
@@ -174,6 +177,54 @@ def test_domain_adaptation_evaluates_on_the_unlabeled_side(tmp_path):
     assert data.validation[0]["pixel_values"].shape == (3, 32, 64)
     assert data.labeled[0]["pixel_values"].shape == (3, 24, 24) and "labels" in data.unlabeled[0]
     assert "labels" not in data_of({**keys, "unlabeled_diagnostics": False}).unlabeled[0]
+
+
+def test_a_few_target_images_keep_their_labels_and_join_the_labeled_ones(tmp_path):
+    raw = trees.gta5(tmp_path / "gta5")["train"]
+    city = trees.cityscapes(tmp_path / "city", counts=(5, 2, 0))
+    keys = {
+        **{"dataset": "gta5", "data_dir": str(tmp_path / "gta5"), "resize": [48, 32], "crop_size": 24},
+        **{"unlabeled_dataset": "cityscapes", "unlabeled_data_dir": str(tmp_path / "city")},
+        **{"unlabeled_resize": [64, 32], "target_labeled": 2},
+    }
+    data = data_of(keys)
+    assert len(raw) == 4 and len(city["train"]) == 5
+    assert (len(data.labeled), data.few, len(data.unlabeled), len(data.validation)) == (6, 2, 3, 2)
+    few = {value["path"] for value in data.labeled.datasets[1]._stored["image"]}
+    rest = {value["path"] for value in data.unlabeled._stored["image"]}
+    assert len(few | rest) == 5 and not few & rest and all("leftImg8bit" in path for path in few)
+    assert all(data.labeled[i]["labels"].shape == (24, 24) for i in (0, 5))
+    rare = data_of(
+        {**keys, "target_labeled": "2/5", "target_labeled_share": 0.9, "rare_class_sampling": {"min_pixels": 5}}
+    )
+    assert rare.labeled.sources[0] is rare.rare and rare.labeled.probabilities.tolist() == pytest.approx([0.1, 0.9])
+    recipe = make_recipe({**keys, "target_labeled": 2})
+    facts = data_facts(recipe, data, to_config(recipe))
+    assert (facts["labeled"].images, facts["labeled"].config) == (6, "and 2 of Cityscapes")
+    with pytest.raises(UsageError, match="^target_labeled is set, but there is no unlabeled_dataset to take it from;"):
+        data_of({"dataset": "gta5", "data_dir": str(tmp_path / "gta5"), "target_labeled": 2})
+    with pytest.raises(ValueError, match="^5 labeled images are asked for, but 1 to 4 can be chosen here.$"):
+        data_of({**keys, "target_labeled": 5})
+
+
+def test_rare_class_sampling_is_shown_as_a_table_and_a_picture(tmp_path, capsys):
+    keys = {**tiny.folders(tmp_path, ids=3), "max_steps": 1}
+    for i in range(4):  # nobody has class 2
+        path = tmp_path / f"labeled/masks/{i}.png"
+        mask = np.zeros((40, 48), dtype=np.uint8)
+        mask[:10, :12] = 1
+        PIL.Image.fromarray(mask).save(path)
+    recipe = tiny.write(tmp_path / "r.yaml", keys, rare_class_sampling={"min_pixels": 10, "temperature": 1.0})
+    with pytest.warns(UserWarning, match="^No image has the class 'class 2'; Rare Class Sampling never draws it.$"):
+        assert cli.main(["train", recipe, "-o", str(tmp_path / "out")]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("class ")]
+    # 120 of 1920 pixels are class 1; it is drawn with 1 / (1 + exp(-(1800 - 120) / 1920)) = 0.7057
+    assert rows[1:] == [
+        ["class", "0", "7,200", "93.8", "4", "29.4"],
+        ["class", "1", "480", "6.2", "4", "70.6"],
+        ["class", "2", "0", "0.0", "0", "0.0"],
+    ]
+    assert PIL.Image.open(tmp_path / "out/class_sampling.png").size[0] == 880
 
 
 def test_the_labeled_side_is_evaluated_where_the_unlabeled_one_has_no_such_split(tmp_path):

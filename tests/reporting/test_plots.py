@@ -132,6 +132,14 @@ def test_class_bars_take_the_mean_over_the_classes_that_count(drawn):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["road", "(car)", "sky"]
 
 
+def test_sampling_bars_are_shares_and_draws(drawn):
+    plots.sampling_bars([0.75, 0.25, 0.0], [0.00001, 0.99999, 0.0], ["road", "car", "sky"], "unused.png")
+    axes = drawn[0].axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [0.75, 0.25, 0.0, 0.00001, 0.99999, 0.0]
+    assert [text.get_text() for text in axes.texts] == ["75.0", "25.0", "0.0", "< 0.01", "100.0", "0.0"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["road", "car", "sky"]
+
+
 def test_class_bars_refuse_mismatched_or_missing_values():
     with pytest.raises(ValueError, match="3 class names but 2 values of the teacher"):
         plots.class_bars(None, [0.1, 0.2], ["a", "b", "c"], "unused.png")
