@@ -22,7 +22,7 @@ demo: $(STAMP) ## train a look-ahead teacher on synthetic streets for real ones;
 	@echo "1/2  source only: labels of synthetic streets"
 	$(BIN)/hf-fst train examples/recipes/street_source_only.yaml --output_dir runs/demo_source_only --overwrite
 	@echo "2/2  FST-D, K = 3: unlabeled real streets as well"
-	$(BIN)/hf-fst train examples/recipes/demo.yaml --overwrite
+	$(BIN)/hf-fst train examples/recipes/demo.yaml --model runs/demo_source_only --model_config null --overwrite
 
 test: $(STAMP) ## run the default test suite
 	$(PYTEST)
