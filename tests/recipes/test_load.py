@@ -109,6 +109,11 @@ def test_a_sweep_needs_a_point_that_it_has(tmp_path):
         ({"dataset": "citiscapes"}, "dataset is 'citiscapes'; did you mean 'cityscapes'?"),
         ({"lr_scheduler_type": "lineer"}, "lr_scheduler_type is 'lineer'; did you mean 'linear'?"),
         ({"schedule": "cosine"}, "schedule is 'cosine'; use 'poly', or leave it out and set lr_scheduler_type."),
+        ({"target_labeled": 9, "target_labeled_share": 1}, "target_labeled_share is 1; use a number between 0 and 1."),
+        (
+            {"target_labeled_share": 0.5},
+            "target_labeled_share is set without target_labeled; say how much of the target has labels.",
+        ),
         ({"test_split": True}, "test_split is true; give the name of a split, or false for none."),
     ],
 )
