@@ -87,7 +87,7 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
         lookahead_rules=LOOKAHEAD_RULES,
         learns_from_teacher=facts.rule != "supervised",
         saved=saved,
-        results=results_table(facts.evaluations, facts.saved) if facts.evaluations else "",
+        results=results_table(facts) if facts.evaluations else "",
         classes=class_table(facts, saved[-1]) if saved and saved[-1].teacher.per_category_iou else "",
         command=command(facts),
         datasets=_used_datasets(facts),
@@ -166,30 +166,39 @@ def eval_results_files(facts: RunFacts) -> dict[str, str]:
     return files
 
 
-def results_table(evaluations: list[Evaluation], saved: str) -> str:
-    """Markdown: last against best weights, student against teacher; the saved ones are marked."""
+def results_table(facts: RunFacts) -> str:
+    """Markdown: last against best weights, student against teacher; the saved ones are marked.
+
+    Under `supervised` there is one network, and its scores stand once.
+    """
+    supervised = facts.rule == "supervised"
     rows = [
         [
-            f"{evaluation.weights}{' (saved here)' if evaluation.weights == saved else ''}",
+            f"{evaluation.weights}{' (saved here)' if evaluation.weights == facts.saved else ''}",
             _dataset_name(evaluation),
             str(evaluation.step),
-            percent(evaluation.student.mean_iou),
+            *([] if supervised else [percent(evaluation.student.mean_iou)]),
             percent(evaluation.teacher.mean_iou),
             percent(evaluation.teacher.mean_accuracy),
             percent(evaluation.teacher.overall_accuracy),
         ]
-        for evaluation in evaluations
+        for evaluation in facts.evaluations
     ]
-    columns = ["weights", "data", "step", "student mIoU", "teacher mIoU", "teacher mean acc.", "teacher pixel acc."]
-    return markdown_table(columns, rows, left=2)
+    columns = ["mIoU", "mean acc.", "pixel acc."]
+    if not supervised:
+        columns = ["student mIoU", *(f"teacher {column}" for column in columns)]
+    return markdown_table(["weights", "data", "step", *columns], rows, left=2)
 
 
 def class_table(facts: RunFacts, evaluation: Evaluation) -> str:
-    """Markdown: IoU of each class, student against teacher."""
+    """Markdown: IoU of each class, student against teacher, or of the one network under `supervised`."""
     student, teacher = evaluation.student.per_category_iou, evaluation.teacher.per_category_iou
-    return markdown_table(
-        *class_rows(facts.classes, student or [None] * len(teacher), teacher, facts.settings.get("eval_classes"))
+    columns, rows = class_rows(
+        facts.classes, student or [None] * len(teacher), teacher, facts.settings.get("eval_classes")
     )
+    if facts.rule == "supervised":
+        columns, rows = ["class", "IoU (%)"], [[name, teacher] for name, _, teacher, _ in rows]
+    return markdown_table(columns, rows)
 
 
 def command(facts: RunFacts) -> str | None:

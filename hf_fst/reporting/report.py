@@ -50,7 +50,9 @@ def write_report(
             title=f"IoU per class, {evaluation.dataset.title}, {evaluation.dataset.split}",
             scored=facts.settings.get("eval_classes"),
         )
-    if samples:
+    if samples and facts.rule == "supervised":  # one network, one column
+        grid([s[:3] for s in samples], facts.classes, palette, output_dir / "samples.png", ("image", "label", "model"))
+    elif samples:
         grid(samples, facts.classes, palette, output_dir / "samples.png")
     facts.save(output_dir)
     return write_card(output_dir, facts)

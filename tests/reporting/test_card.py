@@ -349,3 +349,14 @@ def test_a_second_report_removes_pictures_that_no_longer_hold(tmp_path):
 def test_template_is_part_of_the_package():
     assert card.TEMPLATE.is_file()
     assert card.TEMPLATE.parent == Path(card.__file__).parent
+
+
+def test_the_tables_of_a_supervised_run_have_one_network():
+    facts_of_run = make_facts(rule="supervised", objective="supervised", unlabeled=None)
+    assert [line.split("|")[4].strip() for line in card.results_table(facts_of_run).splitlines()[:3]] == [
+        "mIoU",
+        "---:",
+        "32.0",
+    ]
+    rows = card.class_table(facts_of_run, facts_of_run.evaluations[1]).splitlines()
+    assert [cell.strip() for cell in rows[2].split("|")[1:-1]] == ["road", "50.0"]
