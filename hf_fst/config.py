@@ -158,6 +158,8 @@ class FSTConfig(TrainingArguments):
     batch_eval_metrics: bool = field(default=True, metadata={"help": "evaluation counts as it goes: keep True"})
 
     def __post_init__(self):
+        # unless told so, several processes on a machine without accelerator do not meet: each makes a run of its own
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # else every loader warns
         self.label_names = ["labels"] if self.label_names is None else self.label_names

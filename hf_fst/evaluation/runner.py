@@ -223,7 +223,7 @@ def evaluate_model(
         if classes not in CLASS_LISTS:
             raise ValueError(f"There is no class list {classes!r}: choose one of {', '.join(CLASS_LISTS)}.")
         classes = CLASS_LISTS[classes]
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())  # unless told so, processes on CPUs do not meet
     if isinstance(model, PreTrainedModel):
         network, name, processor = model, model.config.name_or_path or type(model).__name__, processor
     else:

@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from accelerate import Accelerator
+from PIL import Image
 
+from tests.data import trees
 from tests.evaluation import two_processes
+from tests.evaluation.conftest import tiny_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,3 +46,38 @@ def test_two_processes_equal_one(run_dir, tmp_path):
             one, two = (tmp_path / f"out_{world}_{name}" / "predictions" / file for world in (1, 2))
             assert one.read_bytes() == two.read_bytes()
         assert json.loads((tmp_path / f"out_2_{name}" / "evaluation.json").read_text())["processes"] == 2
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("options", [[], ["--window", "32", "--stride", "24"]])
+def test_the_command_on_two_processes_equals_a_count_of_the_pictures_it_saves(tmp_path, options):
+    labels = trees.camvid(tmp_path / "camvid", counts=(1, 5, 1))["val"]
+    tiny_model(1, 11).save_pretrained(tmp_path / "model")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--standalone",
+        "-m",
+        "hf_fst.cli",
+    ]
+    command += ["eval", str(tmp_path / "model"), "camvid", "--data_dir", str(tmp_path / "camvid"), *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "--save_predictions", "-o", str(tmp_path / "out")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    counts = np.zeros((12, 11), dtype=np.int64)
+    for name, label in labels.items():
+        prediction = np.asarray(Image.open(tmp_path / "out/predictions" / f"{name}.png"))
+        np.add.at(counts, (label, prediction), 1)
+    result = json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert (result["processes"], result["images"]) == (2, 5)
+    assert result["confusion_matrix"] == counts[:11].tolist()
+    assert np.count_nonzero(counts[:11].sum(axis=0)) > 1
