@@ -36,7 +36,15 @@ setup(
         "transformers>=5.17",
     ],
     extras_require={
-        "test": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "cityscapesscripts", "tensorboard"],
+        "test": [
+            "cityscapesscripts",
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+            "scikit-learn",
+            "tensorboard",
+        ],
     },
     entry_points={"console_scripts": ["hf-fst=hf_fst.cli:main"]},
 )

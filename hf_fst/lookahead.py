@@ -174,9 +174,11 @@ class Step:
         self.present = trainer.present(self.student)
         self.present.take()
         restore_noise = trainer.args.lookahead_state == "restore"
-        with same_noise_after(trainer.args.device) if restore_noise else nullcontext():
-            yield
-        self.present.restore()
+        try:
+            with same_noise_after(trainer.args.device) if restore_noise else nullcontext():
+                yield
+        finally:  # also where a run is interrupted in the middle: what is saved then is a present student
+            self.present.restore()
 
     def return_to_present(self) -> None:
         """θ̃ ← θ_t."""
@@ -245,7 +247,13 @@ class Step:
                     accelerator.backward(loss)
                 losses[name] = losses.get(name, 0) + loss.detach()
 
-        if trainer.journal.is_finite(losses, accelerator, virtual, trainer.state.global_step + 1):
+        checked = dict(losses)
+        if accelerator.scaler is None:  # a scaler looks at the gradients itself
+            gradients = local(p.grad for p in self.student.parameters() if p.grad is not None)
+            checked["gradient"] = torch.stack(torch._foreach_norm(gradients)).double().sum()
+        if trainer.journal.is_finite(checked, accelerator, virtual, trainer.state.global_step + 1):
+            if not virtual:
+                trainer.journal.add(losses)
             return sum(losses.values()), group
         copy_all(buffers, kept)  # statistics of a batch that is not finite would outlive the step
         if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale

@@ -66,11 +66,15 @@ class EMATeacher:
         torch._foreach_lerp_(list(self.model.parameters()), _like(parameters, self.model.parameters()), 1 - momentum)
         if self.buffers == "batch":
             return
-        for mine, theirs in zip(self.model.buffers(), buffers, strict=True):
-            if self.buffers == "ema" and mine.is_floating_point():
-                mine.lerp_(theirs.to(mine.dtype), 1 - momentum)
-            else:
-                mine.copy_(theirs)
+        pairs = list(zip(self.model.buffers(), buffers, strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        if floats:
+            mine, theirs = zip(*floats, strict=True)
+            # copying is following with momentum 0
+            torch._foreach_lerp_(mine, _like(theirs, mine), 1 - momentum if self.buffers == "ema" else 1.0)
+        if counters:
+            torch._foreach_copy_(*map(list, zip(*counters, strict=True)))
 
 
 def _like(tensors: Sequence[torch.Tensor], references) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
@@ -33,7 +33,7 @@ from hf_fst.data.pairing import DrawSampler, Pairs, collate
 from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.evaluation.inference import aligns_corners
 from hf_fst.lookahead import Present, Step
-from hf_fst.objectives import Objective, make_objective
+from hf_fst.objectives import OBJECTIVES, Objective, make_objective
 from hf_fst.reporting.health import PseudoLabelHealth
 from hf_fst.reporting.journal import Journal
 from hf_fst.reporting.report import write_report
@@ -91,6 +91,9 @@ class FSTTrainer(Trainer):
             model = AutoModelForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **names)
         if processing_class is None:
             processing_class = SegformerImageProcessor(do_resize=False)
+        for name, dataset in (("train_dataset", train_dataset), ("unlabeled_dataset", unlabeled_dataset)):
+            if isinstance(dataset, IterableDataset):
+                raise ValueError(f"{name} is a stream, which cannot be drawn by index; give a dataset with a length.")
         self.unlabeled_dataset = unlabeled_dataset
         self.teacher: EMATeacher | None = None
         self._scores = StreamingScores(lambda: (list(self.networks()), self.class_names), args.eval_classes)
@@ -119,6 +122,8 @@ class FSTTrainer(Trainer):
             )
         if objective is None or isinstance(objective, str):
             objective = make_objective(args, self._num_labels(), aligns_corners(self.model))
+        else:
+            args.objective = next((n for n, c in OBJECTIVES.items() if type(objective) is c), type(objective).__name__)
         self.objective = objective
         if objective.needs_unlabeled and not self.has_teacher:
             raise ValueError(
@@ -241,7 +246,7 @@ class FSTTrainer(Trainer):
         return PseudoLabelHealth(
             batch["unlabeled_pixel_values"],
             self.class_names,
-            self.args.confidence_threshold,
+            self.objective.confidence_threshold,
             self.objective.align_corners,
         )
 

@@ -261,8 +261,58 @@ def test_too_many_such_steps_in_a_row_stop_the_run(tmp_path):
     with pytest.raises(RuntimeError) as error:
         trainer.train()
     assert str(error.value) == (
-        "The loss was not finite for 3 steps in a row (last: step 3, labeled_loss); lower the learning rate or look at "
-        "their images."
+        "The loss or its gradient was not finite for 3 steps in a row (last: step 3, labeled_loss, gradient); lower the "
+        "learning rate or look at their images."
+    )
+
+
+class SpoiledGradient(torch.autograd.Function):
+    """The identity, with a gradient that is not a number."""
+
+    @staticmethod
+    def forward(context, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * float("nan")
+
+
+def test_a_finite_loss_with_a_gradient_that_is_none_moves_nobody(tmp_path):
+    trainer = tiny.trainer(tmp_path, rule="fst_d", lookahead_steps=2, max_steps=2, teacher_momentum=0.5)
+    clean = trainer.objective.labeled_loss
+    trainer.objective.labeled_loss = lambda *inputs: SpoiledGradient.apply(clean(*inputs))
+    before = [tensor.clone() for tensor in trainer.model.parameters()]
+    trainer.train()
+    assert trainer.journal.skipped == {"real": 2, "virtual": 4}
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+    assert all(tensor.isfinite().all() for tensor in tiny.weights(trainer.teacher.model))
+
+
+def test_a_look_ahead_that_is_interrupted_leaves_the_student_in_the_present(tmp_path):
+    trainer = tiny.trainer(tmp_path, rule="fst_d", lookahead_steps=2, max_steps=1, learning_rate=0.5)
+    before = [tensor.clone() for tensor in trainer.model.parameters()]
+
+    def interrupted(parameters, buffers, momentum, follow=trainer.teacher.follow):
+        if any(not torch.equal(a, b) for a, b in zip(before, parameters, strict=True)):
+            raise KeyboardInterrupt
+        follow(parameters, buffers, momentum)
+
+    trainer.teacher.follow = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+
+
+def test_a_stream_cannot_be_trained_on(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(tiny.images(2))
+
+    with pytest.raises(ValueError) as error:
+        tiny.trainer(tmp_path, sets=(Stream(), tiny.images(2, 2, labels=False)))
+    assert str(error.value) == (
+        "train_dataset is a stream, which cannot be drawn by index; give a dataset with a length."
     )
 
 

@@ -21,6 +21,8 @@ class Objective:
     names: tuple[str, ...] = ("labeled_loss",)
     #: whether batches need unlabelled images
     needs_unlabeled = False
+    #: confidence in [0, 1] above which a pseudo-label counts as confident in what is logged
+    confidence_threshold = 0.968
 
     def __init__(
         self, *, loss_reduction: str = "valid", auxiliary_loss_weight: float = 0.4, align_corners: bool = False

@@ -23,10 +23,10 @@ class Journal:
         self._steps = 0
 
     def is_finite(self, losses: dict[str, torch.Tensor], accelerator, virtual: bool, step: int) -> bool:
-        """One check for all terms of a virtual or real step, the same answer on every process; counts what fails.
+        """One check for all numbers of a virtual or real step, the same answer on every process; counts what fails.
 
         Args:
-            losses: terms by name, scalars.
+            losses: terms and the norm of the gradient by name, scalars.
             accelerator: the run's `Accelerator`.
             virtual: whether the step is imagined.
             step: number of the optimizer step, for the message.
@@ -46,13 +46,15 @@ class Journal:
         if self.in_a_row >= self.max_nonfinite_steps:
             bad = [name for name, loss in losses.items() if not math.isfinite(loss.item())]
             raise RuntimeError(
-                f"The loss was not finite for {self.in_a_row} steps in a row (last: step {step}, "
+                f"The loss or its gradient was not finite for {self.in_a_row} steps in a row (last: step {step}, "
                 f"{', '.join(bad) or 'on another process'}); lower the learning rate or look at their images."
             )
-        if finite:
-            self._losses = {name: self._losses.get(name, 0) + loss for name, loss in losses.items()}
-            self._steps += 1
         return finite
+
+    def add(self, losses: dict[str, torch.Tensor]) -> None:
+        """Note the terms of a real step."""
+        self._losses = {name: self._losses.get(name, 0) + loss for name, loss in losses.items()}
+        self._steps += 1
 
     def entries(self, accelerator) -> dict[str, float]:
         """What a log entry gets: the mean of each loss term since the last, health, skipped steps so far."""
