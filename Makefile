@@ -13,7 +13,8 @@ help: ## print the targets
 $(STAMP): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("hf_fst needs Python 3.11 or newer; run make PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[test]'
 	touch $(STAMP)
 
 install: $(STAMP) ## make .venv and install hf_fst with pinned versions
