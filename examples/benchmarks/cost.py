@@ -1,9 +1,11 @@
-"""Seconds and memory of one iteration under each rule, as ratios to the mean teacher in one run.
+r"""Seconds and memory of one iteration under each rule, as ratios to the mean teacher in one run.
 
     python examples/benchmarks/cost.py
+    python examples/benchmarks/cost.py --name cost_camvid --recipe examples/recipes/base/camvid_semi.yaml -- \
+        --data_dir camvid
 
-Trains the model of a recipe on `street` for a few steps with each rule in turn, several rounds, and takes the median
-of each rule. Writes docs/results/cost.json.
+Trains the model of a recipe for a few steps with each rule in turn, several rounds, and takes the median of each rule.
+What stands after `--` goes to the recipe. Writes docs/results/NAME.json.
 """
 
 from __future__ import annotations
@@ -87,15 +89,19 @@ def measure(recipe_file: str, settings: dict[str, str], steps: int, warm_up: int
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default=str(ROOT / "examples" / "recipes" / "base" / "street_da.yaml"))
+    parser.add_argument("--name", default="cost", help="of the table: docs/results/NAME.json")
+    parser.add_argument("--recipe", default="examples/recipes/base/street_da.yaml")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args(arguments)
+    own = sys.argv[1:] if arguments is None else arguments
+    split = own.index("--") if "--" in own else len(own)
+    args, more = parser.parse_args(own[:split]), own[split + 1 :]
+    given = {key.removeprefix("--"): value for key, value in zip(more[::2], more[1::2], strict=True)}
     seconds: dict[str, list[float]] = {name: [] for name in RULES}
     memory: dict[str, int] = {}
     for _ in range(args.rounds):
         for name, settings in RULES.items():
-            measured, memory[name] = measure(args.recipe, settings, args.steps, warm_up=2)
+            measured, memory[name] = measure(args.recipe, {**given, **settings}, args.steps, warm_up=2)
             seconds[name] += measured
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     rows = []
@@ -103,8 +109,9 @@ def main(arguments: list[str] | None = None) -> int:
         ratio, mebibytes = median / medians["mean teacher"], memory[name] / 2**20
         rows.append({"name": name, "seeds": {"0": {"seconds": median, "ratio": ratio, "memory": mebibytes}}})
     content = {
-        "title": "Cost of an iteration",
-        "command": "python examples/benchmarks/cost.py",
+        "title": f"Cost of an iteration, {Path(args.recipe).stem}",
+        "command": f"python examples/benchmarks/cost.py --name {args.name} --recipe {args.recipe} --steps {args.steps} "
+        f"--rounds {args.rounds}",
         "device": hardware("cuda" if torch.cuda.is_available() else "cpu"),
         "versions": versions(),
         "date": datetime.date.today().isoformat(),
@@ -114,10 +121,10 @@ def main(arguments: list[str] | None = None) -> int:
             {"key": "memory", "title": "held for the look-ahead (MiB)", "format": "number"},
         ],
         "rows": rows,
-        "note": f"Median of {args.rounds * args.steps} iterations of the model of `street`, 4 labeled and 4 unlabeled "
-        "crops each; loading included. The memory is that of the kept present and, for FST-W, of the mean future.",
+        "note": f"Median of {args.rounds * args.steps} iterations; loading of images is included. The memory is that of "
+        "the kept present and, for FST-W, of the mean future.",
     }
-    target = ROOT / "docs" / "results" / "cost.json"
+    target = ROOT / "docs" / "results" / f"{args.name}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{target.relative_to(ROOT)} written; now make tables")

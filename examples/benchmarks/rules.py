@@ -2,8 +2,9 @@
 
     python examples/benchmarks/rules.py camvid_semi examples/recipes/camvid_semi_fst_d.yaml --jobs 2 -- --data_dir camvid
 
-Every run has the same number of iterations. Runs whose results are there already are not made again; delete their
-directory below --runs to do so. What stands after `--` goes to every run. `make tables` renders the file.
+Every run has the same number of iterations; what one costs is measured by `cost.py`. Runs whose results are there
+already are not made again; delete their directory below --runs to do so. What stands after `--` goes to every run.
+`make tables` renders the file.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ COLUMNS = [
     {"key": "student", "title": "student mIoU (%)", "format": "percent"},
     {"key": "teacher", "title": "teacher mIoU (%)", "format": "percent"},
     {"key": "last", "title": "teacher, last (%)", "format": "percent"},
-    {"key": "seconds", "title": "seconds per iteration", "format": "seconds"},
 ]
 
 
@@ -70,7 +70,6 @@ def scores(results: dict, split: str) -> dict[str, float | None]:
         "student": tested["student"]["mean_iou"],
         "teacher": None if network == "student" else tested["teacher"]["mean_iou"],
         "last": None if network == "student" else last["teacher"]["mean_iou"],
-        "seconds": results["seconds_per_step"],
     }
 
 
