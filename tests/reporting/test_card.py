@@ -191,7 +191,7 @@ SECRETS = [
     "data in /mnt/x",
     "~/data",
     "~alice/data",
-    "../shared/data",
+    "../elsewhere/data",
     "./runs",
     "C:\\Users\\alice",
     "\\\\server\\share",
