@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     content = {
         "title": f"Cost of an iteration, {Path(args.recipe).stem}",
         "command": f"python examples/benchmarks/cost.py --name {args.name} --recipe {args.recipe} --steps {args.steps} "
-        f"--rounds {args.rounds}",
+        f"--rounds {args.rounds}" + (" -- --data_dir DATA_DIR" if "data_dir" in given else ""),
         "device": hardware("cuda" if torch.cuda.is_available() else "cpu"),
         "versions": versions(),
         "date": datetime.date.today().isoformat(),

@@ -111,9 +111,8 @@ def main(arguments: list[str] | None = None) -> int:
         name = NAMES[rule].format(**results[rule, args.seeds[0]]["recipe"] | defaults_of(rule))
         rows.append({"name": name, "seeds": {str(s): scores(results[rule, s], tested) for s in args.seeds}})
     # folders of this machine stay out
-    shown = shlex.join(
-        w for i, w in enumerate(more) if not (w.endswith("_dir") or (i and more[i - 1].endswith("_dir")))
-    )
+    words = ["DATA_DIR" if i and more[i - 1].endswith("_dir") else word for i, word in enumerate(more)]
+    shown = shlex.join(words)
     content = {
         "title": args.title or args.name,
         "command": f"python examples/benchmarks/rules.py {args.name} {args.recipe} --rules {' '.join(args.rules)} "
