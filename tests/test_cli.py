@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 
 from hf_fst import cli
+from hf_fst.commands.train import split_overrides
 from hf_fst.data import DataError
 from tests.data import trees
 from tests.recipes import tiny
@@ -237,7 +238,7 @@ def test_overrides_are_taken_out_of_the_arguments():
         "-o",
         "x",
     ]
-    assert cli.split_overrides(argv) == (
+    assert split_overrides(argv) == (
         ["train", "r.yaml", "--dry_run", "--sweep", "a"],
         {"rule": "fst_w", "bf16": "true", "model_config.depth": "3", "output_dir": "x"},
     )

@@ -12,7 +12,8 @@ import datasets
 import pytest
 import yaml
 
-from hf_fst.cli import main, split_overrides
+from hf_fst.cli import main
+from hf_fst.commands.train import split_overrides
 from hf_fst.data import DATASETS
 from hf_fst.data.cityscapes import COLORS
 from hf_fst.models import BUILDS
