@@ -110,6 +110,10 @@ class FSTConfig(TrainingArguments):
         eval_classes (`list[int]`, *optional*):
             Ids of the classes that the logged means, and with them the choice of the best model, are over, such as
             `hf_fst.evaluation.CLASS_LISTS["synthia_16"]`; all classes if not given. The IoU of every class is logged.
+        picture_steps (`int`, *optional*):
+            Every so many optimizer steps, and at the first, a picture of what training sees goes to
+            `output_dir/pictures/step-N.png` and to TensorBoard, trackio and W&B where `report_to` names them; none if
+            not given or 0. The weights do not change by it.
         report (`bool`, *optional*, defaults to `True`):
             Write the model card, curves, per-class bars and sample pictures into the output directory after training.
     """
@@ -151,6 +155,9 @@ class FSTConfig(TrainingArguments):
     eval_window: int | None = field(default=None, metadata={"help": "side of the sliding window in evaluation"})
     eval_stride: int | None = field(default=None, metadata={"help": "distance between windows"})
     eval_classes: list[int] | None = field(default=None, metadata={"help": "ids of the classes the means are over"})
+    picture_steps: int | None = field(
+        default=None, metadata={"help": "a picture of what training sees every so many steps; 0 for none"}
+    )
     report: bool = field(default=True, metadata={"help": "write card and pictures after training"})
 
     # defaults of TrainingArguments that do not suit pairs of images and label maps
@@ -216,6 +223,7 @@ class FSTConfig(TrainingArguments):
             "max_nonfinite_steps": 1,
             "eval_window": 1,
             "eval_stride": 1,
+            "picture_steps": 0,
         }
         for name, smallest in at_least.items():
             value = getattr(self, name)

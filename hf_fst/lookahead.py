@@ -8,7 +8,7 @@ and sharded parameters.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -112,15 +112,15 @@ class Step:
         trainer: gives the teacher, objective, optimizer and accelerator.
         model: the student as the training loop holds it (wrapped).
         group: the micro-batches of this step.
-        before: called with the teacher as it is and where it follows the present, not a future; where the health of
-            the pseudo-labels is logged it keeps their state before the look-ahead.
+        watchers: objects whose `before(teacher)` is called with the teacher as it is and where it follows the present,
+            not a future: they keep the pseudo-labels before the look-ahead, for the log and for pictures.
     """
 
-    def __init__(self, trainer, model: nn.Module, group: list[dict], before=None):
+    def __init__(self, trainer, model: nn.Module, group: list[dict], watchers: Sequence = ()):
         self.trainer, self.model, self.group = trainer, model, group
         self.teacher = trainer.teacher
         self.student = trainer.accelerator.unwrap_model(model, keep_torch_compile=False)
-        self.before = before
+        self.watchers = watchers
         self.remembered: list[torch.Tensor] | None = None
         args = trainer.args
         t = trainer.state.global_step
@@ -161,9 +161,10 @@ class Step:
                 buffer.copy_(part.view_as(buffer))
 
     def _keep_labels(self) -> None:
-        if self.before is not None and self.at_present:
+        if self.watchers and self.at_present:
             with self.trainer.accelerator.autocast():  # as when it labels for a step
-                self.before(self.teacher)
+                for watcher in self.watchers:
+                    watcher.before(self.teacher)
 
     # what the student imagines
 

@@ -36,6 +36,7 @@ from hf_fst.lookahead import Present, Step
 from hf_fst.objectives import OBJECTIVES, Objective, make_objective
 from hf_fst.reporting.health import PseudoLabelHealth
 from hf_fst.reporting.journal import Journal
+from hf_fst.reporting.pictures import Pictures
 from hf_fst.reporting.report import write_report
 from hf_fst.reporting.summary import facts_of, samples_of
 from hf_fst.rules import Supervised, WideFST
@@ -141,6 +142,8 @@ class FSTTrainer(Trainer):
         self.journal = Journal(args.max_nonfinite_steps)
         self._card: dict = {}
         self.add_callback(_EpochOfDraws(self))
+        self.pictures = Pictures(self)
+        self.add_callback(self.pictures)
 
     # the teacher
 
@@ -230,12 +233,15 @@ class FSTTrainer(Trainer):
         model.train()
         group = [self._prepare_inputs(batch) for batch in self.group]
         health = self._health(group[0])
-        step = Step(self, model, group, before=health.before if health else None)
+        snapshot = self.pictures.snapshot(group[0])
+        step = Step(self, model, group, [watcher for watcher in (health, snapshot) if watcher is not None])
         self.rule.look_ahead(step)
         loss, prepared = step.gradient(group)
         if health is not None:
             sums = self.sum_over_processes([health.after(step.student, prepared[0])])
             self.journal.health = health.logs(sums)
+        if snapshot is not None:
+            snapshot.after(step.student, prepared[0])
         return torch.zeros((), device=self.args.device) if loss is None else loss
 
     def _health(self, batch: dict) -> PseudoLabelHealth | None:

@@ -8,6 +8,27 @@ from hf_fst.evaluation.confusion import confusion_matrix, scores
 from hf_fst.losses import ignore_as_255, pseudo_labels
 
 
+@torch.no_grad()
+def teacher_labels(teacher, images: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
+    """Labels (B,H,W) that a teacher gives to `images` (B,3,H,W) now; buffers that this moves are put back."""
+    kept = [buffer.clone() for buffer in teacher.model.buffers()] if teacher.buffers == "batch" else []
+    labels, _ = pseudo_labels(teacher(images).logits, images.shape[-2:], align_corners)
+    if kept:
+        torch._foreach_copy_(list(teacher.model.buffers()), kept)
+    return labels
+
+
+@torch.no_grad()
+def student_labels(student, images: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
+    """Labels (B,H,W) of a student in evaluation mode; every part of it is put back into the mode it was in."""
+    training = [module for module in student.modules() if module.training]
+    student.eval()
+    labels, _ = pseudo_labels(student(pixel_values=images).logits, images.shape[-2:], align_corners)
+    for module in training:
+        module.training = True
+    return labels
+
+
 class PseudoLabelHealth:
     """Statistics of one step: made before the look-ahead, completed after it.
 
@@ -28,10 +49,7 @@ class PseudoLabelHealth:
     @torch.no_grad()
     def before(self, teacher) -> None:
         """Keep the labels that the teacher gives now; the last call before a virtual step counts (φ')."""
-        kept = [buffer.clone() for buffer in teacher.model.buffers()] if teacher.buffers == "batch" else []
-        self.labels_before, _ = pseudo_labels(teacher(self.images).logits, self.images.shape[-2:], self.align_corners)
-        if kept:
-            torch._foreach_copy_(list(teacher.model.buffers()), kept)
+        self.labels_before = teacher_labels(teacher, self.images, self.align_corners)
 
     @torch.no_grad()
     def after(self, student, batch: dict) -> dict[str, torch.Tensor]:
@@ -42,11 +60,7 @@ class PseudoLabelHealth:
             batch: the prepared micro-batch, with `pseudo_labels` and `pseudo_confidence` of φ_{t+1}.
         """
         labels, confidence = batch["pseudo_labels"], batch["pseudo_confidence"]
-        training = [module for module in student.modules() if module.training]
-        student.eval()
-        own, _ = pseudo_labels(student(pixel_values=self.images).logits, self.images.shape[-2:], self.align_corners)
-        for module in training:
-            module.training = True
+        own = student_labels(student, self.images, self.align_corners)
         sums = {
             "pixels": torch.tensor(labels.numel(), device=labels.device),
             "confidence": confidence.double().sum(),
