@@ -208,11 +208,15 @@ class Step:
     @torch.no_grad()
     def remember_future(self, weight: float) -> None:
         """Add `weight` θ̃ to the remembered mean (floating-point buffers alike, counters as they are)."""
-        future = [*self.student.parameters(), *self.student.buffers()]
+        parameters, buffers = list(self.student.parameters()), list(self.student.buffers())
+        future = [*parameters, *buffers]
+        # frozen parameters have no future: they are not copied, and no rounding touches them
+        moving = [p.requires_grad for p in parameters] + [b.is_floating_point() for b in buffers]
         if self.remembered is None:
-            self.remembered = [t * weight if t.is_floating_point() else t.clone() for t in future]
+            kept = [p.detach() for p in parameters] + [b.clone() for b in buffers]
+            self.remembered = [t * weight if moves else k for t, k, moves in zip(future, kept, moving, strict=True)]
             return
-        averaged = [i for i, t in enumerate(future) if t.is_floating_point()]
+        averaged = [i for i, moves in enumerate(moving) if moves]
         torch._foreach_add_([self.remembered[i] for i in averaged], [future[i] for i in averaged], alpha=weight)
 
     # the gradient, virtual or real
@@ -228,7 +232,7 @@ class Step:
             the loss of the group, (), such that its mean over processes is the loss of the whole, or None (and no
             gradient) if it is not finite on some process; and the prepared micro-batches.
         """
-        trainer, objective, accelerator = self.trainer, self.trainer.objective, self.trainer.accelerator
+        trainer, objective, accelerator = self.trainer, self.trainer.learning_objective, self.trainer.accelerator
         buffers = local([*self.student.buffers(), *self.teacher.model.buffers()])
         kept = [buffer.clone() for buffer in buffers]
         with torch.no_grad(), accelerator.autocast():

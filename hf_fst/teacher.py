@@ -29,16 +29,28 @@ class EMATeacher:
         buffers: what becomes of the teacher's buffers (BatchNorm statistics) when it follows weights:
             `"copy"` takes those of the followed model, `"ema"` averages the floating-point ones like parameters,
             `"batch"` never touches them and labels with the statistics of the batch at hand, as the authors' code does.
+        share_frozen: take the student's frozen parameters as they are, without a copy (the base under adapters); they
+            must stay frozen. Without it they are copied like all others.
+
+    A half-precision student has a full-precision teacher: an average that moves by a thousandth a step would be lost
+    in rounding.
 
     Raises:
         ValueError: `buffers` is none of the three.
     """
 
-    def __init__(self, student: nn.Module, buffers: str = "copy"):
+    def __init__(self, student: nn.Module, buffers: str = "copy", share_frozen: bool = False):
         if buffers not in BUFFER_POLICIES:
             raise ValueError(f"teacher_buffers is {buffers!r}; use one of {', '.join(BUFFER_POLICIES)}.")
         self.buffers = buffers
-        self.model = deepcopy(student).requires_grad_(False)
+        frozen = [p for p in student.parameters() if not p.requires_grad] if share_frozen else []
+        self.model = deepcopy(student, {id(p): p for p in frozen}).requires_grad_(False)
+        for tensor in {*self.model.parameters(), *self.model.buffers()}.difference(frozen):
+            if tensor.dtype in (torch.float16, torch.bfloat16):
+                tensor.data = tensor.data.float()
+        # places in `parameters()` of what moves
+        own = {id(p) for p in self.model.parameters()}.difference(map(id, frozen))
+        self.moving = [i for i, p in enumerate(self.model.parameters()) if id(p) in own]
         self.label_mode()
 
     def label_mode(self) -> None:
@@ -63,7 +75,9 @@ class EMATeacher:
             buffers: the student's buffers in the order of `buffers()`, treated as the policy says.
             momentum: μ in [0, 1].
         """
-        torch._foreach_lerp_(list(self.model.parameters()), _like(parameters, self.model.parameters()), 1 - momentum)
+        own = list(self.model.parameters())
+        own, parameters = [own[i] for i in self.moving], [parameters[i] for i in self.moving]
+        torch._foreach_lerp_(own, _like(parameters, own), 1 - momentum)
         if self.buffers == "batch":
             return
         pairs = list(zip(self.model.buffers(), buffers, strict=True))
