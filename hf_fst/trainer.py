@@ -8,38 +8,42 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
     PreTrainedModel,
     SegformerImageProcessor,
     Trainer,
-    TrainerCallback,
 )
-from transformers.trainer_utils import rotate_checkpoints
 
+from hf_fst.adapters import is_adapted, keep_base_statistics
 from hf_fst.checkpoints import (
     STUDENT_DIR,
     TEACHER_DIR,
+    check,
+    checkpoint,
     complete_checkpoints,
     load_weights,
-    mark_complete,
-    mark_incomplete,
+    save_network,
 )
 from hf_fst.config import FSTConfig
 from hf_fst.data.ahead import AheadBatches
+from hf_fst.data.epochs import EpochOfDraws
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
 from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.evaluation.inference import aligns_corners
-from hf_fst.lookahead import Present, Step
+from hf_fst.lookahead import Present, Step, local
 from hf_fst.objectives import OBJECTIVES, Objective, make_objective
-from hf_fst.reporting.health import PseudoLabelHealth
+from hf_fst.refusals import look_at_first_output, refuse_launch, refuse_model, refuse_settings, refuse_streams
+from hf_fst.reporting.health import health_when_logging
+from hf_fst.reporting.hub_strategy import made_first, push_checkpoint, push_output, tell_failures
 from hf_fst.reporting.journal import Journal
 from hf_fst.reporting.pictures import Pictures
 from hf_fst.reporting.report import write_report
 from hf_fst.reporting.summary import facts_of, samples_of
-from hf_fst.rules import Supervised, WideFST
+from hf_fst.rules import RULES, Supervised, WideFST, make_rule
+from hf_fst.sharding import gathered, is_sharded, refuse_sharding, saves_shards, shard, synchronize_batchnorm
 from hf_fst.teacher import EMATeacher
 
 
@@ -86,15 +90,14 @@ class FSTTrainer(Trainer):
             raise ValueError(f"args is a {type(args).__name__}; give an hf_fst.FSTConfig.")
         self.rule = args.resolve(rule, objective if isinstance(objective, str) else None)
         if isinstance(model, str):
-            if processing_class is None:
-                processing_class = AutoImageProcessor.from_pretrained(model)
+            processing_class = processing_class or AutoImageProcessor.from_pretrained(model)
             names = {} if id2label is None else {"id2label": id2label, "label2id": {v: k for k, v in id2label.items()}}
             model = AutoModelForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **names)
         if processing_class is None:
             processing_class = SegformerImageProcessor(do_resize=False)
-        for name, dataset in (("train_dataset", train_dataset), ("unlabeled_dataset", unlabeled_dataset)):
-            if isinstance(dataset, IterableDataset):
-                raise ValueError(f"{name} is a stream, which cannot be drawn by index; give a dataset with a length.")
+        refuse_streams(train_dataset=train_dataset, unlabeled_dataset=unlabeled_dataset)
+        own = ("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func")
+        refuse_settings(args, **{key: kwargs[key] for key in own if key in kwargs})
         self.unlabeled_dataset = unlabeled_dataset
         self.teacher: EMATeacher | None = None
         self._scores = StreamingScores(lambda: (list(self.networks()), self.class_names), args.eval_classes)
@@ -108,24 +111,19 @@ class FSTTrainer(Trainer):
             data_collator=data_collator,
             **kwargs,
         )
-        if args.n_gpu > 1:
-            raise ValueError(
-                f"This process sees {args.n_gpu} GPUs; start one process for each with `accelerate launch`, or show it "
-                "one with CUDA_VISIBLE_DEVICES=0."
-            )
-        if self.is_deepspeed_enabled:
-            raise ValueError(
-                "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
-            )
+        refuse_launch(self)
+        refuse_sharding(self.accelerator, self.model)
+        refuse_model(self.model)
         if args.eval_classes is not None and max(args.eval_classes) >= self._num_labels():
             raise ValueError(
                 f"eval_classes is {args.eval_classes}, but the model has the classes 0 to {self._num_labels() - 1}."
             )
-        if objective is None or isinstance(objective, str):
+        self._objective_by_name = objective is None or isinstance(objective, str)
+        if self._objective_by_name:
             objective = make_objective(args, self._num_labels(), aligns_corners(self.model))
         else:
             args.objective = next((n for n, c in OBJECTIVES.items() if type(objective) is c), type(objective).__name__)
-        self.objective = objective
+        self.learning_objective = objective
         if objective.needs_unlabeled and not self.has_teacher:
             raise ValueError(
                 f"rule 'supervised' has no teacher, but {type(objective).__name__} learns from its labels; "
@@ -136,12 +134,12 @@ class FSTTrainer(Trainer):
                 f"objective {args.objective!r} learns from unlabelled images but unlabeled_dataset is missing; give it, "
                 "or use rule 'supervised'."
             )
-        # before the student is wrapped or sharded: a copy cannot be made afterwards
-        self.teacher = EMATeacher(self.model, args.teacher_buffers)
+        self.teacher = self._teacher_of(self.model)
+        look_at_first_output([self.model, self.teacher.model])
         self._present: Present | None = None
         self.journal = Journal(args.max_nonfinite_steps)
         self._card: dict = {}
-        self.add_callback(_EpochOfDraws(self))
+        self.add_callback(EpochOfDraws(self))
         self.pictures = Pictures(self)
         self.add_callback(self.pictures)
 
@@ -152,6 +150,20 @@ class FSTTrainer(Trainer):
         """Whether there is a teacher apart from the student."""
         return not isinstance(self.rule, Supervised)
 
+    def _teacher_of(self, model: nn.Module) -> EMATeacher:
+        """A copy of a student that is not yet wrapped or sharded: afterwards none could be made."""
+        if self.args.sync_batchnorm:
+            synchronize_batchnorm(model, self.args)
+        return EMATeacher(model, self.args.teacher_buffers, share_frozen=is_adapted(model))
+
+    def _prepare_for_training(self, *args, **kwargs):
+        if self.accelerator.is_fsdp2:
+            shard(self.accelerator, self.model, self.teacher.model)
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.accelerator.is_fsdp2:
+            self.model.set_reshard_after_forward(True)
+        return prepared
+
     def _num_labels(self) -> int:
         return self.accelerator.unwrap_model(self.model).config.num_labels
 
@@ -159,9 +171,18 @@ class FSTTrainer(Trainer):
         """A new model, and with it a new teacher."""
         model = super().call_model_init(trial)
         if self.teacher is not None:
-            self.teacher = EMATeacher(model.to(self.args.device), self.args.teacher_buffers)
+            self.teacher = self._teacher_of(model.to(self.args.device))
+            look_at_first_output([model, self.teacher.model])
             self._present = None
         return model
+
+    def _hp_search_setup(self, trial) -> None:
+        """A trial of a search may set options of which rule and objective are made."""
+        super()._hp_search_setup(trial)
+        if trial is not None and self.args.rule in RULES:
+            self.rule = make_rule(self.args.rule, self.args.rule_settings())
+        if trial is not None and self._objective_by_name:
+            self.learning_objective = make_objective(self.args, self._num_labels(), aligns_corners(self.model))
 
     def present(self, student: nn.Module) -> Present:
         """The memory for the student's present, allocated at the first look-ahead."""
@@ -174,7 +195,8 @@ class FSTTrainer(Trainer):
         if self._present is None:
             return 0
         student = self.networks()["student"]
-        mean = sum(t.nbytes for t in [*student.parameters(), *student.buffers()])
+        trained = [p for p in student.parameters() if p.requires_grad]
+        mean = sum(t.nbytes for t in local([*trained, *student.buffers()]))
         return self._present.nbytes() + (mean if isinstance(self.rule, WideFST) else 0)
 
     # batches
@@ -185,7 +207,7 @@ class FSTTrainer(Trainer):
             raise ValueError("Training needs train_dataset: labelled images with `pixel_values` and `labels`.")
         self.pairs = Pairs(
             self.train_dataset,
-            self.unlabeled_dataset if self.objective.needs_unlabeled else None,
+            self.unlabeled_dataset if self.learning_objective.needs_unlabeled else None,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             unlabeled_per_labeled=self.args.unlabeled_per_labeled,
             # whole groups: no process gets fewer images than another
@@ -231,8 +253,10 @@ class FSTTrainer(Trainer):
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
         model.train()
+        if is_adapted(self.model):
+            keep_base_statistics(self.model)
         group = [self._prepare_inputs(batch) for batch in self.group]
-        health = self._health(group[0])
+        health = health_when_logging(self, group[0])
         snapshot = self.pictures.snapshot(group[0])
         step = Step(self, model, group, [watcher for watcher in (health, snapshot) if watcher is not None])
         self.rule.look_ahead(step)
@@ -243,18 +267,6 @@ class FSTTrainer(Trainer):
         if snapshot is not None:
             snapshot.after(step.student, prepared[0])
         return torch.zeros((), device=self.args.device) if loss is None else loss
-
-    def _health(self, batch: dict) -> PseudoLabelHealth | None:
-        """At steps that will be logged, where there are pseudo-labels."""
-        due = self.args.logging_strategy == "steps" and (self.state.global_step + 1) % self.state.logging_steps == 0
-        if not (due and self.has_teacher and self.objective.needs_unlabeled):
-            return None
-        return PseudoLabelHealth(
-            batch["unlabeled_pixel_values"],
-            self.class_names,
-            self.objective.confidence_threshold,
-            self.objective.align_corners,
-        )
 
     @property
     def class_names(self) -> list[str]:
@@ -272,9 +284,13 @@ class FSTTrainer(Trainer):
         return sums
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the loss terms, the health of the pseudo-labels and the count of skipped steps."""
-        if "loss" in logs:
-            logs |= self.journal.entries(self.accelerator)
+        """Loss and its terms are means over the steps taken, skipped ones apart; health and skipped steps are added."""
+        for key, of_steps_taken in (("loss", self.journal.entries), ("train_loss", self.journal.summary)):
+            if key in logs:
+                told = of_steps_taken(self.accelerator)
+                if key not in told:
+                    del logs[key]
+                logs |= told
         super().log(logs, start_time)
 
     # evaluation
@@ -289,6 +305,13 @@ class FSTTrainer(Trainer):
             counts = [count(n, inputs["pixel_values"], inputs["labels"], *options) for n in self.networks().values()]
         counts = torch.stack(counts, dim=1)
         return None, counts, counts.new_zeros(len(counts))
+
+    def evaluation_loop(self, *args, **kwargs):
+        """As `Trainer.evaluation_loop`; sharded networks are whole meanwhile."""
+        if self.accelerator.is_fsdp2 and not is_sharded(self.teacher.model):
+            raise ValueError("Under FSDP2 evaluation comes while or after training; score a checkpoint on one process.")
+        with gathered(self.networks().values()):
+            return super().evaluation_loop(*args, **kwargs)
 
     def networks(self) -> dict[str, nn.Module]:
         """The networks that are evaluated, by name: the student, and the teacher where there is one."""
@@ -317,49 +340,42 @@ class FSTTrainer(Trainer):
         if _internal_call and output_dir is not None:  # a checkpoint
             super().save_model(output_dir, _internal_call=True)
             if teacher is not None:
-                self._save_network(teacher, os.path.join(output_dir, TEACHER_DIR))
+                save_network(self, teacher, os.path.join(output_dir, TEACHER_DIR), as_shards=saves_shards(self.accelerator))
             return
         output_dir = output_dir if output_dir is not None else self.args.output_dir
-        self._save_network(student if teacher is None else teacher, output_dir)
-        self._save_network(student, os.path.join(output_dir, STUDENT_DIR))
+        save_network(self, student if teacher is None else teacher, output_dir)
+        save_network(self, student, os.path.join(output_dir, STUDENT_DIR))
         if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def _save_network(self, network: nn.Module, directory: str) -> None:
-        if self.args.should_save:
-            network.save_pretrained(directory)
-            self.processing_class.save_pretrained(directory)
+            self.push_to_hub(commit_message="Model save")
 
     def _save_checkpoint(self, model, trial) -> None:
-        run_dir = self._get_output_dir(trial=trial)
-        directory = os.path.join(run_dir, f"checkpoint-{self.state.global_step}")
-        if self.args.should_save:
-            mark_incomplete(directory)
-        # older checkpoints may go only when this one is complete
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        try:
+        if self.args.save_total_limit:
+            self._finish_current_push()  # it may read a checkpoint that goes now
+        with checkpoint(self, self._get_output_dir(trial=trial)):
             super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            mark_complete(directory, self)
-            rotate_checkpoints(run_dir, limit, self.state.best_model_checkpoint)
-        self.accelerator.wait_for_everyone()
+        push_checkpoint(self, self._get_output_dir(trial=trial))
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
-        """Trains as `Trainer.train`; then, with `report`, writes model, card and pictures into the output directory."""
+        """Trains as `Trainer.train`; then, with `report`, writes model, card and pictures into the output directory.
+
+        Raises:
+            ValueError: the checkpoint to resume from is incomplete, damaged, or one of another run; nothing is written.
+        """
         if resume_from_checkpoint is True:
             complete = complete_checkpoints(self.args.output_dir)
             if not complete:
                 raise ValueError(f"{self.args.output_dir} holds no complete checkpoint to resume from.")
             resume_from_checkpoint = str(complete[-1])
+        if resume_from_checkpoint:
+            check(resume_from_checkpoint, self, resumes=True)
+        self.journal, self._present = Journal(self.args.max_nonfinite_steps), None
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         del self.ahead  # ends its workers
         if self.args.report:
             self.save_model(_internal_call=True)
-            self.create_model_card()
-        return output
+            with gathered(self.networks().values()):  # its pictures are made by one process
+                self.create_model_card()
+        return output._replace(training_loss=output.metrics.get("train_loss", math.nan))
 
     def create_model_card(self, data: dict | None = None, model_name: str | None = None, **facts) -> None:
         """Write README.md with its curves, per-class bars and sample pictures into the output directory.
@@ -375,18 +391,36 @@ class FSTTrainer(Trainer):
         known = facts_of(self, **{"data": {}, **self._card}, model_name=model_name)
         write_report(self.args.output_dir, known, self.state.log_history, samples_of(self))
 
+    # the Hub, see hf_fst.reporting.hub_strategy
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository and its branch before training, or raise a `PushError` that says why not."""
+        made_first(self, lambda: super(FSTTrainer, self).init_hf_repo(token, private))
+
+    def push_to_hub(
+        self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **card
+    ):
+        """Write model and card (`card`: what `create_model_card` takes), then publish them in one commit."""
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self.save_model(_internal_call=True)
+        self.create_model_card(**{"hub_id": self.hub_model_id, **card})
+        return push_output(self, commit_message, blocking, token, revision, private)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: that checkpoint is not complete yet; `_save_checkpoint` pushes it."""
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        tell_failures(self)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self, resume_from_checkpoint)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        self.journal.load(checkpoint, self.args.process_index, self.args.world_size, self.args.device)
+
     def _load_best_model(self) -> None:
+        check(self.state.best_model_checkpoint, self)
         load_weights(self, self.state.best_model_checkpoint)
-
-
-class _EpochOfDraws(TrainerCallback):
-    """Tells the sampler which epoch its draws belong to, also where a run is resumed."""
-
-    def __init__(self, trainer: FSTTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.trainer.draws.set_epoch(math.floor(state.epoch or 0))

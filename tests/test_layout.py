@@ -13,8 +13,8 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # a file may import from its own room and from rooms below it
 LEVELS = [
-    {"teacher", "mixing", "losses", "rules", "augmentation", "models", "data"},
-    {"lookahead", "objectives", "evaluation", "reporting", "checkpoints", "config"},
+    {"teacher", "adapters", "sharding", "mixing", "losses", "rules", "augmentation", "models", "data"},
+    {"lookahead", "objectives", "evaluation", "reporting", "prediction", "checkpoints", "refusals", "config"},
     {"trainer"},
     {"recipes", "cli", "commands", "__init__", "__main__"},
 ]

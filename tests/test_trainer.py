@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -106,11 +107,16 @@ def test_a_checkpoint_is_the_student_with_the_teacher_inside_and_a_marker(tmp_pa
     )
     trainer.train()
     checkpoint, pixels = tmp_path / "checkpoint-2", torch.zeros(1, 3, 32, 32)
-    assert json.loads((checkpoint / "complete.json").read_text()) == {
+    facts = json.loads((checkpoint / "complete.json").read_text())
+    files = {name: (checkpoint / name).read_bytes() for name in facts["files"]}
+    assert {key: facts[key] for key in ("step", "rule", "model_type")} == {
         "step": 2,
         "rule": "fst_d",
         "model_type": "segformer",
     }
+    assert facts["files"] == {name: [len(content), zlib.crc32(content)] for name, content in files.items()}
+    there = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
+    assert set(files) == there - {"complete.json"}
     for folder, network in ((checkpoint, trainer.model), (checkpoint / "teacher", trainer.teacher.model)):
         loaded = AutoModelForSemanticSegmentation.from_pretrained(folder)
         assert torch.equal(logits(loaded, pixels), logits(network, pixels))
@@ -231,9 +237,11 @@ def test_a_step_without_finite_loss_is_skipped_and_poisons_nothing(tmp_path, buf
     stayed = [tiny.same(a, b) for a, b in zip(weights, weights[1:], strict=False)]
     bad = sum(stayed)
     assert bad in (1, 2) and trainer.journal.skipped == {"real": bad, "virtual": 2 * bad}
-    skipped = [entry.get("skipped_real_steps", 0) for entry in trainer.state.log_history if "loss" in entry]
+    logged = [entry for entry in trainer.state.log_history if "learning_rate" in entry]
+    skipped = [entry.get("skipped_real_steps", 0) for entry in logged]
     assert skipped == list(np.cumsum(stayed))  # said in the log of the very step
-    assert all(math.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
+    assert ["loss" not in entry for entry in logged] == stayed
+    assert all(math.isfinite(entry["loss"]) for entry in logged if "loss" in entry)
 
 
 def test_a_virtual_step_without_finite_loss_alone_is_skipped(tmp_path):
@@ -280,8 +288,8 @@ class SpoiledGradient(torch.autograd.Function):
 
 def test_a_finite_loss_with_a_gradient_that_is_none_moves_nobody(tmp_path):
     trainer = tiny.trainer(tmp_path, rule="fst_d", lookahead_steps=2, max_steps=2, teacher_momentum=0.5)
-    clean = trainer.objective.labeled_loss
-    trainer.objective.labeled_loss = lambda *inputs: SpoiledGradient.apply(clean(*inputs))
+    clean = trainer.learning_objective.labeled_loss
+    trainer.learning_objective.labeled_loss = lambda *inputs: SpoiledGradient.apply(clean(*inputs))
     before = [tensor.clone() for tensor in trainer.model.parameters()]
     trainer.train()
     assert trainer.journal.skipped == {"real": 2, "virtual": 4}

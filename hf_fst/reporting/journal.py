@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 import torch
+
+# what goes on after a resume
+KEPT = ("skipped", "in_a_row", "_losses", "_steps", "_all", "_all_steps")
 
 
 class Journal:
@@ -21,6 +26,7 @@ class Journal:
         self.health: dict[str, float] = {}
         self._losses: dict[str, torch.Tensor] = {}
         self._steps = 0
+        self._all, self._all_steps = 0.0, 0  # the loss of all steps logged so far, summed, and their number
 
     def is_finite(self, losses: dict[str, torch.Tensor], accelerator, virtual: bool, step: int) -> bool:
         """One check for all numbers of a virtual or real step, the same answer on every process; counts what fails.
@@ -57,12 +63,37 @@ class Journal:
         self._steps += 1
 
     def entries(self, accelerator) -> dict[str, float]:
-        """What a log entry gets: the mean of each loss term since the last, health, skipped steps so far."""
-        logs = dict(self.health)
-        if self._losses:
+        """What a log entry gets: `loss` and its terms, means over the steps taken since the last, health, skipped steps.
+
+        Without a step taken there is no `loss`.
+        """
+        logs = {}
+        if self._steps:
             values = torch.stack([loss.double() for loss in self._losses.values()])
-            values = accelerator.reduce(values, "mean") / self._steps
-            logs = dict(zip(self._losses, values.tolist(), strict=True)) | logs
+            values = (accelerator.reduce(values, "mean") / self._steps).tolist()
+            logs = {"loss": sum(values), **dict(zip(self._losses, values, strict=True))}
+            self._all, self._all_steps = self._all + logs["loss"] * self._steps, self._all_steps + self._steps
+        logs |= self.health
         logs |= {f"skipped_{kind}_steps": count for kind, count in self.skipped.items() if count}
         self._losses, self.health, self._steps = {}, {}, 0
         return logs
+
+    def summary(self, accelerator) -> dict[str, float]:
+        """`train_loss`, the mean over all steps taken, those before a resume included; nothing without one."""
+        self.entries(accelerator)  # what came after the last log entry
+        return {"train_loss": self._all / self._all_steps} if self._all_steps else {}
+
+    def save(self, directory: str | os.PathLike, process: int, processes: int) -> None:
+        """Write `journal_<process>.pt` into a checkpoint."""
+        kept = {"processes": processes, **{name: getattr(self, name) for name in KEPT}}
+        torch.save(kept, Path(directory, f"journal_{process}.pt"))
+
+    def load(self, directory: str | os.PathLike, process: int, processes: int, device: torch.device) -> None:
+        """Go on from a checkpoint; with another number of processes each has the mean of what those had."""
+        paths = {int(path.stem.removeprefix("journal_")): path for path in Path(directory).glob("journal_*.pt")}
+        pages = [torch.load(path, device, weights_only=True) for path in paths.values()]
+        kept = dict(zip(paths, pages, strict=True)).get(process, pages[0])
+        if kept.pop("processes") != processes:
+            kept["_losses"] = {n: sum(page["_losses"][n] for page in pages) / len(pages) for n in kept["_losses"]}
+        for name, value in kept.items():
+            setattr(self, name, value)

@@ -17,7 +17,7 @@ from transformers.integrations import TensorBoardCallback, TrackioCallback, Wand
 from hf_fst.augmentation import IMAGE_MEAN, IMAGE_STD
 from hf_fst.losses import IGNORE_INDEX
 from hf_fst.reporting.health import student_labels, teacher_labels
-from hf_fst.reporting.overlays import colorize, default_palette, labels_in, with_legend
+from hf_fst.reporting.overlays import colorize, default_palette, labels_in, legend
 
 FOLDER, KEY = "pictures", "pictures"
 SAMPLES = 2
@@ -41,6 +41,7 @@ class Snapshot:
         self.images, self.align_corners = batch.get("unlabeled_pixel_values"), align_corners
         self.labels_before: torch.Tensor | None = None
         self.labels_student: torch.Tensor | None = None
+        self.labels_mixed: torch.Tensor | None = None
         self.batch: dict = batch
 
     def before(self, teacher) -> None:
@@ -52,6 +53,8 @@ class Snapshot:
         """Keep the student's labels, and the micro-batch as the objective prepared it with φ_{t+1}."""
         images = batch["pixel_values"] if self.images is None else self.images
         self.labels_student, self.batch = student_labels(student, images, self.align_corners), batch
+        if "mixed_pixel_values" in batch:
+            self.labels_mixed = student_labels(student, batch["mixed_pixel_values"], self.align_corners)
 
     def rows(self, palette: Sequence[Sequence[int]], samples: int = SAMPLES) -> list[list[tuple[str, np.ndarray]]]:
         """Titles and pictures, uint8 (H,W,3): one row an image without unlabeled images, else two.
@@ -70,14 +73,15 @@ class Snapshot:
                 (_labels_title("its labels", batch["labels"][j]), colorize(_array(batch["labels"][j]), palette)),
             ]
             if self.images is None:
-                rows.append([*labeled, ("student", colorize(_array(self.labels_student[i]), palette))])
+                rows.append([*labeled, ("student on it", colorize(_array(self.labels_student[i]), palette))])
                 continue
             if "mixed_pixel_values" in batch:
-                labels, weight = batch["mixed_labels"][i], batch["mixed_weight"][i]
+                labels, counts = batch["mixed_labels"][i], batch["mixed_weight"][i] > 0
+                title = "mixed labels" if counts.all() else "mixed labels (faded: weight 0)"
                 labeled += [
                     ("mixed image", unnormalized(batch["mixed_pixel_values"][i])),
-                    (_labels_title("mixed labels", labels), colorize(_array(labels), palette)),
-                    (f"their weight, mean {weight.float().mean():.2f}", _shades(weight, "gray")),
+                    (title, marked(_array(labels), _array(counts), palette)),
+                    ("student on it", colorize(_array(self.labels_mixed[i]), palette)),
                 ]
             after, confidence = batch["pseudo_labels"][i], batch["pseudo_confidence"][i]
             changed = after != self.labels_before[i]
@@ -86,20 +90,19 @@ class Snapshot:
                 ("unlabeled crop", unnormalized(self.images[i])),
                 ("teacher before look-ahead", colorize(_array(self.labels_before[i]), palette)),
                 (f"teacher after it: {share:.1f} % changed", marked(_array(after), _array(changed), palette)),
-                (f"its confidence, mean {confidence.float().mean():.2f}", _shades(confidence, "viridis")),
-                ("student", colorize(_array(self.labels_student[i]), palette)),
+                (f"its confidence, mean {confidence.float().mean():.2f}", shades(_array(confidence.float()))),
+                ("student on it", colorize(_array(self.labels_student[i]), palette)),
             ]
             rows += [labeled, unlabeled]
         return rows
 
     def picture(self, names: Sequence[str], palette: Sequence[Sequence[int]], samples: int = SAMPLES) -> np.ndarray:
         """The rows as one picture with a legend of the classes that occur: uint8 (H,W,3)."""
-        maps = [self.batch["labels"], self.labels_student]
-        if self.images is not None:
-            maps += [self.labels_before, self.batch["pseudo_labels"]]
-            maps += [self.batch["mixed_labels"]] if "mixed_labels" in self.batch else []
-        shown = labels_in(*(_array(labels[:samples]) for labels in maps))
-        return with_legend(tiled(self.rows(palette, samples)), names, palette, shown)
+        prepared = [self.batch.get(key) for key in ("labels", "pseudo_labels", "mixed_labels")]
+        maps = [*prepared, self.labels_before, self.labels_student, self.labels_mixed]
+        shown = labels_in(*(_array(labels[:samples]) for labels in maps if labels is not None))
+        picture = tiled(self.rows(palette, samples))
+        return np.concatenate([picture, legend(names, palette, shown, picture.shape[1])])
 
 
 class Pictures(TrainerCallback):
@@ -123,7 +126,7 @@ class Pictures(TrainerCallback):
         every, step = trainer.args.picture_steps, trainer.state.global_step + 1
         self.taken = None
         if every and (step == 1 or step % every == 0):
-            self.taken = Snapshot(batch, trainer.objective.align_corners)
+            self.taken = Snapshot(batch, trainer.learning_objective.align_corners)
         return self.taken
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -167,6 +170,11 @@ def marked(labels: np.ndarray, changed: np.ndarray, palette: Sequence[Sequence[i
     return np.where(changed[..., None], colors, faded)
 
 
+def shades(values: np.ndarray) -> np.ndarray:
+    """Values (H,W) from 0, dark, to 1, bright: uint8 (H,W,3)."""
+    return colormaps["viridis"](values, bytes=True)[..., :3]
+
+
 def tiled(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
     """Titled pictures in rows, about 320 pixels wide: small ones are enlarged by whole factors, large ones shrunk."""
     rows = [[(title, _resized(picture)) for title, picture in row] for row in rows]
@@ -186,15 +194,10 @@ def tiled(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
 
 def _resized(picture: np.ndarray) -> Image.Image:
     image = Image.fromarray(picture)
-    if image.width <= TILE:
-        factor = TILE // image.width
+    if image.width <= 4 / 3 * TILE:
+        factor = max(1, round(TILE / image.width))
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     return image.resize((TILE, max(1, round(image.height * TILE / image.width))), Image.Resampling.BOX)
-
-
-def _shades(values: torch.Tensor, colormap: str) -> np.ndarray:
-    """Values (H,W) in 0..1 as colors, uint8 (H,W,3)."""
-    return colormaps[colormap](_array(values.float()), bytes=True)[..., :3]
 
 
 def _labels_title(title: str, labels: torch.Tensor) -> str:

@@ -28,7 +28,7 @@ def default_data(trainer) -> dict[str, DatasetFacts]:
     """Facts of data that nobody named: `labeled`, `unlabeled` and `evaluation`, with their numbers of images."""
     sets = {
         "labeled": (trainer.train_dataset, "train"),
-        "unlabeled": (trainer.unlabeled_dataset if trainer.objective.needs_unlabeled else None, "train"),
+        "unlabeled": (trainer.unlabeled_dataset if trainer.learning_objective.needs_unlabeled else None, "train"),
         "evaluation": (trainer.eval_dataset, "validation"),
     }
     return {
@@ -74,7 +74,7 @@ def cost_of(trainer) -> Cost | None:
         return None
     seconds = sum(entry["train_runtime"] for entry in runs)
     images = trainer.state.global_step * trainer.get_total_train_batch_size(trainer.args)
-    if trainer.objective.needs_unlabeled:
+    if trainer.learning_objective.needs_unlabeled:
         images *= 1 + trainer.args.unlabeled_per_labeled
     memory, of = peak_memory(trainer.args.device)
     return Cost(hardware(trainer.args.device), seconds, images / seconds, memory, of, trainer.args.world_size)
