@@ -10,13 +10,15 @@ from .keys import Recipe
 
 # name for people, license of the data where it has a plain one, address
 KNOWN = {
-    "street": ("street (drawn by hf_fst)", None, None),
+    "street": ("street (drawn by hf_fst)", "Apache-2.0", None),
     "camvid": ("CamVid", "CC BY-NC 4.0", "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"),
     "cityscapes": ("Cityscapes", None, "https://www.cityscapes-dataset.com"),
     "gta5": ("GTA5", None, "https://download.visinf.tu-darmstadt.de/data/from_games/"),
     "synthia": ("SYNTHIA-RAND-CITYSCAPES", None, "https://synthia-dataset.net"),
     "voc": ("PASCAL VOC 2012", None, "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"),
 }
+
+NOTES = {"street": "its scenes are drawn, in both looks; weights trained on them know nothing of photographs."}
 
 
 def data_facts(recipe: Recipe, data: RunData, config: FSTConfig) -> dict[str, DatasetFacts]:
@@ -49,5 +51,6 @@ def data_facts(recipe: Recipe, data: RunData, config: FSTConfig) -> dict[str, Da
             hub_id=on_hub,
             license=license,
             source=source,
+            note=NOTES.get(name),
         )
     return facts

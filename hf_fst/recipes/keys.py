@@ -17,7 +17,7 @@ def _key(group: str, help: str, default=None):
 @dataclass
 class Recipe:
     """Everything one run needs: the keys below, and `options`, the fields of `FSTConfig`. `file` is the name of the
-    recipe's file, `point` that of the point of its sweep.
+    recipe's file, `folder` is `examples/recipes` for one of the project's, `point` the name of the point of its sweep.
 
     Paths are relative to the folder the command is started in, those under `defaults` to the recipe's own file.
     """
@@ -103,8 +103,13 @@ class Recipe:
         "classes the means (and the choice of the best) are over: names, ids, or a list such as synthia_16; default all",
     )
 
+    license: str | None = _key(
+        "Model card", "license of the trained weights, as the Hub spells it: apache-2.0, mit, ..."
+    )
+
     options: dict = field(default_factory=dict)
     file: str = "run.yaml"
+    folder: str | None = None
     point: str | None = None
 
     @property

@@ -17,6 +17,7 @@ from hf_fst.data import DATASETS
 
 from .keys import Recipe, UsageError, own_keys
 
+EXAMPLES = ("examples", "recipes")
 # set by the trainer or by flags of the command, or not sayable in YAML
 _NOT_KEYS = ("debug", "do_train", "do_eval", "do_predict", "local_rank", "parallelism_config")
 
@@ -50,7 +51,9 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None, sw
         for part in reversed(inner):
             value = {part: value}
         values = merge(values, {head: value})
-    return make_recipe(values, Path(path).name, point)
+    recipe = make_recipe(values, Path(path).name, point)
+    recipe.folder = "/".join(EXAMPLES) if Path(path).resolve().parts[-3:-1] == EXAMPLES else None
+    return recipe
 
 
 def make_recipe(values: dict[str, object], file: str = "run.yaml", point: str | None = None) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import time
 from pathlib import Path
@@ -14,8 +15,10 @@ from transformers import ProgressCallback, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
 from hf_fst.checkpoints import STUDENT_DIR, complete_checkpoints
-from hf_fst.reporting.facts import FACTS_FILE, hardware, settings_of, versions
+from hf_fst.reporting.facts import FACTS_FILE, LOCAL, TOKEN, hardware, settings_of, versions
+from hf_fst.reporting.hub_strategy import push_output
 from hf_fst.reporting.plots import sampling_bars
+from hf_fst.reporting.report import HISTORY_FILE
 from hf_fst.reporting.summary import evaluation_of, peak_memory
 from hf_fst.reporting.tables import percent, text_table
 from hf_fst.trainer import FSTTrainer
@@ -27,7 +30,7 @@ from .load import as_dict, to_config
 from .network import build_network, build_processor
 from .trainer import RecipeTrainer
 
-RECIPE_FILE, RESULTS_FILE, HISTORY_FILE = "recipe.yaml", "results.json", "history.json"
+RECIPE_FILE, RESULTS_FILE = "recipe.yaml", "results.json"
 CLASS_SAMPLING = "class_sampling.png"
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 # what a run leaves in its directory; nothing else is ever removed
@@ -38,8 +41,12 @@ OUR_FILES = (
     *(RECIPE_FILE, RESULTS_FILE, HISTORY_FILE),
 )
 OUR_FOLDERS = (STUDENT_DIR, "checkpoint-[0-9]*", ".eval_results", "runs")
-# keys that say where things lie on this machine or hold a secret; they are not written down
-LOCAL_KEYS = ("output_dir", "data_dir", "unlabeled_data_dir", "eval_data_dir", "hub_token", "resume_from_checkpoint")
+# keys that say where things lie on this machine, whose they are, or hold a secret; they are not written down
+LOCAL_KEYS = (
+    *("output_dir", "data_dir", "unlabeled_data_dir", "eval_data_dir", "resume_from_checkpoint"),
+    *("hub_token", "hub_model_id", "push_to_hub", "run_name", "project"),
+    *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+)
 
 
 class Stopwatch(TrainerCallback):
@@ -87,6 +94,7 @@ def run(
     Raises:
         UsageError: the recipe is wrong.
         ValueError, FileNotFoundError: data, model or output directory are not as it says.
+        PushError: with `push_to_hub`, the Hub refused; what was trained is in the output directory.
     """
     config = to_config(recipe)
     transformers_logging.disable_progress_bar()  # a bar for every file written would hide the one for the training
@@ -136,7 +144,7 @@ def run(
         metrics.append(_entry(trainer, logged, "test", kept["weights"], kept["step"], data))
         about = data_facts(recipe, data, config)["test"]
         tested.append(evaluation_of(trainer, kept["weights"], {**logged, "step": kept["step"]}, about, "test"))
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # which does not push: card and results belong to the same commit
     results = {
         "command": command,
         "recipe": shareable(as_dict(recipe)),
@@ -163,13 +171,17 @@ def run(
             about.pop("test", None)
             trainer.create_model_card(
                 data=about,
-                recipe=recipe.file,
+                recipe="/".join(filter(None, (recipe.folder, recipe.file))),
                 overrides=_told(recipe, overrides or {}),
                 palette=data.palette,
                 tested=tested,
+                license=recipe.license,
+                hub_id=trainer.hub_model_id,
             )
         print(table(results))
         print(f"The teacher is in {output_dir}, the student in {output_dir / STUDENT_DIR}.")
+    if config.push_to_hub and trainer.is_world_process_zero():
+        print(f"Published: {push_output(trainer).commit_url}")
     return results
 
 
@@ -189,15 +201,17 @@ def table(results: dict) -> str:
 
 
 def shareable(values: dict[str, object]) -> dict[str, object]:
-    """A recipe without what belongs to this machine: folders and secrets are left out, absolute paths cut to names."""
+    """A recipe without what belongs to this machine: folders and secrets are left out, paths that lead out of the
+    project are cut to names."""
 
     def clean(value):
         if isinstance(value, dict):
             return {key: clean(item) for key, item in value.items()}
         if isinstance(value, list):
             return [clean(item) for item in value]
-        if isinstance(value, str) and (Path(value).is_absolute() or value.startswith("~")):
-            return Path(value).name
+        if isinstance(value, str):
+            value = re.split(r"[\\/]", value.rstrip("\\/"))[-1] if LOCAL.match(value) else value
+            return TOKEN.sub("TOKEN", value)
         return value
 
     return {key: clean(value) for key, value in values.items() if key not in LOCAL_KEYS}
@@ -284,7 +298,7 @@ def _told(recipe: Recipe, overrides: dict[str, str]) -> dict[str, object]:
     told |= settings_of({key: recipe.options[key] for key in overrides if key in recipe.options})
     for key, value in overrides.items():
         number = yaml.safe_load(value)
-        if key not in LOCAL_KEYS and isinstance(number, (bool, int, float)):
+        if key not in LOCAL_KEYS and not key.startswith("hub_") and isinstance(number, (bool, int, float)):
             told.setdefault(key, number)
     return told
 

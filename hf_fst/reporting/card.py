@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from hf_fst.reporting.facts import Evaluation, RunFacts
+from hf_fst.reporting.facts import Comparison, Evaluation, RunFacts
 from hf_fst.reporting.tables import class_rows, markdown_table, percent
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+BARE_TEMPLATE = TEMPLATE.with_name("bare_card.md.jinja")
 FIGURES = ("curves.png", "class_iou.png", "samples.png")
 
 FOLLOW = "φ_{t+1} = μφ_t + (1-μ)θ_t"
@@ -69,15 +72,13 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
         facts: What it may tell.
         figures: File names, out of `FIGURES`, of the pictures that lie beside the card.
     """
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"percent": percent, "duration": duration, "value": _value}
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     rule, equation, symbols = RULES.get(facts.rule, (f"a rule of its own, `{facts.rule}`", "", {}))
     saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
-    text = template.render(
+    text = _render(
+        TEMPLATE,
         facts=facts,
+        own_architecture=facts.own_architecture,
+        hub_id=facts.hub_id,
         rule=rule,
         equation=equation,
         symbols=", ".join(
@@ -89,12 +90,53 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
         saved=saved,
         results=results_table(facts) if facts.evaluations else "",
         classes=class_table(facts, saved[-1]) if saved and saved[-1].teacher.per_category_iou else "",
+        comparison=comparison_table(facts),
+        verdict=verdict(facts),
         command=command(facts),
         datasets=_used_datasets(facts),
         figures=figures,
     )
-    text = re.sub(r"\n{3,}", "\n\n", text)
     return ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{text}")
+
+
+def bare_card(directory: str | Path, hub_id: str, has_student: bool = False) -> ModelCard:
+    """The card of a model without the facts of a run, such as a converted checkpoint: how to use it, and no results.
+
+    Args:
+        directory: Holds its config.json.
+        hub_id: Where it is published.
+        has_student: Whether `student/` is published with it.
+    """
+    config = json.loads(Path(directory, "config.json").read_text(encoding="utf-8"))
+    name = hub_id.rpartition("/")[2]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        tags=["semantic-segmentation", "hf_fst"],
+        model_name=name,
+    )
+    text = _render(
+        BARE_TEMPLATE,
+        name=name,
+        hub_id=hub_id,
+        has_student=has_student,
+        architecture=(config.get("architectures") or [config["model_type"]])[0],
+        own_architecture="auto_map" in config,
+        classes=list(config["id2label"].values()),
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def _render(template: Path, **values) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": percent, "duration": duration, "value": _value}
+    return re.sub(r"\n{3,}", "\n\n", environment.get_template(template.name).render(**values))
 
 
 def write_card(directory: str | Path, facts: RunFacts) -> Path:
@@ -201,6 +243,56 @@ def class_table(facts: RunFacts, evaluation: Evaluation) -> str:
     return markdown_table(columns, rows)
 
 
+def as_comparison(facts: RunFacts) -> Comparison:
+    """A run as another one's card shows it."""
+    kept = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
+    seed = facts.settings.get("seed")
+    return Comparison(facts.model_name, facts.rule, facts.steps, kept, command(facts), seed)
+
+
+def _side_by_side(facts: RunFacts) -> list[tuple[Comparison, Evaluation, Evaluation]]:
+    """Other runs with their evaluation and this run's on the same data."""
+    own = {_dataset_name(e): e for e in facts.evaluations if e.weights == facts.saved}
+    return [
+        (other, evaluation, own[_dataset_name(evaluation)])
+        for other in facts.compared
+        for evaluation in other.evaluations
+        if _dataset_name(evaluation) in own
+    ]
+
+
+def comparison_table(facts: RunFacts) -> str:
+    """Markdown: this run and those it is compared with, by data; empty without any."""
+    pairs = _side_by_side(facts)
+    rows = []
+    for name, evaluation in {_dataset_name(mine): mine for _, _, mine in pairs}.items():
+        rows.append([f"**{facts.model_name}**", facts.rule, name, *_networks(facts.rule, evaluation)])
+        rows += [
+            [other.name, other.rule, name, *_networks(other.rule, theirs)]
+            for other, theirs, _ in pairs
+            if _dataset_name(theirs) == name
+        ]
+    return markdown_table(["run", "rule", "data", "student mIoU", "teacher mIoU"], rows, left=3) if rows else ""
+
+
+def verdict(facts: RunFacts) -> str:
+    """Sentences: by how many points the weights kept here are above or below those of the others."""
+    sentences = []
+    for other, theirs, mine in _side_by_side(facts):
+        points = 100 * (mine.teacher.mean_iou - theirs.teacher.mean_iou)
+        relation = f"{abs(points):.1f} points {'above' if points >= 0 else '**below**'}"
+        sentences.append(f"On {_dataset_name(mine)} it is {relation} {other.name}.")
+    if sentences:
+        sentences.append("Each is one run with one seed; a point or two can be the seed alone.")
+    return " ".join(sentences)
+
+
+def _networks(rule: str, evaluation: Evaluation) -> list[str]:
+    """mIoU of student and teacher; under `supervised` there is no teacher."""
+    teacher = "–" if rule == "supervised" else percent(evaluation.teacher.mean_iou)
+    return [percent(evaluation.student.mean_iou), teacher]
+
+
 def command(facts: RunFacts) -> str | None:
     """The command that makes the run again: recipe and overrides. None for a run started from Python."""
     if facts.recipe is None:
@@ -209,7 +301,7 @@ def command(facts: RunFacts) -> str | None:
     for key, value in facts.overrides.items():
         values = value if isinstance(value, (list, tuple)) else [value]
         words += [f"--{key}", *(_value(item) for item in values)]
-    return " ".join(["hf-fst train", facts.recipe, *words])
+    return " ".join(["hf-fst train", shlex.quote(facts.recipe), *words])
 
 
 def duration(seconds: float) -> str:

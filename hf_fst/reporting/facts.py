@@ -39,6 +39,7 @@ Plain = bool | int | float | str | list | None
 LOCAL = re.compile(r"(?:^|[\s\"'=(,:])(?:/\w|~\w*/|\.{1,2}/|[A-Za-z]:[\\/](?!/)|\\\\)|\bfile:")
 TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}|\b(?:sk|gh[opsu]|wandb)[-_][A-Za-z0-9]{16,}")
 WORD = re.compile(r"[\w.+-]*")
+FILE = re.compile(r"(?:examples/recipes/)?[^/\\]+")
 
 
 @dataclass
@@ -146,6 +147,27 @@ class Cost:
 
 
 @dataclass
+class Comparison:
+    """Another run that was evaluated on the same data.
+
+    Args:
+        name: Its model name.
+        rule: Its rule.
+        steps: Optimizer steps made.
+        evaluations: With the weights it kept.
+        command: What makes it again.
+        seed: Its seed.
+    """
+
+    name: str
+    rule: str
+    steps: int
+    evaluations: list[Evaluation]
+    command: str | None = None
+    seed: int | None = None
+
+
+@dataclass
 class RunFacts:
     """Everything a card tells about a run; plain data that goes through JSON unchanged.
 
@@ -168,9 +190,10 @@ class RunFacts:
         base_model: Hub id of the weights the run started from (see `hub_id`).
         hub_id: Hub id the result is published under.
         license: Identifier of the license of the weights, as the Hub spells it.
-        recipe: File name of the recipe, without a folder.
+        recipe: File name of the recipe, without a folder unless it is `examples/recipes/`.
         overrides: Settings given on the command line beside the recipe, through `settings_of` too.
         own_architecture: Whether `import hf_fst.models` is needed to load it.
+        compared: Other runs on the same data.
 
     Raises:
         ValueError: If a text looks like a local path or a token, or numbers do not fit together.
@@ -197,6 +220,7 @@ class RunFacts:
     recipe: str | None = None
     overrides: dict[str, Plain] = field(default_factory=dict)
     own_architecture: bool = False
+    compared: list[Comparison] = field(default_factory=list)
 
     def __post_init__(self):
         if self.model_name is None:
@@ -213,9 +237,11 @@ class RunFacts:
                     raise ValueError(
                         f"facts.{where}[{key!r}] is {value!r}; a card holds numbers and single words only."
                     )
-        for where in ("rule", "objective", "architecture", "model_name", "recipe"):
+        for where in ("rule", "objective", "architecture", "model_name", "license"):
             if not WORD.fullmatch(getattr(self, where) or ""):
                 raise ValueError(f"facts.{where} is {getattr(self, where)!r}; give a single word without slashes.")
+        if self.recipe is not None and not FILE.fullmatch(self.recipe):
+            raise ValueError(f"facts.recipe is {self.recipe!r}; give the file's name without its folder.")
         for repository in (self.base_model, self.hub_id):
             if repository is not None:
                 validate_repo_id(repository)
@@ -251,17 +277,25 @@ class RunFacts:
             content["labeled"] = DatasetFacts(**content["labeled"])
             content["unlabeled"] = content["unlabeled"] and DatasetFacts(**content["unlabeled"])
             content["cost"] = content["cost"] and Cost(**content["cost"])
-            content["evaluations"] = [
-                Evaluation(
-                    **evaluation
-                    | {"dataset": DatasetFacts(**evaluation["dataset"])}
-                    | {model: Scores(**evaluation[model]) for model in ("student", "teacher")}
-                )
-                for evaluation in content["evaluations"]
+            content["evaluations"] = _evaluations(content["evaluations"])
+            content["compared"] = [
+                Comparison(**other | {"evaluations": _evaluations(other["evaluations"])})
+                for other in content.get("compared", [])
             ]
             return cls(**content)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} does not hold the facts of a run: {error}.") from error
+
+
+def _evaluations(content: list[dict]) -> list[Evaluation]:
+    return [
+        Evaluation(
+            **evaluation
+            | {"dataset": DatasetFacts(**evaluation["dataset"])}
+            | {model: Scores(**evaluation[model]) for model in ("student", "teacher")}
+        )
+        for evaluation in content
+    ]
 
 
 def _number(value: float | None) -> float | None:

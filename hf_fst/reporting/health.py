@@ -87,3 +87,18 @@ class PseudoLabelHealth:
             result = scores(sums["confusion"])
             logs["pseudo_accuracy"], logs["pseudo_mean_iou"] = result["overall_accuracy"], result["mean_iou"]
         return logs
+
+
+def health_when_logging(trainer, batch: dict) -> PseudoLabelHealth | None:
+    """The statistics of a step that will be logged, where there are pseudo-labels; None for all others.
+
+    Args:
+        trainer: an `FSTTrainer`.
+        batch: the prepared first micro-batch of the group.
+    """
+    args, objective = trainer.args, trainer.learning_objective
+    due = args.logging_strategy == "steps" and (trainer.state.global_step + 1) % trainer.state.logging_steps == 0
+    if not (due and trainer.has_teacher and objective.needs_unlabeled):
+        return None
+    images = batch["unlabeled_pixel_values"]
+    return PseudoLabelHealth(images, trainer.class_names, objective.confidence_threshold, objective.align_corners)
