@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from hf_fst.checkpoints import STUDENT_DIR, complete_checkpoints
 from hf_fst.reporting.facts import FACTS_FILE, LOCAL, TOKEN, hardware, settings_of, versions
 from hf_fst.reporting.hub_strategy import push_output
+from hf_fst.reporting.pictures import FOLDER as PICTURES
 from hf_fst.reporting.plots import sampling_bars
 from hf_fst.reporting.report import HISTORY_FILE
 from hf_fst.reporting.summary import evaluation_of, peak_memory
@@ -37,7 +38,7 @@ SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 OUR_FILES = (
     *("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json", "*.py"),
     *("training_args.bin", "README.md", "curves.png", "class_iou.png", "samples.png", FACTS_FILE),
-    CLASS_SAMPLING,
+    *(CLASS_SAMPLING, f"{PICTURES}/step-*.png"),
     *(RECIPE_FILE, RESULTS_FILE, HISTORY_FILE),
 )
 OUR_FOLDERS = (STUDENT_DIR, "checkpoint-[0-9]*", ".eval_results", "runs")
@@ -124,6 +125,7 @@ def run(
         processing_class=build_processor(recipe),
         callbacks=[stopwatch],
     )
+    trainer.pictures.palette = data.palette
     if not config.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress)
