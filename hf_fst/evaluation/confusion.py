@@ -17,7 +17,8 @@ CLASS_LISTS = {"cityscapes_19": tuple(range(19)), "synthia_16": SYNTHIA_16, "syn
 # Labels that are never counted, whatever `ignore_index` is: the value of masks, and the value of torch's losses.
 ALWAYS_IGNORED = (255, -100)
 
-PIECE = 1 << 17  # pixels that are counted at once on a CPU
+PIECE = 1 << 19  # pixels that are counted at once on a CPU
+CACHED = 1 << 19  # bytes that are still in a CPU's cache when they are read a second time
 
 
 def as_indices(values: Any, what: str = "predictions") -> torch.Tensor:
@@ -40,39 +41,50 @@ def as_indices(values: Any, what: str = "predictions") -> torch.Tensor:
     return values
 
 
-def all_bits(values: torch.Tensor) -> int:
-    """An integer with every bit of every value: it lies in 0..255 exactly if all values do, and no value is larger.
-
-    On a CPU it is found in half the time of least and greatest value.
-    """
-    if values.device.type == "cpu":
-        return int(np.bitwise_or.reduce(values.numpy(), axis=None))
-    low, high = torch.stack(torch.aminmax(values)).tolist()  # one transfer
-    return low | (2 ** int(high).bit_length() - 1)
-
-
-def are_bytes(values: torch.Tensor) -> bool:
-    """Whether all values lie in 0..255."""
-    return values.dtype == torch.uint8 or values.numel() == 0 or 0 <= all_bits(values) <= 255
-
-
 def pieces(predictions: torch.Tensor, labels: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Cuts flat maps into pieces that stay in a CPU's cache from one operation to the next; not on other devices."""
+    """Cuts flat maps into pieces, so that what is made of them stays small; not on other devices than CPUs."""
     size = PIECE if labels.device.type == "cpu" else max(len(labels), 1)
     return zip(predictions.split(size), labels.split(size), strict=True)
 
 
-def byte_pairs(predictions: torch.Tensor, labels: torch.Tensor, columns: int) -> torch.Tensor:
-    """Counts pairs of bytes: int64 (256, columns), rows are labels.
+def narrowed(values: torch.Tensor) -> torch.Tensor | None:
+    """Flat values as int16 [N], or None where one lies outside 0..255."""
+    if values.dtype == torch.uint8 or values.numel() == 0:
+        return values.to(torch.int16)
+    if values.device.type != "cpu":
+        low, high = torch.stack(torch.aminmax(values)).tolist()  # one transfer
+        return values.to(torch.int16) if low >= 0 and high <= 255 else None
+    array, bits = values.numpy(), 0
+    narrow = np.empty(array.shape, dtype=np.int16)
+    step = CACHED // array.itemsize
+    for start in range(0, len(array), step):  # what is checked is copied at once, while it is in the cache
+        part = array[start : start + step]
+        # All values lie in 0..255 exactly if all their bits do; least and greatest value would take twice the time.
+        bits |= int(np.bitwise_or.reduce(part))
+        if not 0 <= bits <= 255:
+            return None
+        np.copyto(narrow[start : start + step], part, casting="unsafe")
+    return torch.from_numpy(narrow)
+
+
+def byte_pairs(predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
+    """Counts pairs of bytes.
 
     Args:
-        predictions: values 0 to 255 [N]; those of `columns` and more are counted in the last column.
-        labels: values 0 to 255 [N].
-        columns: number of columns, at most 256.
+        predictions: flat values of any integer type [N].
+        labels: likewise [N].
+
+    Returns:
+        int64 (256, columns), rows are labels, columns go up to the greatest prediction. None where a value lies
+        outside 0..255.
     """
-    kind = torch.int16 if 256 * columns <= torch.iinfo(torch.int16).max else torch.int32
-    predictions = predictions.to(kind, copy=True).clamp_(max=columns - 1)
-    bins = predictions.add_(labels.to(kind), alpha=columns)
+    bins, labels = narrowed(predictions), narrowed(labels)
+    if bins is None or labels is None:
+        return None
+    columns = int(bins.max()) + 1 if len(bins) else 1  # few columns are counted faster
+    if 256 * columns > torch.iinfo(torch.int16).max:
+        bins, labels = bins.to(torch.int32), labels.to(torch.int32)
+    bins.add_(labels, alpha=columns)
     return torch.bincount(bins, minlength=256 * columns).view(256, columns)
 
 
@@ -81,12 +93,13 @@ def _count(predictions: torch.Tensor, labels: torch.Tensor, num_labels: int, ign
     columns = num_labels + 1
     ignored = {*ALWAYS_IGNORED, *([] if ignore_index is None else [ignore_index])}
     counts = labels.new_zeros((num_labels, columns), dtype=torch.int64)
-    pairs = labels.new_zeros((256, columns), dtype=torch.int64)
+    pairs = labels.new_zeros((256, 256), dtype=torch.int64)
     strange: set[int] = set()
     for prediction, label in pieces(predictions, labels):
-        if columns <= 256 and are_bytes(prediction) and are_bytes(label):
-            # Every byte has a row of its own, the ignored ones too: masking would cost more than counting.
-            pairs += byte_pairs(prediction, label, columns)
+        # Every byte has a row of its own, the ignored ones too: masking would cost more than counting.
+        found = byte_pairs(prediction, label)
+        if found is not None:
+            pairs[:, : found.shape[1]] += found
         else:
             keep = torch.ones_like(label, dtype=torch.bool)
             for index in ignored:
@@ -102,7 +115,8 @@ def _count(predictions: torch.Tensor, labels: torch.Tensor, num_labels: int, ign
     if strange:
         raise ValueError(strange_labels(sorted(strange), num_labels, ignored))
     known = min(num_labels, 256)
-    counts[:known] += pairs[:known]
+    counts[:known, :known] += pairs[:known, :known]
+    counts[:known, num_labels] += pairs[:known, known:].sum(dim=1)
     counts[[index for index in ignored if 0 <= index < num_labels]] = 0
     return counts
 

@@ -71,6 +71,15 @@ class TestCounting:
         labels = torch.tensor([[[0, 255, 255]]])
         assert confusion_matrix(torch.tensor([[[0, 255, 7]]]), labels, 2).tolist() == [[[1, 0], [0, 0]]]
 
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+    def test_large_maps_are_counted_in_pieces(self, dtype, monkeypatch):
+        monkeypatch.setattr("hf_fst.evaluation.confusion.PIECE", 100)
+        monkeypatch.setattr("hf_fst.evaluation.confusion.CACHED", 256)  # 32 values of 64 bits
+        predictions, labels = random_maps(8, 19, (1, 23, 31), ignored=(255,))
+        predictions.flat[:200], labels.flat[-1] = 3, 18  # pieces with few and with many predicted classes
+        got = confusion_matrix(torch.tensor(predictions).to(dtype), torch.tensor(labels).to(dtype), 19)
+        assert got[0].tolist() == naive_counts(predictions, labels, 19).tolist()
+
     @pytest.mark.parametrize("shape", [(0, 4, 4), (1, 0, 4)])
     def test_nothing_counts_to_nothing(self, shape):
         counts = confusion_matrix(torch.zeros(shape).long(), torch.zeros(shape).long(), 3)
@@ -89,6 +98,16 @@ class TestBadInput:
     def test_a_label_out_of_range_is_named(self, num_labels, label):
         with pytest.raises(ValueError, match=rf"The labels hold {label}, but there are {num_labels} classes"):
             confusion_matrix(torch.zeros(1, 1, 2).long(), torch.tensor([[[0, label]]]), num_labels)
+
+    @pytest.mark.parametrize("label", [-1, 20, 254, 256, 2**32, 2**40 + 3, -(2**63)])
+    @pytest.mark.parametrize("place", [0, 31, 32, 150, 712])
+    def test_a_label_out_of_range_is_found_wherever_it_is(self, label, place, monkeypatch):
+        monkeypatch.setattr("hf_fst.evaluation.confusion.PIECE", 100)
+        monkeypatch.setattr("hf_fst.evaluation.confusion.CACHED", 256)
+        predictions, labels = (torch.tensor(maps) for maps in random_maps(9, 19, (1, 23, 31)))
+        labels.view(-1)[place] = label
+        with pytest.raises(ValueError, match=rf"The labels hold {label}, but there are 19 classes"):
+            confusion_matrix(predictions, labels, 19)
 
     def test_a_prediction_of_no_class_is_refused(self):
         with pytest.raises(ValueError, match="Some predictions are none of the 2 classes"):

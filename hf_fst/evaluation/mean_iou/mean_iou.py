@@ -7,8 +7,6 @@ import torch
 
 from hf_fst.evaluation.confusion import (
     ALWAYS_IGNORED,
-    all_bits,
-    are_bytes,
     as_indices,
     byte_pairs,
     pieces,
@@ -97,10 +95,9 @@ class MeanIou(evaluate.Metric):
     def _count(self, prediction, reference):
         if prediction.numel() == 0:
             return
-        bits = all_bits(prediction)
-        if 0 <= bits <= 255 and are_bytes(reference):
-            # few columns are counted faster
-            self._bytes[:, : bits + 1] += byte_pairs(prediction, reference, bits + 1).to(self._bytes.device)
+        found = byte_pairs(prediction, reference)
+        if found is not None:
+            self._bytes[:, : found.shape[1]] += found.to(self._bytes.device)
             return
         both = torch.stack([reference.to(torch.int64), prediction.to(torch.int64)])
         pairs, counts = both.unique(dim=1, return_counts=True)
