@@ -45,13 +45,17 @@ class Present:
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: str):
-        self.optimizer, self.everything = optimizer, state == "restore"
-        with torch.no_grad():
-            self.live = local(p for p in model.parameters() if p.requires_grad)
-            if self.everything:
-                self.live += local(model.buffers())
-            self.kept = [torch.empty_like(t) for t in self.live]
+        self.model, self.optimizer, self.everything = model, optimizer, state == "restore"
         self.kept_state: dict[tuple, torch.Tensor] = {}
+        self._allocate()
+
+    @torch.no_grad()
+    def _allocate(self) -> None:
+        self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.live = local(self.trainable)
+        if self.everything:
+            self.live += local(self.model.buffers())
+        self.kept = [torch.empty_like(t) for t in self.live]
 
     def _state(self) -> tuple[dict[tuple, torch.Tensor], dict[tuple, object]]:
         """The optimizer's tensors and its other values, by parameter and key."""
@@ -62,6 +66,8 @@ class Present:
     @torch.no_grad()
     def take(self) -> None:
         """Remember the present."""
+        if list(map(id, self.trainable)) != [id(p) for p in self.model.parameters() if p.requires_grad]:
+            self._allocate()  # weights were frozen or freed since
         copy_all(self.kept, self.live)
         if not self.everything:
             return
@@ -93,6 +99,16 @@ class Present:
     def nbytes(self) -> int:
         """Bytes of the copy."""
         return sum(t.nbytes for t in [*self.kept, *local(self.kept_state.values())])
+
+
+def sum_over_processes(accelerator, counts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Counts of micro-batches, summed over them and over the processes."""
+    sums = {key: sum(count[key] for count in counts) for key in counts[0]}
+    if accelerator.num_processes > 1:
+        flat = torch.cat([value.double().flatten() for value in sums.values()])
+        parts = accelerator.reduce(flat, "sum").split([value.numel() for value in sums.values()])
+        sums = {k: part.view_as(v).to(v.dtype) for (k, v), part in zip(sums.items(), parts, strict=True)}
+    return sums
 
 
 @contextmanager
@@ -237,7 +253,7 @@ class Step:
         kept = [buffer.clone() for buffer in buffers]
         with torch.no_grad(), accelerator.autocast():
             group = [objective.prepare(self.teacher, batch) for batch in group]
-        totals = trainer.sum_over_processes([objective.counts(batch) for batch in group])
+        totals = sum_over_processes(accelerator, [objective.counts(batch) for batch in group])
 
         losses: dict[str, torch.Tensor] = {}
         for i, batch in enumerate(group):

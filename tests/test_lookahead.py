@@ -162,6 +162,35 @@ def test_frozen_weights_stay_and_have_no_memory_of_the_present(tmp_path):
     assert len(trainer.present(network).kept) == 4 + 3  # norm and head, and the norm's buffers
 
 
+@pytest.mark.parametrize("rule", [DeepFST(2), WideFST(2)], ids=repr)
+def test_weights_that_are_freed_or_frozen_in_the_middle_of_a_run_are_put_back_too(tmp_path, rule):
+    network = tiny.model(batch_norm=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.05)
+
+    class Freeze(TrainerCallback):
+        """The stem learns at the second and third step alone."""
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            network.stem.requires_grad_(state.global_step in (1, 2))
+
+    network.stem.requires_grad_(False)
+    stem = [network.stem.weight.clone()]
+    options = {"optimizers": (optimizer, None), "rule": rule}
+    trainer = tiny.trainer(tmp_path, network, callbacks=[Freeze()], trainer_options=options, max_steps=4)
+    watched = trainer.rule = Watched(rule, trainer)
+    follow = trainer.rule.look_ahead
+
+    def look(step):
+        stem.append(network.stem.weight.clone())
+        follow(step)
+
+    trainer.rule.look_ahead = look
+    trainer.train()
+    assert watched.steps == 4
+    moved = [not torch.equal(a, b) for a, b in zip(stem[1:], [*stem[2:], network.stem.weight], strict=True)]
+    assert moved == [False, True, True, False]
+
+
 @pytest.mark.parametrize("rule", [DeepFST(3), WideFST(2)], ids=repr)
 def test_memory_of_the_present_is_allocated_once_and_nothing_is_deep_copied(tmp_path, monkeypatch, rule):
     def forbidden(*args, **kwargs):
