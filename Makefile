@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: help install demo test test-all quality format tables clean
+.PHONY: help install demo test test-all quality format tables docs clean
 
 help: ## print the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -43,5 +43,8 @@ format: $(STAMP) ## format the code
 tables: $(STAMP) ## rewrite the tables in README and docs from docs/results/*.json
 	$(BIN)/python examples/benchmarks/tables.py
 
+docs: $(STAMP) ## build the documentation site in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 clean: ## remove the environment and the runs
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build site *.egg-info

@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+DOCS = ["mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"]
 
 setup(
     name="hf_fst",
@@ -36,7 +37,9 @@ setup(
         "transformers>=5.17",
     ],
     extras_require={
+        "docs": DOCS,
         "test": [
+            *DOCS,
             "cityscapesscripts",
             "pytest",
             "pytest-timeout",
@@ -44,6 +47,8 @@ setup(
             "ruff",
             "scikit-learn",
             "tensorboard",
+            "trackio",
+            "wandb",
         ],
     },
     entry_points={"console_scripts": ["hf-fst=hf_fst.cli:main"]},

@@ -57,7 +57,7 @@ def test_a_run_with_pictures_is_bit_for_bit_the_run_without(tmp_path, options):
         "step-2.png",
         "step-3.png",
     ]
-    assert not (tmp_path / "without").exists()
+    assert not (tmp_path / "without/pictures").exists()
 
 
 def test_the_first_step_and_every_so_many_get_a_picture(tmp_path):
