@@ -486,6 +486,15 @@ def test_terms_and_health_of_the_pseudo_labels_are_logged(tmp_path):
     assert any(entry["pseudo_changed"] > 0 for entry in entries)
 
 
+def test_truth_about_pseudo_labels_is_over_the_classes_that_are_evaluated(tmp_path):
+    trainer = logged(tmp_path, eval_classes=[1])
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    # with one class the mIoU is that class's IoU, the accuracy the share of its pixels that is found: never below it
+    assert all(entry["pseudo_mean_iou"] <= entry["pseudo_accuracy"] for entry in entries)
+    everything = [entry for entry in logged(tmp_path).state.log_history if "loss" in entry]
+    assert [e["pseudo_mean_iou"] for e in entries] != [e["pseudo_mean_iou"] for e in everything]
+
+
 def test_truth_about_pseudo_labels_is_told_only_where_there_are_labels(tmp_path):
     trainer = tiny.trainer(tmp_path, rule="fst_d", logging_strategy="steps", logging_steps=1)
     trainer.train()

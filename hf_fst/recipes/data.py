@@ -257,7 +257,15 @@ def _evaluated(
     if recipe.eval_split and (recipe.eval_split in loaded or wanted):
         validation = _labels_needed(_split(loaded, recipe.eval_split, "The evaluated dataset"), recipe.eval_split)
     elif wanted:
-        raise UsageError("eval_split is false, but eval_strategy asks for evaluations; set eval_strategy: no.")
+        set_off = [
+            "eval_strategy: no" if config.eval_strategy != "no" else None,
+            "eval_on_start: false" if config.eval_on_start else None,
+            "load_best_model_at_end: false" if config.load_best_model_at_end else None,
+        ]
+        raise UsageError(
+            "eval_split is false, but the recipe asks for evaluations while training; set "
+            f"{' and '.join(filter(None, set_off))}."
+        )
     if recipe.test_split:
         test = _labels_needed(_split(loaded, recipe.test_split, "The evaluated dataset"), recipe.test_split)
     elif recipe.test_split is None and "label" in (loaded["test"].features if "test" in loaded else ()):

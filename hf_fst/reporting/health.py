@@ -40,10 +40,19 @@ class PseudoLabelHealth:
         names: class names, C of them.
         threshold: confidence in [0, 1] that counts as confident.
         align_corners: how the network wants its logits resized.
+        scored: ids of the classes that the accuracy and the mIoU of the pseudo-labels are over; None for all.
     """
 
-    def __init__(self, images: torch.Tensor, names: list[str], threshold: float, align_corners: bool = False):
+    def __init__(
+        self,
+        images: torch.Tensor,
+        names: list[str],
+        threshold: float,
+        align_corners: bool = False,
+        scored: list[int] | None = None,
+    ):
         self.images, self.names, self.threshold, self.align_corners = images, names, threshold, align_corners
+        self.scored = scored
         self.labels_before: torch.Tensor | None = None
 
     @torch.no_grad()
@@ -84,7 +93,7 @@ class PseudoLabelHealth:
         for name, count in zip(self.names, sums["histogram"].tolist(), strict=True):
             logs[f"pseudo_share_{name}"] = count / pixels
         if "confusion" in sums:
-            result = scores(sums["confusion"])
+            result = scores(sums["confusion"], self.scored)
             logs["pseudo_accuracy"], logs["pseudo_mean_iou"] = result["overall_accuracy"], result["mean_iou"]
         return logs
 
@@ -101,4 +110,6 @@ def health_when_logging(trainer, batch: dict) -> PseudoLabelHealth | None:
     if not (due and trainer.has_teacher and objective.needs_unlabeled):
         return None
     images = batch["unlabeled_pixel_values"]
-    return PseudoLabelHealth(images, trainer.class_names, objective.confidence_threshold, objective.align_corners)
+    return PseudoLabelHealth(
+        images, trainer.class_names, objective.confidence_threshold, objective.align_corners, args.eval_classes
+    )

@@ -263,6 +263,12 @@ def test_splits_that_are_not_there_are_named(tmp_path):
     with pytest.raises(ValueError, match="The evaluated dataset has no split 'tset' .it has train, unlabeled, "):
         data_of({**keys, "test_split": "tset"})
     assert data_of({**keys, "test_split": False, "eval_split": False}).test is None
+    asking = {"eval_split": False, "eval_on_start": True}
+    with pytest.raises(ValueError, match="^eval_split is false, but the recipe .*; set eval_on_start: false.$"):
+        data_of({**keys, **asking})
+    best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    with pytest.raises(ValueError, match="; set eval_strategy: no and load_best_model_at_end: false.$"):
+        data_of({**keys, "eval_split": False, **best})
     folders = tiny.folders(tmp_path / "own")
     with pytest.raises(ValueError, match="The evaluated dataset has no split 'validation' .it has train"):
         data_of({**{k: v for k, v in folders.items() if "eval" not in k}, "eval_strategy": "steps", "eval_steps": 1})
