@@ -16,10 +16,11 @@ import time
 import traceback
 from pathlib import Path
 
-from hf_fst.commands import convert, evaluate, train
+from hf_fst.commands import card, convert, evaluate, predict, push, train
+from hf_fst.commands.common import is_first_process
 
 USAGE, FAILURE = 2, 1
-COMMANDS = (train, evaluate, convert)
+COMMANDS = (train, evaluate, predict, convert, card, push)
 PACKAGE = Path(__file__).resolve().parent
 PROJECT = "the project's issue tracker"
 
@@ -77,9 +78,9 @@ def _guarded(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
             return FAILURE
         say(" ".join(str(error).split()))
         return USAGE if type(error).__name__ == "UsageError" else FAILURE
-    if arguments.json:
+    if arguments.json and is_first_process():
         print(json.dumps(result, indent=2))
-    return 0
+    return FAILURE if result.get("failed") else 0
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -4,11 +4,60 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON, everything else on stderr")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="the directory of a run, any saved model, or a Hub id")
+    parser.add_argument("--student", action="store_true", help="the student of a run, not its teacher")
+
+
+def add_views(parser: argparse.ArgumentParser, readers: str = "processes") -> None:
+    """How images are looked at; `views` reads it."""
+    parser.add_argument(
+        "--resize",
+        metavar="W,H",
+        help="resize images into this, keeping the ratio; `model`: as its image processor; `none`: full size; "
+        "default: as the run was evaluated in training, full size for others",
+    )
+    parser.add_argument("--window", type=int, metavar="PIXELS", help="side of windows that slide over the image")
+    parser.add_argument("--stride", type=int, metavar="PIXELS", help="from window to window (two thirds of it)")
+    parser.add_argument("--scales", default="1", metavar="S,...", help="scales to average over, such as 0.75,1,1.25")
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    parser.add_argument("--batch_size", "--batch-size", type=int, default=1, metavar="N", help="images at once (1)")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help=f"{readers} that read images (0)")
+
+
+def views(arguments: argparse.Namespace) -> dict[str, object]:
+    """The options of `add_model` and `add_views`, by their names in Python. Raises `UsageError`."""
+    return {
+        "which": "student" if arguments.student else "teacher",
+        "resize": _resize(arguments.resize, arguments.model),
+        "window": arguments.window,
+        "stride": arguments.stride,
+        "scales": numbers(arguments.scales, "scales", float),
+        "flip": arguments.flip,
+        "batch_size": arguments.batch_size,
+        "num_workers": arguments.workers,
+    }
+
+
+def _resize(given: str | None, model: str) -> list[int] | str | None:
+    """What `--resize` says, or what the recipe beside the model does."""
+    if given is not None:
+        return None if given == "none" else "model" if given == "model" else numbers(given, "resize", int, 2)
+    recipe = Path(model, "recipe.yaml")
+    if not recipe.is_file():
+        return None
+    import yaml
+
+    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    return next((values[key] for key in ("eval_resize", "unlabeled_resize", "resize") if key in values), None)
 
 
 def numbers(text: str, name: str, kind: type, count: int | None = None) -> list:

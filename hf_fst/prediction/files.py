@@ -1,0 +1,170 @@
+"""Files of a long job: what goes in, what it is called when it comes out, and how it is written so that it can go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+
+from hf_fst.data.files import SUFFIXES
+from hf_fst.evaluation.results import without_nan
+
+PART = ".part"
+
+
+def list_inputs(source: Path, suffixes: Sequence[str] = SUFFIXES, skip: Sequence[Path] = ()) -> tuple[list[Path], int]:
+    """The files with these suffixes in a folder and the folders in it, sorted, hidden ones left out; or the one file.
+
+    Args:
+        source: a folder or a file.
+        suffixes: in lower case, with the dot.
+        skip: folders that are not looked into.
+
+    Returns: the files, and how many other files there are.
+
+    Raises `FileNotFoundError` where there is no such folder or file, or none with these suffixes.
+    """
+    if source.is_file():
+        if source.suffix.lower() not in suffixes:
+            raise FileNotFoundError(f"{source} is none of {', '.join('*' + suffix for suffix in suffixes)}.")
+        return [source], 0
+    if not source.is_dir():
+        raise FileNotFoundError(f"There is no folder and no file {source}; give one with images.")
+    skipped = {folder.resolve() for folder in skip}
+    found, others = [], 0
+    for folder, inside, names in os.walk(source, followlinks=True):
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        if skipped:
+            inside[:] = [name for name in inside if Path(folder, name).resolve() not in skipped]
+        for name in sorted(name for name in names if not name.startswith(".")):
+            if Path(name).suffix.lower() in suffixes:
+                found.append(Path(folder, name))
+            else:
+                others += 1
+    if not found:
+        kinds = ", ".join("*" + suffix for suffix in suffixes)
+        raise FileNotFoundError(f"{source} and the folders in it hold no files {kinds}.")
+    return sorted(found), others
+
+
+def output_names(files: Sequence[Path], root: Path) -> list[str]:
+    """A name under the output folder for each file, without suffix: its path under `root`, also without suffix unless
+    another file would get the same (`a.jpg` and `a.png` become `a.jpg` and `a.png`, `b.jpg` becomes `b`)."""
+    whole = [file.relative_to(root).as_posix() for file in files]
+    names = [file.relative_to(root).with_suffix("").as_posix() for file in files]
+    while shared := {name for name, count in Counter(name.casefold() for name in names).items() if count > 1}:
+        renamed = [full if name.casefold() in shared else name for name, full in zip(names, whole, strict=True)]
+        if renamed == names:  # names that differ in case alone
+            break
+        names = renamed
+    return names
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Writes a file so that it is either whole or not there, even if the machine stops in the middle.
+
+    Raises `RuntimeError` in one sentence where it cannot be written.
+    """
+    part = path.with_name(f".{path.name}{PART}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RuntimeError(f"{path} cannot be written ({reason}); what is written so far stays.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes plain data as JSON with `write_whole`."""
+    text = json.dumps(without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def fingerprint(files: Sequence[Path], root: Path) -> str:
+    """16 digits that change where a file is added, taken away, renamed or of another size."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def claimed(
+    output: Path, settings_file: str, settings: dict[str, Any], owned: Sequence[str], overwrite: bool
+) -> Iterator[None]:
+    """Takes an output folder for a job with these settings, as long as the context lasts.
+
+    The settings stand in `output/settings_file`, so that a later run goes on only with the same. With `overwrite` what
+    another job left in the folders `owned` is removed; nothing else ever is. All processes of a launch enter together.
+
+    Raises:
+        ValueError: other settings made what is there, or it is of unknown origin, or another job is at it.
+    """
+    state = PartialState()
+    lock = FileLock(output / f".{settings_file}.lock")
+    problem: list[ValueError | None] = [None]
+    if state.is_main_process:
+        try:
+            _claim(output, settings_file, json.loads(json.dumps(settings)), owned, overwrite, lock)
+        except ValueError as error:
+            problem = [error]
+    broadcast_object_list(problem)  # all processes stop where the first does
+    if problem[0] is not None:
+        raise problem[0]
+    try:
+        yield
+    finally:
+        lock.release(force=True)
+
+
+def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; give a folder for what is written.")
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"Another process is writing to {output}; wait for it, or give another folder.") from error
+    path = output / settings_file
+    there = [name for name in owned if (output / name).exists()]
+    if overwrite:
+        path.unlink(missing_ok=True)
+        for name in there:
+            shutil.rmtree(output / name)
+    elif path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key in {**before, **settings}:
+            if before.get(key) != settings.get(key):
+                lock.release()
+                raise ValueError(
+                    f"{output} was begun with {key} {_shown(before.get(key))}, but now {key} is "
+                    f"{_shown(settings.get(key))}; use the same, give another folder, or --overwrite to start anew."
+                )
+    elif there:
+        lock.release()
+        raise ValueError(
+            f"{output} holds {there[0]}/ but no {settings_file} that tells how it was made; give another folder, or "
+            "--overwrite to replace it."
+        )
+    write_json(path, settings)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,191 @@
+"""Predictions for a folder: index PNGs, overlays with a legend, and videos."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from PIL import Image
+from tqdm.auto import tqdm
+
+from hf_fst.data.errors import DataError
+from hf_fst.data.files import SUFFIXES
+from hf_fst.prediction.files import claimed, list_inputs, output_names, write_whole
+from hf_fst.prediction.segmenter import Picture, Segmenter, ahead, batches, one_by_one_if_it_fails
+from hf_fst.prediction.video import VIDEO_SUFFIXES, check_video_support, predict_video
+from hf_fst.reporting.overlays import labels_in, overlay, with_legend
+
+SETTINGS_FILE = "predict.json"
+PREDICTIONS, OVERLAYS, VIDEOS = "predictions", "overlays", "videos"
+
+
+@dataclass
+class Work:
+    """What one process has to do, and what became of it."""
+
+    images: list[tuple[Path, str]]
+    videos: list[tuple[Path, str]]
+    skipped: int
+    counts: dict[str, int] = field(default_factory=lambda: {"images": 0, "videos": 0, "frames": 0})
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+
+def predict_files(
+    model: str | Path,
+    source: str | Path,
+    output: str | Path,
+    *,
+    which: str = "teacher",
+    overlays: bool = False,
+    resize: Sequence[int] | str | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Predicts every image and video of a folder, the folders in it included.
+
+    `predictions/<path>.png` holds class indices at the image's full size, as a palette image in the classes' colors (a
+    gray one of 16 bits for more than 256 classes); `overlays/<path>.jpg` the colors over the image with a legend;
+    `videos/<path>.mp4` the same for each frame. What is there already and not older than its image is left as it is, so
+    that a run that was stopped goes on. A file that cannot be read is reported and does not stop the others. On several
+    processes each takes every n-th file.
+
+    Args:
+        model: directory or Hub id.
+        source: a folder, an image or a video.
+        output: the folder that is written to; `predict.json` in it holds the settings.
+        which: "teacher" or "student" of a training run.
+        overlays: whether to write overlays of images too.
+        resize, window, stride, scales, flip: see `Segmenter`.
+        batch_size: images that are predicted at once, those of one size together.
+        num_workers: threads that read images ahead.
+        overwrite: start anew where `output` holds the results of other settings.
+        progress: show a progress bar.
+
+    Returns: counts, `failed` (a list of `{"file", "reason"}`), seconds and images per second, videos' frames counted.
+
+    Raises:
+        ValueError, FileNotFoundError: for options, models and folders that do not fit.
+        RuntimeError: where a file cannot be written, or a video needs an extra that is not installed.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but at least 1 is needed.")
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}, but at least 0 is needed.")
+    source, output = Path(source), Path(output)
+    owned = [PREDICTIONS, OVERLAYS, VIDEOS]
+    files, others = list_inputs(source, SUFFIXES + VIDEO_SUFFIXES, skip=[output / name for name in owned])
+    if any(file.suffix.lower() in VIDEO_SUFFIXES for file in files):
+        check_video_support()
+    named = list(zip(files, output_names(files, source if source.is_dir() else source.parent), strict=True))
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    segmenter = Segmenter(
+        model, which, resize=resize, window=window, stride=stride, scales=scales, flip=flip, device=state.device
+    )
+    with claimed(output, SETTINGS_FILE, segmenter.settings, owned, overwrite):
+        work = _pending(named[state.process_index :: state.num_processes], output, overlays)
+        started = time.perf_counter()
+        total = len(work.images) + len(work.videos)
+        with tqdm(
+            total=total, desc="predicting", unit="image", disable=not (progress and state.is_main_process)
+        ) as bar:
+            _predict_images(segmenter, work, output, overlays, batch_size, num_workers, bar)
+            for path, name in work.videos:
+                try:
+                    target = output / VIDEOS / f"{name}.mp4"
+                    work.counts["frames"] += predict_video(segmenter, path, target, batch_size, bar)
+                    work.counts["videos"] += 1
+                except DataError as error:
+                    work.failed.append({"file": str(path), "reason": str(error)})
+                bar.update()
+        mine = {**work.counts, "skipped": work.skipped, "failed": work.failed}
+        everyone = gather_object([mine]) if state.num_processes > 1 else [mine]
+    seconds = time.perf_counter() - started
+    counts = {key: sum(one[key] for one in everyone) for key in ("images", "videos", "frames", "skipped")}
+    return {
+        "model": segmenter.name,
+        "which": which,
+        "revision": segmenter.revision,
+        "protocol": segmenter.protocol,
+        "output": str(output),
+        "files": len(files),
+        **counts,
+        "ignored": others,
+        "failed": sorted((entry for one in everyone for entry in one["failed"]), key=lambda entry: entry["file"]),
+        "seconds": seconds,
+        "images_per_second": (counts["images"] + counts["frames"]) / seconds,
+        "processes": state.num_processes,
+    }
+
+
+def _pending(named: list[tuple[Path, str]], output: Path, overlays: bool) -> Work:
+    """What is not there yet, or older than its image."""
+    work = Work([], [], 0)
+    for path, name in named:
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES
+        results = [output / VIDEOS / f"{name}.mp4"] if is_video else [output / PREDICTIONS / f"{name}.png"]
+        if overlays and not is_video:
+            results.append(output / OVERLAYS / f"{name}.jpg")
+        changed = path.stat().st_mtime_ns
+        if all(result.is_file() and result.stat().st_mtime_ns >= changed for result in results):
+            work.skipped += 1
+        else:
+            (work.videos if is_video else work.images).append((path, name))
+    return work
+
+
+def _predict_images(
+    segmenter: Segmenter, work: Work, output: Path, overlays: bool, batch_size: int, num_workers: int, bar: tqdm
+) -> None:
+    def read(task: tuple[Path, str]) -> tuple[Path, str, Picture | DataError]:
+        try:
+            return *task, segmenter.read({"path": str(task[0]), "bytes": None})
+        except DataError as error:  # a thread hands it on, the run goes on
+            return *task, error
+
+    for batch in batches(ahead(read, work.images, num_workers), batch_size):
+        good = [entry for entry in batch if isinstance(entry[2], Picture)]
+        results = one_by_one_if_it_fails(segmenter.classes, [picture for *_, picture in good]) if good else []
+        problems = [(path, entry) for path, _, entry in batch if not isinstance(entry, Picture)]
+        for (path, name, picture), result in zip(good, results, strict=True):
+            if isinstance(result, Exception):
+                problems.append((path, result))
+                continue
+            if overlays:  # first, since the prediction says that this image is done
+                write_overlay(output / OVERLAYS / f"{name}.jpg", picture.pixels, result, segmenter)
+            write_whole(output / PREDICTIONS / f"{name}.png", index_image(result, segmenter.palette))
+            work.counts["images"] += 1
+        for path, error in problems:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            work.failed.append({"file": str(path), "reason": reason})
+        bar.update(len(batch))
+
+
+def index_image(classes: np.ndarray, palette: np.ndarray):
+    """A function that writes class indices (H, W) to an open file, as a PNG with the palette (C, 3) in it."""
+    image = Image.fromarray(classes)
+    if classes.dtype == np.uint8:
+        colors = np.zeros((256, 3), dtype=np.uint8)  # ignored pixels are black
+        colors[: len(palette)] = palette
+        image = Image.fromarray(classes).convert("P")
+        image.putpalette(colors.tobytes())
+    return lambda file: image.save(file, format="PNG")
+
+
+def write_overlay(path: Path, pixels: np.ndarray, classes: np.ndarray, segmenter: Segmenter) -> None:
+    """Writes an image (H, W, 3) with its classes (H, W) laid over it, and a legend of those that occur under it."""
+    mixed = overlay(pixels, classes, segmenter.palette)
+    picture = with_legend(mixed, segmenter.names, segmenter.palette, labels_in(classes))
+    write_whole(path, lambda file: Image.fromarray(picture).save(file, format="JPEG", quality=90))

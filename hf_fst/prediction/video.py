@@ -1,0 +1,95 @@
+"""Videos in, videos out, through PyAV."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from hf_fst.data.errors import DataError
+from hf_fst.prediction.files import write_whole
+from hf_fst.prediction.segmenter import Segmenter, batches, one_by_one_if_it_fails
+from hf_fst.reporting.overlays import overlay, with_legend
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm")
+
+
+def check_video_support() -> None:
+    """Raises `RuntimeError` where PyAV is not installed."""
+    if importlib.util.find_spec("av") is None:
+        raise RuntimeError('Videos are read and written by PyAV, which is not installed: pip install "hf_fst[video]".')
+
+
+def predict_video(
+    segmenter: Segmenter, source: Path, output: Path, batch_size: int = 1, bar: tqdm | None = None
+) -> int:
+    """Lays the predicted classes over each frame of a video, with a legend of all classes under it; keeps its timing.
+
+    Writes H.264 in MP4, without the sound. Returns the number of frames.
+
+    Raises:
+        DataError: a file that is no video, or breaks off in the middle; nothing is written then.
+        RuntimeError: PyAV is not installed, or the video cannot be written.
+    """
+    check_video_support()
+    import av
+
+    count = 0
+
+    def write(file) -> None:
+        nonlocal count
+        try:
+            with av.open(str(source)) as video, av.open(file, "w", format="mp4") as result:
+                if not video.streams.video:
+                    raise DataError(f"{source} holds no pictures; take it out of the folder.")
+                stream = None
+                rate = video.streams.video[0].average_rate or Fraction(25)
+                for batch in batches(_frames(video), batch_size):
+                    pictures = [segmenter.look(pixels) for pixels, _, _ in batch]
+                    found = one_by_one_if_it_fails(segmenter.classes, pictures)
+                    for (pixels, moment, unit), classes in zip(batch, found, strict=True):
+                        if isinstance(classes, Exception):
+                            raise DataError(f"{source}, frame {count}: {classes}")
+                        mixed = overlay(pixels, classes, segmenter.palette)
+                        drawn = _even(with_legend(mixed, segmenter.names, segmenter.palette))
+                        if stream is None:
+                            stream = result.add_stream("libx264", rate=rate, options={"crf": "18"})
+                            stream.height, stream.width = drawn.shape[:2]
+                            stream.pix_fmt = "yuv420p"
+                            if unit is not None:
+                                stream.codec_context.time_base = unit
+                        frame = av.VideoFrame.from_ndarray(drawn, format="rgb24")
+                        frame.pts, frame.time_base = moment, unit
+                        result.mux(stream.encode(frame))
+                        count += 1
+                        if bar is not None:
+                            bar.set_postfix_str(f"{source.name}: frame {count}")
+                if stream is None:
+                    raise DataError(f"{source} has no frame; take it out of the folder.")
+                result.mux(stream.encode())
+        except av.error.FFmpegError as error:
+            reason = error.strerror or error
+            raise DataError(f"{source} is broken ({reason}); replace it or take it out of the folder.") from error
+
+    write_whole(output, write)
+    return count
+
+
+def _frames(video) -> Iterator[tuple[np.ndarray, int | None, Fraction | None]]:
+    """Each frame upright, its time and the unit of its time."""
+    stream = video.streams.video[0]
+    stream.thread_type = "AUTO"
+    for frame in video.decode(stream):
+        pixels = frame.to_ndarray(format="rgb24")
+        turns = round(frame.rotation / 90) % 4  # counterclockwise, as telephones tell it
+        yield np.ascontiguousarray(np.rot90(pixels, turns)), frame.pts, frame.time_base
+
+
+def _even(picture: np.ndarray) -> np.ndarray:
+    """With a white row and column more where a side is odd, which the codec does not take."""
+    height, width = picture.shape[:2]
+    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), constant_values=255)

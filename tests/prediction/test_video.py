@@ -1,0 +1,91 @@
+"""A tiny video goes in, and comes out with the classes laid over its frames."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_fst import cli
+from hf_fst.prediction import video as module
+from hf_fst.reporting.overlays import overlay
+from tests.evaluation.conftest import run_dir  # noqa: F401  the fixture
+
+av = pytest.importorskip("av", reason="PyAV, of the extra `video`, is not installed")
+FRAMES, HEIGHT, WIDTH = 5, 48, 80
+
+
+def scene(index):
+    pixels = np.full((HEIGHT, WIDTH, 3), (40, 90, 160), dtype=np.uint8)
+    pixels[:, : 16 * index] = (200, 180, 60)
+    return pixels
+
+
+def make_video(path, moments=range(FRAMES)):
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream("libx264", rate=10, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 10)
+        for index, moment in enumerate(moments):
+            frame = av.VideoFrame.from_ndarray(scene(index), format="rgb24")
+            frame.pts, frame.time_base = moment, Fraction(1, 10)
+            video.mux(stream.encode(frame))
+        video.mux(stream.encode())
+
+
+def frames(path):
+    with av.open(str(path)) as video:
+        return [(frame.to_ndarray(format="rgb24"), float(frame.time)) for frame in video.decode(video=0)]
+
+
+def test_videos_become_videos_beside_images(run_dir, tmp_path, capsys):  # noqa: F811
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    make_video(source / "drive.mp4", moments=[0, 1, 2, 6, 7])  # a gap, as cameras leave them
+    make_video(source / "drive.mkv")
+    (source / "broken.avi").write_bytes(b"no video")
+    whole = (source / "drive.mp4").read_bytes()
+    (source / "cut.mov").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(scene(2)).save(source / "still.png")
+    argv = ["predict", str(run_dir), str(source), "-o", str(out), "--batch_size", "2", "--json"]
+    assert cli.main(argv) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert (result["images"], result["videos"], result["frames"]) == (1, 2, 2 * FRAMES)
+    assert [entry["file"].rpartition("/")[2] for entry in result["failed"]] == ["broken.avi", "cut.mov"]
+    assert "broken.avi is broken (Invalid data" in result["failed"][0]["reason"]
+    assert sorted(path.name for path in (out / "videos").iterdir()) == ["drive.mkv.mp4", "drive.mp4.mp4"]
+
+    written = frames(out / "videos/drive.mp4.mp4")
+    assert [moment for _, moment in written] == pytest.approx([0.0, 0.1, 0.2, 0.6, 0.7])
+    assert written[0][0].shape[0] > HEIGHT and written[0][0].shape[1] == WIDTH  # the legend is below
+    segmenter = module.Segmenter(run_dir)
+    for (pixels, _), (picture, _) in zip(frames(source / "drive.mp4"), written, strict=True):
+        expected = overlay(pixels, segmenter.classes([segmenter.look(pixels)])[0], segmenter.palette)
+        assert np.abs(picture[:HEIGHT].astype(int) - expected).mean() < 10
+    assert np.abs(written[0][0].astype(int) - written[4][0]).mean() > 10
+
+    kept = (out / "videos/drive.mp4.mp4").stat().st_mtime_ns
+    (source / "broken.avi").unlink()
+    (source / "cut.mov").unlink()
+    assert cli.main(argv) == 0
+    assert json.loads(capsys.readouterr().out)["skipped"] == 3
+    assert (out / "videos/drive.mp4.mp4").stat().st_mtime_ns == kept
+
+
+def test_pictures_of_odd_sizes_and_turned_ones_fit_the_codec(run_dir, tmp_path, monkeypatch):  # noqa: F811
+    make_video(tmp_path / "in.mp4")
+    real = module._frames
+    monkeypatch.setattr(module, "_frames", lambda v: ((np.rot90(p[:, :77]).copy(), t, u) for p, t, u in real(v)))
+    assert module.predict_video(module.Segmenter(run_dir), tmp_path / "in.mp4", tmp_path / "out.mp4") == FRAMES
+    height, width, _ = frames(tmp_path / "out.mp4")[0][0].shape
+    assert width == HEIGHT and height > 77 and height % 2 == 0
+
+
+def test_without_pyav_it_says_what_to_install(run_dir, tmp_path, monkeypatch, capsys):  # noqa: F811
+    (tmp_path / "in.mp4").write_bytes(b"")
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["predict", str(run_dir), str(tmp_path / "in.mp4"), "-o", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == (
+        'hf-fst: Videos are read and written by PyAV, which is not installed: pip install "hf_fst[video]".\n'
+    )
