@@ -1,12 +1,14 @@
 """The six rules: what happens to the teacher φ before the student θ takes its real step.
 
 Every real step is θ_{t+1} = θ_t - γ∇L(θ_t | φ_{t+1}); a rule says what φ_{t+1} is. The verbs (`step.…`) are those of
-`hf_fst.lookahead.Step`. μ is `teacher_momentum`, μ' is `lookahead_momentum`. "Learning from Future" (FST, NeurIPS 2022).
+`hf_fst.lookahead.Step`; `virtual_steps` counts the optimizer steps that a rule takes and undoes. μ is `teacher_momentum`,
+μ' is `lookahead_momentum`. "Learning from Future" (FST, NeurIPS 2022).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 BATCHES = ("same", "different")
 LABELS = ("followed", "present")
@@ -21,6 +23,8 @@ def _check_batches(batches: str) -> None:
 class Supervised:
     """No teacher: the student learns from labels alone (SourceOnly, SupOnly)."""
 
+    virtual_steps: ClassVar[int] = 0
+
     def look_ahead(self, step) -> None:
         """φ is unused."""
 
@@ -28,6 +32,8 @@ class Supervised:
 @dataclass(frozen=True)
 class MeanTeacher:
     """Self-training (ST): φ_{t+1} = μφ_t + (1-μ)θ_t."""
+
+    virtual_steps: ClassVar[int] = 0
 
     def look_ahead(self, step) -> None:
         """φ_{t+1} = μφ_t + (1-μ)θ_t."""
@@ -39,6 +45,7 @@ class NaiveFST:
     """φ_{t+1} = μφ_t + (1-μ)(θ_t - γ∇L(θ_t | φ_t)): the teacher follows one virtual step, not the present."""
 
     batches: str = "same"
+    virtual_steps: ClassVar[int] = 1
 
     def __post_init__(self):
         _check_batches(self.batches)
@@ -56,6 +63,7 @@ class ImprovedFST:
     """φ' = μφ_t + (1-μ)θ_t;  φ_{t+1} = μ'φ' + (1-μ')(θ_t - γ∇L(θ_t | φ'))."""
 
     batches: str = "same"
+    virtual_steps: ClassVar[int] = 1
 
     def __post_init__(self):
         _check_batches(self.batches)
@@ -83,6 +91,11 @@ class DeepFST:
         _check_batches(self.batches)
         if self.num_steps < 0:
             raise ValueError(f"lookahead_steps (K) is {self.num_steps}; use 0 (mean teacher) or more.")
+
+    @property
+    def virtual_steps(self) -> int:
+        """Optimizer steps that are undone, K."""
+        return self.num_steps
 
     def look_ahead(self, step) -> None:
         """φ̃ follows the present, then K futures, each reached with the labels of the φ̃ before it."""
@@ -112,6 +125,11 @@ class WideFST:
             raise ValueError(f"lookahead_students (N) is {self.num_students}; use 1 or more.")
         if self.labels not in LABELS:
             raise ValueError(f"lookahead_labels is {self.labels!r}; use 'followed' or 'present'.")
+
+    @property
+    def virtual_steps(self) -> int:
+        """Optimizer steps that are undone, N."""
+        return self.num_students
 
     def look_ahead(self, step) -> None:
         """The teacher follows the present and then the mean of N futures."""

@@ -18,11 +18,14 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 
+from hf_fst.adapters import is_adapted
+
+SYNC_DEVICES = ("cuda", "xpu", "hpu")
 SHARDS = "pytorch_model_fsdp_0"  # the directory that accelerate writes the shards of a network into
 
 
-def refuse_unsupported(accelerator: Accelerator) -> None:
-    """Refuse FSDP1 and weights offloaded to the CPU.
+def refuse_sharding(accelerator: Accelerator, model: nn.Module) -> None:
+    """Refuse FSDP1, and under FSDP2 weights offloaded to the CPU and adapters.
 
     Raises:
         ValueError: with what to set instead.
@@ -40,6 +43,26 @@ def refuse_unsupported(accelerator: Accelerator) -> None:
             "FSDP2 with weights offloaded to the CPU is not supported: a look-ahead copies them several times a step; "
             "set fsdp_offload_params: false in the accelerate config."
         )
+    if is_adapted(model):
+        raise ValueError(
+            "Student and teacher share the frozen weights under the adapters, which FSDP2 would shard twice; train "
+            "adapters with DDP."
+        )
+
+
+def synchronize_batchnorm(model: nn.Module, args) -> None:
+    """Replace BatchNorm by SyncBatchNorm where there are several processes; names of weights and buffers stay.
+
+    Raises:
+        ValueError: the processes run on CPUs, for which PyTorch has no synchronised BatchNorm.
+    """
+    if args.world_size == 1:
+        return
+    if args.device.type not in SYNC_DEVICES:
+        raise ValueError(
+            f"sync_batchnorm needs GPUs but the device is {args.device.type!r}; leave it out or run on one process."
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def shard(accelerator: Accelerator, student: nn.Module, teacher: nn.Module) -> None:
@@ -58,12 +81,18 @@ def is_sharded(network: nn.Module) -> bool:
 
 
 @contextmanager
-def gathered(networks: Iterable[nn.Module]) -> Iterator[None]:
+def gathered(accelerator: Accelerator, networks: Iterable[nn.Module]) -> Iterator[None]:
     """Whole parameters on every process, so that each may call the networks on its own; sharded again on exit.
 
     In evaluation processes may have different numbers of windows and image sizes: calls that had to meet would wait for
     ever.
+
+    Raises:
+        ValueError: under FSDP2, the networks are not sharded yet.
     """
+    networks = list(networks)
+    if accelerator.is_fsdp2 and not all(map(is_sharded, networks)):
+        raise ValueError("Under FSDP2 scores come while or after training; score a checkpoint on one process.")
     shards = [module for network in networks for module in network.modules() if isinstance(module, FSDPModule)]
     for module in shards:
         module.set_reshard_after_forward(False, recurse=False)
