@@ -5,7 +5,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+DEMO = ["gradio>=6"]
 DOCS = ["mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"]
+ONNX = ["onnx", "onnxruntime", "onnxscript"]
+VIDEO = ["av>=14"]
 
 setup(
     name="hf_fst",
@@ -37,10 +40,16 @@ setup(
         "transformers>=5.17",
     ],
     extras_require={
+        "demo": DEMO,
         "docs": DOCS,
+        "onnx": ONNX,
         "test": [
+            *DEMO,
             *DOCS,
+            *ONNX,
+            *VIDEO,
             "cityscapesscripts",
+            "playwright",
             "pytest",
             "pytest-timeout",
             "pytest-xdist",
@@ -50,6 +59,7 @@ setup(
             "trackio",
             "wandb",
         ],
+        "video": VIDEO,
     },
     entry_points={"console_scripts": ["hf-fst=hf_fst.cli:main"]},
 )
