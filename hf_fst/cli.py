@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 from hf_fst.commands import card, convert, evaluate, predict, push, train
 from hf_fst.commands.common import is_first_process
 
-USAGE, FAILURE = 2, 1
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 COMMANDS = (train, evaluate, predict, convert, card, push)
 PACKAGE = Path(__file__).resolve().parent
 PROJECT = "the project's issue tracker"
@@ -35,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line; returns the exit code: 0, 1 for failures, 2 for wrong usage."""
+    """Runs a command line; returns the exit code: 0, 1 for failures, 2 for wrong usage, 130 where Ctrl-C stopped it."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = Parser(
         prog="hf-fst",
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"hf_fst {importlib.metadata.version('hf_fst')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
         command.add(commands)
@@ -65,22 +67,34 @@ def main(argv: list[str] | None = None) -> int:
 
 def _guarded(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
     """Runs the command; an error of ours becomes a sentence, any other keeps its traceback."""
+    sys.excepthook = ask_for_report  # for kinds of errors that none of ours has
     output = contextlib.redirect_stdout(sys.stderr) if arguments.json else contextlib.nullcontext()
     try:
         with output:
             result = arguments.run(arguments, overrides)
+    except KeyboardInterrupt:
+        if arguments.debug:
+            raise
+        say("Stopped.")
+        return INTERRUPTED
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         if arguments.debug:
             raise
         if not _is_ours(error):
-            traceback.print_exc()
-            say(f"This error is not expected; please report it to {PROJECT} with the lines above.")
+            ask_for_report(type(error), error, error.__traceback__)
             return FAILURE
         say(" ".join(str(error).split()))
         return USAGE if type(error).__name__ == "UsageError" else FAILURE
     if arguments.json and is_first_process():
         print(json.dumps(result, indent=2))
     return FAILURE if result.get("failed") else 0
+
+
+def ask_for_report(kind: type[BaseException], error: BaseException, trace) -> None:
+    """What `sys.excepthook` does, and one sentence after it."""
+    traceback.print_exception(kind, error, trace)
+    if not issubclass(kind, KeyboardInterrupt):
+        say(f"This error is not expected; please report it to {PROJECT} with the lines above.")
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import math
 import subprocess
@@ -195,6 +196,30 @@ def test_an_error_that_is_not_ours_keeps_its_traceback_and_asks_for_a_report(cap
     assert error.splitlines()[-1].startswith("hf-fst: This error is not expected; please report it to ")
 
 
+def test_an_error_of_any_kind_asks_for_a_report(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back afterwards
+    monkeypatch.setattr("hf_fst.recipes.load.load_recipe", lambda *a, **k: {}["nothing"])
+    with pytest.raises(KeyError) as caught:
+        cli.main(["train", "r.yaml"])
+    sys.excepthook(KeyError, caught.value, caught.value.__traceback__)  # as Python does where nobody catches it
+    error = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in error and "KeyError: 'nothing'" in error
+    assert error.splitlines()[-1].startswith("hf-fst: This error is not expected; please report it to ")
+
+
+def test_ctrl_c_is_one_word_and_code_130(capsys, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_fst.recipes.load.load_recipe", stop)
+    assert says(capsys, ["train", "r.yaml"], 130) == "Stopped."
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"hf_fst {importlib.metadata.version('hf_fst')}\n"
+
+
 def test_debug_shows_the_traceback_of_our_own_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no recipe"):
         cli.main(["train", str(tmp_path / "none.yaml"), "--debug"])
@@ -268,6 +293,26 @@ def test_eval_gives_the_scores_of_the_run(capsys, street_run, network):
     assert result["options"]["resize"] == [48, 32]  # as in training
     for key in ("mean_iou", "overall_accuracy"):
         assert result[key] == pytest.approx(tested[network][key], abs=5e-4)  # rounding turns pixels
+
+
+def test_eval_has_a_place_for_each_evaluation(capsys, monkeypatch, street_run, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").symlink_to(street_run)
+    capsys.readouterr()
+    folders = []
+    for more in ([], ["--batch_size", "2"], ["--flip"], ["--student"]):
+        assert cli.main(["eval", "demo", *STREET, *more]) == 0
+        printed = capsys.readouterr().out.splitlines()[-1]
+        folders.append(printed.removeprefix("Written to ").removesuffix("."))
+    # how many images go in at once changes nothing
+    assert folders[0] == folders[1] and len(set(folders)) == 3
+    assert folders[0].startswith("runs/eval/demo-street-validation-teacher-")
+    assert folders[3].startswith("runs/eval/demo-street-validation-student-")
+    written = {path.name for path in (tmp_path / "runs/eval").iterdir()}
+    assert written == {folder.removeprefix("runs/eval/") for folder in folders}
+    for folder in folders:
+        assert json.loads((tmp_path / folder / "evaluation.json").read_text())["images"] == 2
+        assert (tmp_path / folder / ".eval_results/street-validation.yaml").is_file()
 
 
 def test_eval_takes_windows_scales_and_classes_and_writes_files(capsys, street_run, tmp_path):

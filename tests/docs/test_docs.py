@@ -1,36 +1,58 @@
 """What README and docs/ say is there: links, code, commands, keys, options, names."""
 
+import contextlib
+import importlib
 import inspect
 import io
 import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import datasets
 import pytest
 import yaml
+from transformers import SegformerImageProcessor
 
 from hf_fst.cli import main
 from hf_fst.commands.train import split_overrides
 from hf_fst.data import DATASETS
 from hf_fst.data.cityscapes import COLORS
-from hf_fst.models import BUILDS
+from hf_fst.models import BUILDS, build
 from hf_fst.models.convert import FAMILIES
 from hf_fst.recipes import load_recipe
+from hf_fst.recipes.load import sweep_points
+from hf_fst.rules import RULES
 from tests.data import trees
 from tests.evaluation.conftest import tiny_model
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES += sorted((ROOT / "examples").rglob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
-RUN = {
-    "accelerate launch examples/run_fst.py": "hf-fst train",
-    ".venv/bin/hf-fst": "hf-fst",
-    "$(BIN)/hf-fst": "hf-fst",
+# other ways to say `hf-fst`
+LAUNCHED = re.compile(r"^(accelerate launch|torchrun)( --[\w-]+( [\w.]+)?)* examples/run_fst\.py")
+INSTALLED = re.compile(r"^(\.venv/bin|\$\(BIN\))/hf-fst")
+# lines of a terminal that are not about this project
+ELSEWHERE = (
+    "source .venv/bin/activate",
+    "hf auth login",
+    "tensorboard --logdir ",
+    "trackio show",
+    "accelerate config",
+)
+# what a page asks for, and what is enough to see it run
+QUICKER = {
+    "max_steps=4000": "max_steps=1",
+    "training(512)": "training(32)",
+    "training(512, random": "training(32, random",
 }
 
 
@@ -48,6 +70,11 @@ def heading_ids(page):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
+def typed(text):
+    """The lines of a terminal, those joined that end in a backslash."""
+    return [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
+
+
 def commands():
     """Every `hf-fst` command of the pages, of the recipes' first lines and of the Makefile, as words after `hf-fst`."""
     recipes = sorted((ROOT / "examples").rglob("*.yaml"))
@@ -55,10 +82,8 @@ def commands():
     for file in [*PAGES, ROOT / "Makefile", *recipes]:
         text = file.read_text(encoding="utf-8")
         text = "\n".join(blocks(file, "bash")) if file.suffix == ".md" else text
-        for line in re.sub(r"\\\n", " ", text).splitlines():
-            line = line.strip().lstrip("#").strip()
-            for written, meant in RUN.items():
-                line = line.replace(written, meant)
+        for line in typed(text):
+            line = INSTALLED.sub("hf-fst", LAUNCHED.sub("hf-fst train", line.lstrip("# ")))
             if line.startswith("hf-fst "):
                 words = [word for word in shlex.split(line, comments=True)[1:] if word != "..."]
                 found.append(pytest.param(words, id=f"{file.name}: {line[:60]}"))
@@ -76,9 +101,71 @@ def test_every_link_leads_somewhere(page):
         assert not anchor or anchor in heading_ids(there), f"{page.name} links to {target}"
 
 
-def test_every_page_is_linked_from_the_readme():
-    linked = {(ROOT / target).resolve() for target in LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))}
-    assert {page for page in PAGES if page.parent == ROOT / "docs"} <= linked
+def test_every_page_is_in_the_navigation_and_linked_from_the_readme_or_the_first_page():
+    pages = {page for page in PAGES if page.parent == ROOT / "docs"}
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    entries = [entry for part in site["nav"] for entry in part.values()]
+    names = [
+        *(e for e in entries if isinstance(e, str)),
+        *(n for e in entries if isinstance(e, list) for d in e for n in d.values()),
+    ]
+    assert {ROOT / "docs" / name for name in names} == pages
+    for first in (ROOT / "README.md", ROOT / "docs" / "index.md"):
+        linked = {(first.parent / target).resolve() for target in LINK.findall(first.read_text(encoding="utf-8"))}
+        assert pages - {ROOT / "docs" / "index.md", ROOT / "docs" / "api.md"} <= linked, first
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_line_for_a_terminal_is_about_something_that_is_there(page):
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    extras = re.findall(r'^        "(\w+)": ', (ROOT / "setup.py").read_text(encoding="utf-8"), re.MULTILINE)
+    for line in typed("\n".join(blocks(page, "bash"))):
+        first, *rest = shlex.split(line, comments=True)
+        first = Path(first).name
+        if line.startswith(ELSEWHERE) or first == "hf-fst":  # its options are looked at below
+            continue
+        if first == "make":
+            assert rest[0] in targets
+        elif first == "pip":
+            assert rest[:2] == ["install", "-e"] and set(re.findall(r"\w+", rest[2])) <= set(extras)
+        else:
+            assert first in ("python", "accelerate", "torchrun"), line
+            (script,) = [word for word in rest if word.endswith(".py")]
+            assert (ROOT / script).is_file(), line
+
+
+def test_lines_beside_equations_are_those_of_the_code():
+    shown = {}
+    for content in blocks(ROOT / "docs" / "how-it-works.md", "python"):
+        place, *lines = content.splitlines()
+        file, name = re.fullmatch(r"# hf_fst/(\w+)\.py: ([\w.]+)", place).groups()
+        function = importlib.import_module(f"hf_fst.{file}")
+        for part in name.split("."):
+            function = getattr(function, part)
+        code = without_comments(inspect.getsource(function).splitlines())
+        lines = without_comments(lines)
+        assert any(code[i : i + len(lines)] == lines for i in range(len(code))), f"{name} has other lines"
+        shown[name] = lines, code
+    for rule in set(RULES.values()) - {RULES["supervised"]}:  # whole, but for the docstring
+        lines, code = shown[f"{rule.__name__}.look_ahead"]
+        assert code[-len(lines) :] == lines and code[-len(lines) - 1].endswith('"""')
+
+
+def without_comments(lines):
+    return [re.split(r"\s{2,}# ", line)[0].strip() for line in lines]
+
+
+@pytest.mark.parametrize("page", ["troubleshooting.md", "data.md"])
+def test_sentences_in_tables_are_those_of_the_code(page):
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "hf_fst").rglob("*.py")))
+    code = re.sub(r"[\"']\n\s*f?[\"']", "", code)
+    rows = re.findall(r"^\| (`+)(.+?)\1 \|", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
+    sentences = [sentence for _, sentence in rows if " " in sentence.strip() and "…" in sentence]
+    assert sentences
+    for sentence in sentences:
+        for part in sentence.split("…"):
+            longest = max(re.split(r"\b[A-Z]\b|\d[\d x,()]*|'[^']*'|`", part), key=len).strip(" .;,:(")
+            assert longest in code, f"{sentence}: {longest}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -91,8 +178,10 @@ def test_python_blocks_compile(page):
 def test_yaml_blocks_are_recipes(page, tmp_path):
     for content in blocks(page, "yaml"):
         (tmp_path / "recipe.yaml").write_text(content)
-        assert set(yaml.safe_load(content)) - {"sweep", "defaults"}
-        load_recipe(tmp_path / "recipe.yaml")
+        if not (tmp_path / "examples").exists():
+            (tmp_path / "examples").symlink_to(ROOT / "examples")
+        points = sweep_points(tmp_path / "recipe.yaml")
+        load_recipe(tmp_path / "recipe.yaml", sweep=points[0] if points else None)
 
 
 @pytest.mark.parametrize("words", commands())
@@ -146,7 +235,7 @@ def test_the_table_of_networks_has_every_build():
 
 
 def test_every_family_of_checkpoints_is_listed_with_its_networks():
-    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "import.md").read_text(encoding="utf-8")
     for family in FAMILIES:
         row = re.search(rf"^\| {re.escape(family.title)}(?: \(.*\))? \| (.*) \|$", text, re.MULTILINE)[1]
         named = re.findall(r"`([\w-]+)`", row)
@@ -156,30 +245,41 @@ def test_every_family_of_checkpoints_is_listed_with_its_networks():
             assert tuple(named) == family.builds
 
 
-@pytest.fixture
-def data(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
     """A working directory with everything that the pages' code reads, tiny."""
+    folder = tmp_path_factory.mktemp("pages")
+    with contextlib.chdir(folder):
+        trees.cityscapes(Path("data/cityscapes"))
+        trees.gta5(Path("data/gta5"), colors=COLORS)
+        trees.synthia(Path("data/synthia"))
+        trees.camvid(Path("data/camvid"))
+        trees.folder(Path("labeled"))
+        trees.folder(Path("others"), labeled=False)
+        Path("others/images").rename("unlabeled")
+        Path("shards").mkdir()
+        with tarfile.open("shards/train-0000.tar", "w") as shard:
+            for stem in ("scene0", "scene1"):
+                for file in (f"images/{stem}.jpg", f"masks/{stem}.png"):
+                    content = Path("labeled", file).read_bytes()
+                    info = tarfile.TarInfo(stem + Path(file).suffix)
+                    info.size = len(content)
+                    shard.addfile(info, io.BytesIO(content))
+        shutil.copy("labeled/images/scene0.jpg", "street.jpg")
+        model = tiny_model(0, num_labels=3)
+        model.config.id2label = {0: "road", 1: "car", 2: "sky"}
+        for place in ("runs/mine", "me/my-streets", "me/my-streets/student", "nvidia/mit-b0"):
+            model.save_pretrained(place)
+            SegformerImageProcessor(do_resize=False).save_pretrained(place)
+        mask2former().save_pretrained("facebook/mask2former-swin-tiny-cityscapes-semantic")
+        build("daformer-mit-b0", hidden_size=16).save_pretrained("converted/daformer-b5")
+    return folder
+
+
+@pytest.fixture
+def data(files, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.chdir(tmp_path)
-    trees.cityscapes(Path("data/cityscapes"))
-    trees.gta5(Path("data/gta5"), colors=COLORS)
-    trees.synthia(Path("data/synthia"))
-    trees.camvid(Path("data/camvid"))
-    trees.folder(Path("labeled"))
-    trees.folder(Path("others"), labeled=False)
-    Path("others/images").rename("unlabeled")
-    Path("shards").mkdir()
-    with tarfile.open("shards/train-0000.tar", "w") as shard:
-        for stem in ("scene0", "scene1"):
-            for file in (f"images/{stem}.jpg", f"masks/{stem}.png"):
-                content = Path("labeled", file).read_bytes()
-                info = tarfile.TarInfo(stem + Path(file).suffix)
-                info.size = len(content)
-                shard.addfile(info, io.BytesIO(content))
-    model = tiny_model(0, num_labels=3)
-    model.config.id2label = {0: "road", 1: "car", 2: "sky"}
-    model.save_pretrained("runs/mine")
-    mask2former().save_pretrained("facebook/mask2former-swin-tiny-cityscapes-semantic")
+    monkeypatch.chdir(files)
 
 
 def mask2former():
@@ -190,11 +290,26 @@ def mask2former():
     return Mask2FormerForUniversalSegmentation(segmenter_config("mask2former"))
 
 
-@pytest.mark.parametrize("page", ["data.md", "evaluation.md", "models.md"])
+PAGES_WITH_CODE = [page for page in PAGES if blocks(page, "python") and page.name != "how-it-works.md"]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=name_of)
 def test_python_blocks_run_and_print_what_the_comments_say(page, data, capsys):
-    path, space = ROOT / "docs" / page, {}
-    for content in blocks(path, "python"):
+    space = {}
+    for content in blocks(page, "python"):
+        for written, meant in QUICKER.items():
+            content = content.replace(written, meant)
         exec(compile(content, page, "exec"), space)
         printed = capsys.readouterr().out.splitlines()
         for said in re.findall(r"^print\(.*\)  # (.*)$", content, re.MULTILINE):
             assert said in printed
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=120)
+    assert built.returncode == 0, built.stderr
+    api = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
+    assert "lookahead_steps" in api and "EMATeacher" in api
