@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.utils import is_peft_available
@@ -37,14 +38,18 @@ def load_adapter(model: nn.Module, directory: str | os.PathLike) -> None:
     Raises:
         ValueError: the checkpoint holds other adapters than the model.
     """
-    from peft import load_peft_weights, set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
-    weights = load_peft_weights(str(directory), device="cpu")
-    result = set_peft_model_state_dict(model, weights, adapter_name=model.active_adapter)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    missing = trained & set(result.missing_keys)
-    if missing or result.unexpected_keys:
+    theirs = load_peft_weights(str(directory), device="cpu")
+    ours = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
+    if differing := {key for key in theirs.keys() | ours.keys() if shape(theirs, key) != shape(ours, key)}:
         raise ValueError(
-            f"The adapter in {directory} is not the model's: {len(missing)} of its weights are missing there and "
-            f"{len(result.unexpected_keys)} are unknown; give the model the adapter's own peft config."
+            f"The adapter in {directory} is not the model's: {min(differing)} has shape {shape(theirs, min(differing))} "
+            f"there and {shape(ours, min(differing))} here; give the model the same peft config."
         )
+    set_peft_model_state_dict(model, theirs, adapter_name=model.active_adapter)
+
+
+def shape(weights: dict[str, torch.Tensor], key: str) -> tuple[int, ...] | str:
+    """Shape of a weight, "none" where it is missing."""
+    return tuple(weights[key].shape) if key in weights else "none"

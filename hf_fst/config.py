@@ -65,6 +65,9 @@ class FSTConfig(TrainingArguments):
         teacher_buffers (`str`, *optional*, defaults to `"copy"`):
             BatchNorm statistics of the teacher: `"copy"` those of whom it follows, `"ema"` average them as well, or label
             with those of the `"batch"` at hand (the authors' domain adaptation code).
+        sync_batchnorm (`bool`, *optional*, defaults to `False`):
+            Take BatchNorm statistics over all processes (`torch.nn.SyncBatchNorm`), so that two GPUs of two images are
+            one of four. GPUs only; without it each process normalises by its own images.
 
         > Parameters that control the objective
 
@@ -135,6 +138,8 @@ class FSTConfig(TrainingArguments):
     lookahead_momentum: float | None = field(default=None, metadata={"help": "mu' in [0, 1] (teacher_momentum)"})
     momentum_warmup: bool = field(default=True, metadata={"help": "use min(1 - 1/(t+1), mu)"})
     teacher_buffers: str = field(default="copy", metadata={"help": "'copy', 'ema' or 'batch'"})
+
+    sync_batchnorm: bool = field(default=False, metadata={"help": "BatchNorm statistics over all processes"})
 
     objective: str | None = field(default=None, metadata={"help": "what the student learns: " + ", ".join(OBJECTIVES)})
     unlabeled_weight: float = field(default=1.0, metadata={"help": "lambda, >= 0"})

@@ -76,6 +76,34 @@ def refuse_launch(trainer: Trainer) -> None:
         )
 
 
+def refuse_eval_classes(eval_classes: list[int] | None, num_labels: int) -> None:
+    """Refuse classes that the model does not have.
+
+    Raises:
+        ValueError: an id is too large.
+    """
+    if eval_classes is not None and max(eval_classes) >= num_labels:
+        raise ValueError(f"eval_classes is {eval_classes}, but the model has the classes 0 to {num_labels - 1}.")
+
+
+def refuse_objective(class_name: str, name: str, has_teacher: bool, unlabeled_is_missing: bool) -> None:
+    """Refuse an objective that learns from unlabeled images without a teacher or without such images.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    if not has_teacher:
+        raise ValueError(
+            f"rule 'supervised' has no teacher, but {class_name} learns from its labels; use objective 'supervised' or "
+            "another rule."
+        )
+    if unlabeled_is_missing:
+        raise ValueError(
+            f"objective {name!r} learns from unlabelled images but unlabeled_dataset is missing; give it, or use rule "
+            "'supervised'."
+        )
+
+
 def refuse_model(model: nn.Module) -> None:
     """Refuse a model that says itself that it has no per-pixel classes; one that does not say is looked at when used.
 

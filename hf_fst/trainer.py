@@ -33,9 +33,17 @@ from hf_fst.data.epochs import EpochOfDraws
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
 from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.evaluation.inference import aligns_corners
-from hf_fst.lookahead import Present, Step, local
+from hf_fst.lookahead import Present, Step, local, sum_over_processes
 from hf_fst.objectives import OBJECTIVES, Objective, make_objective
-from hf_fst.refusals import look_at_first_output, refuse_launch, refuse_model, refuse_settings, refuse_streams
+from hf_fst.refusals import (
+    look_at_first_output,
+    refuse_eval_classes,
+    refuse_launch,
+    refuse_model,
+    refuse_objective,
+    refuse_settings,
+    refuse_streams,
+)
 from hf_fst.reporting.health import health_when_logging
 from hf_fst.reporting.hub_strategy import made_first, push_checkpoint, push_output, tell_failures
 from hf_fst.reporting.journal import Journal
@@ -43,7 +51,7 @@ from hf_fst.reporting.pictures import Pictures
 from hf_fst.reporting.report import write_report
 from hf_fst.reporting.summary import facts_of, samples_of
 from hf_fst.rules import RULES, Supervised, WideFST, make_rule
-from hf_fst.sharding import gathered, is_sharded, refuse_sharding, saves_shards, shard, synchronize_batchnorm
+from hf_fst.sharding import gathered, refuse_sharding, saves_shards, shard, synchronize_batchnorm
 from hf_fst.teacher import EMATeacher
 
 
@@ -114,26 +122,16 @@ class FSTTrainer(Trainer):
         refuse_launch(self)
         refuse_sharding(self.accelerator, self.model)
         refuse_model(self.model)
-        if args.eval_classes is not None and max(args.eval_classes) >= self._num_labels():
-            raise ValueError(
-                f"eval_classes is {args.eval_classes}, but the model has the classes 0 to {self._num_labels() - 1}."
-            )
+        refuse_eval_classes(args.eval_classes, self._num_labels())
         self._objective_by_name = objective is None or isinstance(objective, str)
         if self._objective_by_name:
             objective = make_objective(args, self._num_labels(), aligns_corners(self.model))
         else:
             args.objective = next((n for n, c in OBJECTIVES.items() if type(objective) is c), type(objective).__name__)
         self.learning_objective = objective
-        if objective.needs_unlabeled and not self.has_teacher:
-            raise ValueError(
-                f"rule 'supervised' has no teacher, but {type(objective).__name__} learns from its labels; "
-                "use objective 'supervised' or another rule."
-            )
-        if objective.needs_unlabeled and train_dataset is not None and unlabeled_dataset is None:
-            raise ValueError(
-                f"objective {args.objective!r} learns from unlabelled images but unlabeled_dataset is missing; give it, "
-                "or use rule 'supervised'."
-            )
+        if objective.needs_unlabeled:
+            missing = train_dataset is not None and unlabeled_dataset is None
+            refuse_objective(type(objective).__name__, args.objective, self.has_teacher, missing)
         self.teacher = self._teacher_of(self.model)
         look_at_first_output([self.model, self.teacher.model])
         self._present: Present | None = None
@@ -155,6 +153,12 @@ class FSTTrainer(Trainer):
         if self.args.sync_batchnorm:
             synchronize_batchnorm(model, self.args)
         return EMATeacher(model, self.args.teacher_buffers, share_frozen=is_adapted(model))
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As `Trainer`; the gradient scaler counts virtual steps too (a rule of one's own need not say how many)."""
+        super().create_accelerator_and_postprocess()
+        if (scaler := self.accelerator.scaler) is not None:
+            scaler.set_growth_interval(scaler.get_growth_interval() * (1 + getattr(self.rule, "virtual_steps", 0)))
 
     def _prepare_for_training(self, *args, **kwargs):
         if self.accelerator.is_fsdp2:
@@ -262,7 +266,7 @@ class FSTTrainer(Trainer):
         self.rule.look_ahead(step)
         loss, prepared = step.gradient(group)
         if health is not None:
-            sums = self.sum_over_processes([health.after(step.student, prepared[0])])
+            sums = sum_over_processes(self.accelerator, [health.after(step.student, prepared[0])])
             self.journal.health = health.logs(sums)
         if snapshot is not None:
             snapshot.after(step.student, prepared[0])
@@ -273,15 +277,6 @@ class FSTTrainer(Trainer):
         """Names of the classes in the order of their ids, blanks as underscores."""
         id2label = self.accelerator.unwrap_model(self.model).config.id2label
         return [str(id2label[i]).replace(" ", "_") for i in range(len(id2label))]
-
-    def sum_over_processes(self, counts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Counts of micro-batches, summed over them and over the processes."""
-        sums = {key: sum(count[key] for count in counts) for key in counts[0]}
-        if self.accelerator.num_processes > 1:
-            flat = torch.cat([value.double().flatten() for value in sums.values()])
-            parts = self.accelerator.reduce(flat, "sum").split([value.numel() for value in sums.values()])
-            sums = {k: part.view_as(v).to(v.dtype) for (k, v), part in zip(sums.items(), parts, strict=True)}
-        return sums
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Loss and its terms are means over the steps taken, skipped ones apart; health and skipped steps are added."""
@@ -308,9 +303,7 @@ class FSTTrainer(Trainer):
 
     def evaluation_loop(self, *args, **kwargs):
         """As `Trainer.evaluation_loop`; sharded networks are whole meanwhile."""
-        if self.accelerator.is_fsdp2 and not is_sharded(self.teacher.model):
-            raise ValueError("Under FSDP2 evaluation comes while or after training; score a checkpoint on one process.")
-        with gathered(self.networks().values()):
+        with gathered(self.accelerator, self.networks().values()):
             return super().evaluation_loop(*args, **kwargs)
 
     def networks(self) -> dict[str, nn.Module]:
@@ -340,7 +333,7 @@ class FSTTrainer(Trainer):
         if _internal_call and output_dir is not None:  # a checkpoint
             super().save_model(output_dir, _internal_call=True)
             if teacher is not None:
-                save_network(self, teacher, os.path.join(output_dir, TEACHER_DIR), as_shards=saves_shards(self.accelerator))
+                save_network(self, teacher, os.path.join(output_dir, TEACHER_DIR), saves_shards(self.accelerator))
             return
         output_dir = output_dir if output_dir is not None else self.args.output_dir
         save_network(self, student if teacher is None else teacher, output_dir)
@@ -373,7 +366,7 @@ class FSTTrainer(Trainer):
         del self.ahead  # ends its workers
         if self.args.report:
             self.save_model(_internal_call=True)
-            with gathered(self.networks().values()):  # its pictures are made by one process
+            with gathered(self.accelerator, self.networks().values()):  # its pictures are made by one process
                 self.create_model_card()
         return output._replace(training_loss=output.metrics.get("train_loss", math.nan))
 
