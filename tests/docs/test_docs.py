@@ -313,3 +313,47 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert built.returncode == 0, built.stderr
     api = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
     assert "lookahead_steps" in api and "EMATeacher" in api
+
+
+# one step of a small network on what there is
+SMALL = {
+    **{"max_steps": 1, "crop_size": 32, "pretrained_backbone": "null", "per_device_train_batch_size": 1},
+    **{"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": "false", "eval_on_start": "false"},
+    **{"test_split": "false", "disable_tqdm": "true", "report": "false", "logging_steps": 1},
+}
+FEW_SCENES = [
+    f"--{side}_options.{count}=2"
+    for side in ("dataset", "unlabeled")
+    for count in ("num_train", "num_validation", "num_test")
+]
+
+
+def can_run(words):
+    """Whether there is what a command of a page needs; `DATA` and the like stand for folders of the reader's."""
+    if any(word.isupper() for word in words) or "--resume" in words:
+        return False
+    if words[0] == "eval":
+        return words[1] == "runs/mine" and words[2] == "folder"
+    return words[0] == "train" and (ROOT / words[1]).is_file() and "--data_dir" not in words or "labeled" in words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{n}.md" for n in ("quick-start", "rules", "pictures", "data"))]
+)
+def test_commands_run(page, files, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(files, tmp_path / "reader"))
+    Path("examples").symlink_to(ROOT / "examples")
+    ran = 0
+    for line in typed("\n".join(blocks(ROOT / page, "bash"))):
+        line = INSTALLED.sub("hf-fst", LAUNCHED.sub("hf-fst train", line))
+        words = shlex.split(line, comments=True)[1:]
+        if not line.startswith("hf-fst ") or not can_run(words):
+            continue
+        if words[0] == "train" and "--dry_run" not in words:
+            words += [f"--{key}={value}" for key, value in SMALL.items()]
+            words += FEW_SCENES if "street" in words[1] or "demo" in words[1] else ["--model_config.hidden_size=16"]
+            words += [] if "--overwrite" in words else ["--overwrite"]
+        assert main(words) == 0, line
+        ran += 1
+    assert ran

@@ -49,13 +49,12 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: " ".join(map(str, options.values())))
 def test_a_run_with_pictures_is_bit_for_bit_the_run_without(tmp_path, options):
-    with_pictures = left_behind(trained(tmp_path / "with", **options, picture_steps=1))
+    with_pictures = left_behind(trained(tmp_path / "with", **options, picture_steps=2))
     without = left_behind(trained(tmp_path / "without", **options))
     assert tiny.same(with_pictures, without)
     assert sorted(path.name for path in (tmp_path / "with/pictures").iterdir()) == [
         "step-1.png",
         "step-2.png",
-        "step-3.png",
     ]
     assert not (tmp_path / "without/pictures").exists()
 
