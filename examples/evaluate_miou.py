@@ -16,7 +16,7 @@ import argparse
 from accelerate import PartialState
 
 import hf_fst.data
-from hf_fst.evaluation.results import table
+from hf_fst.evaluation.results import default_folder, table
 from hf_fst.evaluation.runner import evaluate_model
 
 
@@ -36,7 +36,9 @@ def parse():
     parser.add_argument("--boundary", action="store_true", help="boundary IoU too")
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--num_workers", type=int, default=0)
-    parser.add_argument("--output_dir", help="gets evaluation.json, .eval_results/ and the files below")
+    parser.add_argument(
+        "--output_dir", help="gets evaluation.json, .eval_results/ and the files below; default: in runs/eval/"
+    )
     parser.add_argument(
         "--save_predictions", nargs="?", const=True, default=False, help="'cityscapes' for its raw ids"
     )
@@ -50,11 +52,14 @@ def main():
     for key in ("window", "stride"):
         if options[key] is not None and len(options[key]) == 1:
             options[key] = options[key][0]
+    if options["output_dir"] is None:
+        keys = {key: options[key] for key in ("window", "stride", "scales", "flip", "resize", "classes")}
+        options["output_dir"] = default_folder(model, name, options["split"], options["which"], data_dir, **keys)
     try:
         result = evaluate_model(model, hf_fst.data.load(name, data_dir), dataset_id=name, **options)
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"error: {error}\n")
-    PartialState().print(table(result) if result["labeled"] else f"{result['images']} images without labels predicted")
+    PartialState().print(f"{table(result)}\nWritten to {options['output_dir']}.")
 
 
 if __name__ == "__main__":

@@ -283,7 +283,8 @@ STREET = ["street", "--options", "look=real", "size=[64, 96]", "num_train=4", "n
 
 
 @pytest.mark.parametrize("network", ["teacher", "student"])
-def test_eval_gives_the_scores_of_the_run(capsys, street_run, network):
+def test_eval_gives_the_scores_of_the_run(capsys, monkeypatch, street_run, tmp_path, network):
+    monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     argv = ["eval", str(street_run), *STREET, "--split", "test", "--json"]
     assert cli.main(argv + ["--student"] * (network == "student")) == 0

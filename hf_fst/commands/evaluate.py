@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from hf_fst.commands.common import add_common, add_model, add_views, is_first_process, numbers, options, views
 
@@ -46,17 +45,21 @@ def add(commands) -> None:
 
 def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
     from hf_fst.data import load
-    from hf_fst.evaluation.results import table, without_nan
+    from hf_fst.evaluation.results import default_folder, table, without_nan
     from hf_fst.evaluation.runner import evaluate_model
 
     classes = arguments.classes
     if classes is not None and classes[0].isdecimal():
         classes = numbers(classes, "classes", int)
-    looked = views(arguments)
-    output_dir = arguments.output_dir or _default_folder(arguments, looked)
+    looked, of_data = views(arguments), options(arguments.options)
+    output_dir = arguments.output_dir
+    if output_dir is None:
+        keys = {key: value for key, value in looked.items() if key not in ("which", "batch_size", "num_workers")}
+        place = (arguments.model, arguments.dataset, arguments.split, looked["which"], arguments.data_dir)
+        output_dir = default_folder(*place, options=of_data, classes=classes, **keys)
     result = evaluate_model(
         arguments.model,
-        load(arguments.dataset, arguments.data_dir, **options(arguments.options)),
+        load(arguments.dataset, arguments.data_dir, **of_data),
         split=arguments.split,
         classes=classes,
         boundary=arguments.boundary,
@@ -70,20 +73,3 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
         print(table(result))
         print(f"Written to {output_dir}.")
     return {**without_nan(result), "output_dir": str(output_dir)}
-
-
-def _default_folder(arguments: argparse.Namespace, looked: dict[str, object]) -> Path:
-    from hf_fst.evaluation.results import default_folder
-
-    own_data = arguments.data_dir if arguments.dataset in ("folder", "hub") else None
-    settings = {
-        "options": options(arguments.options) or None,
-        "data": own_data,
-        "resize": looked["resize"],
-        "window": looked["window"],
-        "stride": looked["stride"],
-        "scales": looked["scales"] if looked["scales"] != [1.0] else None,
-        "flip": looked["flip"] or None,
-        "classes": arguments.classes,
-    }
-    return default_folder(arguments.model, arguments.dataset, arguments.split, looked["which"], settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -31,8 +32,26 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def default_folder(
+    model: str, dataset: str, split: str, which: str, data_dir: str | None = None, **settings: Any
+) -> Path:
+    """Where an evaluation lies if nobody says where: `runs/eval/<model>-<dataset>-<split>-<which>` in the current
+    directory, with eight more letters where a setting that changes the scores is given or the dataset is of one's own.
+    The same evaluation has the same place, another one another.
+    """
+    given = {key: value for key, value in settings.items() if value and (key, value) != ("scales", [1.0])}
+    if dataset in ("folder", "hub"):
+        given["data_dir"] = str(data_dir)
+    name = re.sub(r"[^\w.-]+", "-", "-".join([str(model).strip("/").replace("/", "--"), dataset, split, which]))
+    if given:
+        name += "-" + hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:8]
+    return Path("runs/eval", name.lstrip("-."))
+
+
 def table(result: dict[str, Any]) -> str:
     """The scores of `evaluate_model` as text: one line per class, then the means, in percent."""
+    if not result["labeled"]:
+        return f"{result['images']} images without labels, {result['images_per_second']:.3g} images/s"
     boundary = "per_category_boundary_iou" in result
     rows = []
     for index, name in enumerate(result["classes"]):

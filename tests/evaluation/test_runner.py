@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSemanticSegmentation, SegformerImageProcessor
 
 from hf_fst.data.cityscapes import RAW_IDS
-from hf_fst.evaluation.results import image_names, table
+from hf_fst.evaluation.results import default_folder, image_names, table
 from hf_fst.evaluation.runner import describe, evaluate_model, load_model
 from tests.evaluation.conftest import NAMES, make_dataset, tiny_model
 
@@ -157,6 +158,19 @@ class TestFiles:
         (entry,) = parse_eval_result_entries(yaml.safe_load(path.read_text()))
         assert entry.dataset_id == "someone/streets" and entry.value == pytest.approx(result["mean_iou"], abs=1e-6)
         assert entry.notes == "mIoU of the teacher, split validation, full size, windows of 32 every 16"
+
+    def test_places_tell_what_was_evaluated(self):
+        plain = {"scales": [1.0], "flip": False, "window": None, "options": {}, "classes": None}
+        place = default_folder("nvidia/segformer-b0", "cityscapes", "validation", "teacher", "/data/city", **plain)
+        assert place == Path("runs/eval/nvidia--segformer-b0-cityscapes-validation-teacher")
+        assert default_folder("/models/../x y/", "voc", "test", "student", **plain) == Path(
+            "runs/eval/models--..--x-y-voc-test-student"
+        )
+        own = [default_folder("m", "folder", "validation", "teacher", place, **plain) for place in ("a", "b", "a")]
+        assert own[0] == own[2] != own[1]
+        changed = [{"scales": [0.5]}, {"flip": True}, {"window": 64}, {"classes": "synthia_16"}, {"options": {"a": 1}}]
+        places = {default_folder("m", "voc", "test", "teacher", **{**plain, **change}) for change in changed}
+        assert len(places) == 5 and default_folder("m", "voc", "test", "teacher", **plain) not in places
 
     def test_absent_classes_are_null_in_json(self, tmp_path):
         data = make_dataset(tmp_path, sizes=[(16, 16)])
