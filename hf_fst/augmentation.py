@@ -7,6 +7,7 @@ import math
 import kornia.augmentation as K
 import torch
 
+DRAWS = ("image", "batch")
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -23,31 +24,41 @@ class StrongAugmentation:
         jitter_probability: with which an image's brightness, contrast, saturation and hue are jittered.
         jitter_strength: each factor is drawn within ± this share.
         blur_probability: with which an image is blurred, sigma uniform in [0.15, 1.15] pixels.
-
-    DACS (Tranheden et al., 2021) draws once per batch with 0.8 and 0.5; here every image draws.
+        draw: whether each `"image"` or the whole `"batch"` is jittered (and blurred) or not, as in DACS (Tranheden et
+            al., 2021, with 0.8 and 0.5); by how much is drawn for each image.
     """
 
-    def __init__(self, jitter_probability: float, jitter_strength: float, blur_probability: float):
-        s = jitter_strength
-        self.jitter = K.ColorJiggle(s, s, s, s, p=jitter_probability) if jitter_probability and s else None
-        self.blur_probability = blur_probability
+    def __init__(
+        self, jitter_probability: float, jitter_strength: float, blur_probability: float, draw: str = "image"
+    ):
+        s, self.draw = jitter_strength, draw
+        self.jitter_probability, self.blur_probability = jitter_probability if s else 0.0, blur_probability
+        self.jitter = K.ColorJiggle(s, s, s, s, p=self._each(jitter_probability))
         self.blurs: dict[int, K.RandomGaussianBlur] = {}
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Augmented `pixel_values` (B,3,H,W), normalised with ImageNet's mean and standard deviation like the input."""
-        if self.jitter is None and not self.blur_probability:
+        if not self.jitter_probability and not self.blur_probability:
             return pixel_values
         mean = pixel_values.new_tensor(IMAGE_MEAN).view(1, 3, 1, 1)
         std = pixel_values.new_tensor(IMAGE_STD).view(1, 3, 1, 1)
         images = (pixel_values * std + mean).clamp(0, 1)
-        if self.jitter is not None:
+        if self._happens(self.jitter_probability):
             images = self.jitter(images)
-        if self.blur_probability:
+        if self._happens(self.blur_probability):
             images = self._blur(images.shape[-2])(images)
         return (images - mean) / std
+
+    def _each(self, probability: float) -> float:
+        """With which an image is changed where the augmentation happens at all."""
+        return 1.0 if self.draw == "batch" else probability
+
+    def _happens(self, probability: float) -> bool:
+        return probability > 0 and (self.draw == "image" or torch.rand(()).item() < probability)
 
     def _blur(self, height: int) -> K.RandomGaussianBlur:
         if height not in self.blurs:
             kernel = blur_kernel(height)
-            self.blurs[height] = K.RandomGaussianBlur((kernel, kernel), (0.15, 1.15), p=self.blur_probability)
+            p = self._each(self.blur_probability)
+            self.blurs[height] = K.RandomGaussianBlur((kernel, kernel), (0.15, 1.15), p=p)
         return self.blurs[height]

@@ -8,20 +8,27 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
-from hf_fst.lookahead import STATES
+from hf_fst.augmentation import DRAWS
+from hf_fst.lookahead import FOLLOWS, STATES, WARMUP_COUNTS
 from hf_fst.losses import REDUCTIONS
 from hf_fst.objectives import OBJECTIVES
 from hf_fst.objectives.class_mix import CLASS_SOURCES
 from hf_fst.objectives.pseudo_label import WEIGHTINGS
+from hf_fst.presets import PRESETS, preset_values
 from hf_fst.rules import RULES, make_rule, rule_settings
 from hf_fst.teacher import BUFFER_POLICIES
 
 # what an objective takes where a number is left out: the published recipe of each
 OBJECTIVE_DEFAULTS = {
-    "unlabeled_weighting": {"class_mix": "quality", "cut_mix": "threshold", "pseudo_label": "constant"},
-    "confidence_threshold": {"class_mix": 0.968, "cut_mix": 0.95, "pseudo_label": 0.968},
-    "jitter_probability": {"class_mix": 0.8, "cut_mix": 0.8, "pseudo_label": 0.0},
-    "blur_probability": {"class_mix": 0.5, "cut_mix": 0.5, "pseudo_label": 0.0},
+    "unlabeled_weighting": {
+        "class_mix": "quality",
+        "cut_mix": "threshold",
+        "pseudo_label": "constant",
+        "entropy_drop": "constant",
+    },
+    "confidence_threshold": {"class_mix": 0.968, "cut_mix": 0.95, "pseudo_label": 0.968, "entropy_drop": 0.95},
+    "jitter_probability": {"class_mix": 0.8, "cut_mix": 0.8, "pseudo_label": 0.0, "entropy_drop": 0.0},
+    "blur_probability": {"class_mix": 0.5, "cut_mix": 0.5, "pseudo_label": 0.0, "entropy_drop": 0.0},
 }
 
 
@@ -33,6 +40,12 @@ class FSTConfig(TrainingArguments):
     trainer they hold the values in force.
 
     Parameters:
+        > Parameters that choose between the paper and the authors' code
+
+        preset (`str`, *optional*):
+            Options left at `None` take hf_fst's choice, with `"paper"` that of the equations, with `"official"` that of
+            the authors' code for the objective at hand (domain adaptation or semi-supervised).
+
         > Parameters that control the look-ahead
 
         rule (`str`, *optional*, defaults to `"fst_d"`):
@@ -51,6 +64,9 @@ class FSTConfig(TrainingArguments):
         lookahead_state (`str`, *optional*, defaults to `"restore"`):
             What comes back after virtual steps: `"restore"` puts back parameters, buffers, optimizer state and random
             number generators, `"carry"` parameters alone, as the authors' code does.
+        lookahead_start (`int`, *optional*, defaults to 0):
+            The first step (from 0) that looks ahead. Earlier ones are those of a mean teacher that follows the student
+            after the step as well (the authors' domain adaptation code: 1).
 
         > Parameters that control the teacher
 
@@ -59,9 +75,14 @@ class FSTConfig(TrainingArguments):
         lookahead_momentum (`float`, *optional*, defaults to the value of `teacher_momentum`):
             μ' in [0, 1], when it follows a virtual one. `fst_d` moves the teacher K+1 times a step, so that its memory
             is about 1/(K+1) as long as that of a mean teacher of the same momentum.
+        teacher_follows (`str`, *optional*, defaults to `"before"`):
+            When it follows the present student: `"before"` the real step (the equations), `"after"` it, or `"both"` (the
+            authors' semi-supervised code, so that θ_{t+1} enters twice).
         momentum_warmup (`bool`, *optional*, defaults to `True`):
             Use min(1 - 1/(t+1), μ) at step t (and the same for μ'), so that the teacher starts as the student. The
             authors' code does; the paper prints a constant.
+        warmup_counts (`str`, *optional*, defaults to `"steps"`):
+            What t counts: `"steps"`, or training `"forwards"`, virtual ones too (the authors' domain adaptation code).
         teacher_buffers (`str`, *optional*, defaults to `"copy"`):
             BatchNorm statistics of the teacher: `"copy"` those of whom it follows, `"ema"` average them as well, or label
             with those of the `"batch"` at hand (the authors' domain adaptation code).
@@ -72,8 +93,8 @@ class FSTConfig(TrainingArguments):
         > Parameters that control the objective
 
         objective (`str`, *optional*, defaults to `"class_mix"`, with rule `"supervised"` to `"supervised"`):
-            What the student learns: `"supervised"`, `"pseudo_label"`, `"class_mix"` (DACS, DAFormer: domain adaptation)
-            or `"cut_mix"` (semi-supervised).
+            What the student learns: `"supervised"`, `"pseudo_label"`, `"class_mix"` (DACS, DAFormer: domain adaptation),
+            `"cut_mix"` (semi-supervised) or `"entropy_drop"` (the authors' semi-supervised loop).
         unlabeled_weight (`float`, *optional*, defaults to 1.0):
             λ, 0 or more: weight of the unlabelled term.
         unlabeled_weighting (`str`, *optional*):
@@ -88,17 +109,34 @@ class FSTConfig(TrainingArguments):
         mix_classes (`str`, *optional*, defaults to `"image"`):
             ClassMix chooses among the classes of each labelled `"image"` or of the whole `"batch"` (the authors' code).
         cut_probability (`float`, *optional*, defaults to 0.5):
-            With which `cut_mix` cuts an image.
+            With which `cut_mix` and `entropy_drop` cut an image.
+        entropy_drop_percent (`float`, *optional*, defaults to 80.0):
+            In [0, 100]: `entropy_drop` drops the pseudo-labels whose entropy is at this percentile of the batch or above.
+        ohem_threshold (`float`, *optional*):
+            In [0, 1]: where set, the labelled loss of `entropy_drop` is over pixels whose right class has at most this
+            probability (the authors' Cityscapes recipe: 0.7).
+        ohem_min_kept (`int`, *optional*, defaults to 100000):
+            At least so many pixels of a batch, the hardest.
+        feature_distance_weight (`float`, *optional*, defaults to 0.0):
+            0 or more: weight of the distance of the student's last features on labelled images from those of a frozen
+            network (`reference_model` of the trainer; DAFormer and the authors' code: 0.005). Not with `entropy_drop`.
+        feature_distance_classes (`list[int]`, *optional*):
+            Classes on whose places the distance is taken (the authors' code: Cityscapes' things); all if not given.
         jitter_probability (`float`, *optional*):
             With which an image that the student sees is colour-jittered. Defaults to 0.8, for `pseudo_label` to 0.
         jitter_strength (`float`, *optional*, defaults to 0.2):
             Brightness, contrast, saturation and hue are drawn within ± this.
         blur_probability (`float`, *optional*):
             With which it is blurred. Defaults to 0.5, for `pseudo_label` to 0.
+        augmentation_draw (`str`, *optional*, defaults to `"image"`):
+            Whether each `"image"` or the whole `"batch"` is jittered, blurred and cut or not (the authors' code).
         loss_reduction (`str`, *optional*, defaults to `"valid"`):
             Means are taken over `"valid"` pixels or over `"all"`, ignored ones included (the authors' code).
         auxiliary_loss_weight (`float`, *optional*, defaults to 0.4):
             Weight of each auxiliary head, for models that return `auxiliary_logits`.
+        auxiliary_pseudo_weight (`bool`, *optional*, defaults to `True`):
+            Whether pixels with pseudo-labels weigh in auxiliary heads what they weigh in the main one, or 1 (the authors'
+            code).
 
         > Parameters that control the run
 
@@ -121,6 +159,10 @@ class FSTConfig(TrainingArguments):
             Write the model card, curves, per-class bars and sample pictures into the output directory after training.
     """
 
+    preset: str | None = field(
+        default=None, metadata={"help": "what options left out are: 'paper', 'official', or hf_fst's choice"}
+    )
+
     rule: str | None = field(default=None, metadata={"help": "rule of the teacher: " + ", ".join(RULES)})
     lookahead_steps: int | None = field(default=None, metadata={"help": "K of fst_d, >= 0 (3)"})
     lookahead_students: int | None = field(default=None, metadata={"help": "N of fst_w, >= 1 (3)"})
@@ -130,14 +172,19 @@ class FSTConfig(TrainingArguments):
     lookahead_labels: str | None = field(
         default=None, metadata={"help": "labels of fst_w's virtual steps: 'followed' or 'present'"}
     )
-    lookahead_state: str = field(
-        default="restore", metadata={"help": "'restore' all state after virtual steps, or 'carry' it"}
+    lookahead_state: str | None = field(
+        default=None, metadata={"help": "'restore' all state after virtual steps, or 'carry' it (restore)"}
     )
+    lookahead_start: int | None = field(default=None, metadata={"help": "first step that looks ahead, from 0 (0)"})
 
     teacher_momentum: float = field(default=0.999, metadata={"help": "mu in [0, 1]"})
     lookahead_momentum: float | None = field(default=None, metadata={"help": "mu' in [0, 1] (teacher_momentum)"})
-    momentum_warmup: bool = field(default=True, metadata={"help": "use min(1 - 1/(t+1), mu)"})
-    teacher_buffers: str = field(default="copy", metadata={"help": "'copy', 'ema' or 'batch'"})
+    teacher_follows: str | None = field(
+        default=None, metadata={"help": "the student 'before' its step, 'after' it or 'both' (before)"}
+    )
+    momentum_warmup: bool | None = field(default=None, metadata={"help": "use min(1 - 1/(t+1), mu) (true)"})
+    warmup_counts: str | None = field(default=None, metadata={"help": "t counts 'steps' or 'forwards' (steps)"})
+    teacher_buffers: str | None = field(default=None, metadata={"help": "'copy', 'ema' or 'batch' (copy)"})
 
     sync_batchnorm: bool = field(default=False, metadata={"help": "BatchNorm statistics over all processes"})
 
@@ -147,13 +194,26 @@ class FSTConfig(TrainingArguments):
     confidence_threshold: float | None = field(default=None, metadata={"help": "in [0, 1]"})
     pseudo_ignore_top: int = field(default=0, metadata={"help": "rows at the top with weight 0"})
     pseudo_ignore_bottom: int = field(default=0, metadata={"help": "rows at the bottom with weight 0"})
-    mix_classes: str = field(default="image", metadata={"help": "ClassMix classes of each 'image' or of the 'batch'"})
-    cut_probability: float = field(default=0.5, metadata={"help": "with which cut_mix cuts"})
+    mix_classes: str | None = field(
+        default=None, metadata={"help": "ClassMix classes of each 'image' or of the 'batch' (image)"}
+    )
+    cut_probability: float = field(default=0.5, metadata={"help": "with which cut_mix and entropy_drop cut"})
+    entropy_drop_percent: float = field(default=80.0, metadata={"help": "entropy percentile that is dropped from"})
+    ohem_threshold: float | None = field(default=None, metadata={"help": "labeled loss over pixels this hard"})
+    ohem_min_kept: int = field(default=100_000, metadata={"help": "at least so many of them"})
+    feature_distance_weight: float = field(default=0.0, metadata={"help": "of the distance to a frozen network"})
+    feature_distance_classes: list[int] | None = field(default=None, metadata={"help": "ids of its classes (all)"})
     jitter_probability: float | None = field(default=None, metadata={"help": "of colour jitter"})
     jitter_strength: float = field(default=0.2, metadata={"help": "of colour jitter"})
     blur_probability: float | None = field(default=None, metadata={"help": "of Gaussian blur"})
-    loss_reduction: str = field(default="valid", metadata={"help": "mean over 'valid' or 'all' pixels"})
+    augmentation_draw: str | None = field(
+        default=None, metadata={"help": "jitter, blur and cuts drawn for each 'image' or the 'batch' (image)"}
+    )
+    loss_reduction: str | None = field(default=None, metadata={"help": "mean over 'valid' or 'all' pixels (valid)"})
     auxiliary_loss_weight: float = field(default=0.4, metadata={"help": "of each auxiliary head"})
+    auxiliary_pseudo_weight: bool | None = field(
+        default=None, metadata={"help": "weigh pseudo-labels in auxiliary heads too (true)"}
+    )
 
     unlabeled_per_labeled: int = field(default=1, metadata={"help": "unlabelled images for each labelled one"})
     max_nonfinite_steps: int = field(default=10, metadata={"help": "skipped steps in a row that stop the run"})
@@ -187,9 +247,17 @@ class FSTConfig(TrainingArguments):
         self._check_choices()
         if self.objective is None:
             self.objective = "supervised" if self.rule == "supervised" else "class_mix"
-        for name, by_objective in OBJECTIVE_DEFAULTS.items():
+        by_objective = {name: values.get(self.objective) for name, values in OBJECTIVE_DEFAULTS.items()}
+        for name, value in (by_objective | preset_values(self.preset, self.rule, self.objective)).items():
             if getattr(self, name) is None:
-                setattr(self, name, by_objective.get(self.objective))
+                setattr(self, name, value)
+        if self.lookahead_labels == "present" and self.teacher_follows != "before":
+            raise ValueError(
+                "lookahead_labels 'present' wants labels of the teacher before it follows the student, which "
+                f"teacher_follows {self.teacher_follows!r} does not keep; use teacher_follows 'before'."
+            )
+        if self.objective == "entropy_drop" and self.feature_distance_weight:
+            raise ValueError("objective 'entropy_drop' has no feature distance; leave feature_distance_weight at 0.")
         if self.metric_for_best_model in (None, "loss"):
             network = "student" if self.rule == "supervised" else "teacher"
             self.metric_for_best_model, self.greater_is_better = f"{network}_mean_iou", True
@@ -202,6 +270,10 @@ class FSTConfig(TrainingArguments):
             "unlabeled_weighting": WEIGHTINGS,
             "mix_classes": CLASS_SOURCES,
             "loss_reduction": REDUCTIONS,
+            "preset": PRESETS,
+            "teacher_follows": FOLLOWS,
+            "warmup_counts": WARMUP_COUNTS,
+            "augmentation_draw": DRAWS,
         }
         for name, accepted in choices.items():
             value = getattr(self, name)
@@ -215,7 +287,7 @@ class FSTConfig(TrainingArguments):
 
     def _check_ranges(self) -> None:
         unit = ["teacher_momentum", "lookahead_momentum", "confidence_threshold", "cut_probability"]
-        for name in [*unit, "jitter_probability", "blur_probability"]:
+        for name in [*unit, "jitter_probability", "blur_probability", "ohem_threshold"]:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; use a number from 0 to 1.")
@@ -226,6 +298,9 @@ class FSTConfig(TrainingArguments):
             "auxiliary_loss_weight": 0,
             "unlabeled_per_labeled": 1,
             "max_nonfinite_steps": 1,
+            "lookahead_start": 0,
+            "ohem_min_kept": 0,
+            "feature_distance_weight": 0,
             "eval_window": 1,
             "eval_stride": 1,
             "picture_steps": 0,
@@ -236,6 +311,8 @@ class FSTConfig(TrainingArguments):
                 raise ValueError(f"{name} is {value}; use {smallest} or more.")
         if self.eval_classes is not None and (not self.eval_classes or min(self.eval_classes) < 0):
             raise ValueError(f"eval_classes is {self.eval_classes}; give ids of classes, 0 or more, or None for all.")
+        if not 0 <= self.entropy_drop_percent <= 100:
+            raise ValueError(f"entropy_drop_percent is {self.entropy_drop_percent}; use a number from 0 to 100.")
         if not 0 <= self.jitter_strength <= 0.5:
             raise ValueError(f"jitter_strength is {self.jitter_strength}; use a number from 0 to 0.5.")
         if self.eval_stride is not None and (self.eval_window is None or self.eval_stride > self.eval_window):

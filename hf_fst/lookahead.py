@@ -15,10 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
 
+from hf_fst.rules import MeanTeacher
 from hf_fst.teacher import momentum_at
 
 STATES = ("restore", "carry")
+FOLLOWS = ("before", "after", "both")
+WARMUP_COUNTS = ("steps", "forwards")
 
 
 def local(tensors) -> list[torch.Tensor]:
@@ -138,31 +142,48 @@ class Step:
         self.student = trainer.accelerator.unwrap_model(model, keep_torch_compile=False)
         self.watchers = watchers
         self.remembered: list[torch.Tensor] | None = None
-        args = trainer.args
-        t = trainer.state.global_step
-        self.momentum = momentum_at(t, args.teacher_momentum, args.momentum_warmup)
-        self.lookahead_momentum = momentum_at(t, args.lookahead_momentum, args.momentum_warmup)
         self.at_present = True
+        self.gradients = 0  # taken in this step so far
+        #: before `lookahead_start`: no look-ahead, and the teacher follows the student after its step as well
+        self.plain = trainer.state.global_step < trainer.args.lookahead_start and trainer.rule.virtual_steps > 0
         self._keep_labels()
+
+    def look_ahead(self) -> None:
+        """What the rule does, before `lookahead_start` what a mean teacher does."""
+        rule = MeanTeacher() if self.plain else self.trainer.rule
+        rule.look_ahead(self)
 
     # what the teacher does
 
     def teacher_follows_student(self) -> None:
-        """φ ← μφ + (1-μ)θ, θ being the student as it now is."""
-        self._follow(list(self.student.parameters()), list(self.student.buffers()), self.momentum)
+        """φ ← μφ + (1-μ)θ, θ being the student as it now is (not again where it followed after the last step)."""
+        if self.at_present and self.trainer.args.teacher_follows == "after":
+            return
+        self._follow_student(self.trainer.args.teacher_momentum)
         self._keep_labels()
 
     def teacher_follows_future(self) -> None:
         """φ ← μ'φ + (1-μ')θ̃, θ̃ being the student in its imagined future."""
-        self._follow(list(self.student.parameters()), list(self.student.buffers()), self.lookahead_momentum)
+        self._follow_student(self.trainer.args.lookahead_momentum)
 
     def teacher_follows_remembered(self) -> None:
         """φ ← μ'φ + (1-μ')·(mean of the remembered futures)."""
         count = len(list(self.student.parameters()))
-        self._follow(self.remembered[:count], self.remembered[count:], self.lookahead_momentum)
+        self._follow(self.remembered[:count], self.remembered[count:], self.trainer.args.lookahead_momentum)
+
+    def teacher_follows_outcome(self) -> None:
+        """φ ← μφ + (1-μ)θ_{t+1} after the real step, where `teacher_follows` says so."""
+        if self.plain or self.trainer.args.teacher_follows != "before":
+            self._follow_student(self.trainer.args.teacher_momentum)
+
+    def _follow_student(self, momentum: float) -> None:
+        self._follow(list(self.student.parameters()), list(self.student.buffers()), momentum)
 
     def _follow(self, parameters, buffers, momentum: float) -> None:
-        self.teacher.follow(parameters, buffers, momentum)
+        args, count = self.trainer.args, self.trainer.state.global_step
+        if args.warmup_counts == "forwards":  # virtual ones too, those of earlier steps and of this one
+            count += self.trainer.rule.virtual_steps * max(0, count - args.lookahead_start) + self.gradients
+        self.teacher.follow(parameters, buffers, momentum_at(count, momentum, args.momentum_warmup))
         if self.trainer.accelerator.num_processes > 1 and self.teacher.buffers != "batch":
             self._share_buffers()
 
@@ -262,11 +283,15 @@ class Step:
                 last = i == len(group) - 1 and n == len(objective.names) - 1
                 with nullcontext() if last else accelerator.no_sync(self.model):
                     with trainer.compute_loss_context_manager():
-                        name, loss = next(terms)
+                        names, shares = next(terms)
+                    if isinstance(names, str):
+                        names, shares = (names,), (shares,)
                     # gradients are averaged over processes, the totals are sums over them
-                    loss = loss * accelerator.num_processes
-                    accelerator.backward(loss)
-                losses[name] = losses.get(name, 0) + loss.detach()
+                    shares = [share * accelerator.num_processes for share in shares]
+                    accelerator.backward(sum(shares))
+                for name, share in zip(names, shares, strict=True):
+                    losses[name] = losses.get(name, 0) + share.detach()
+        self.gradients += 1
 
         checked = dict(losses)
         if accelerator.scaler is None:  # a scaler looks at the gradients itself
@@ -280,3 +305,15 @@ class Step:
         if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale
             self.model.zero_grad()
         return None, group
+
+
+class TeacherAfterStep(TrainerCallback):
+    """Lets the teacher of an `FSTTrainer` follow the student after its real step, where `teacher_follows` says so."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        """Before the schedule advances and the step is counted."""
+        if self.trainer.has_teacher:
+            self.trainer.step.teacher_follows_outcome()

@@ -51,17 +51,46 @@ def output_cross_entropy(
     weight: torch.Tensor | None = None,
     auxiliary_weight: float = 0.0,
     align_corners: bool = False,
+    weigh_auxiliary: bool = True,
 ) -> torch.Tensor:
     """`cross_entropy` of a model's output, auxiliary heads included.
 
     `output.logits` counts once; each of `output.auxiliary_logits` (a dict, where the model gives one) counts
-    `auxiliary_weight` times.
+    `auxiliary_weight` times, its pixels weighted too if `weigh_auxiliary`.
     """
     loss = cross_entropy(output.logits, labels, total, weight, align_corners)
     if auxiliary_weight:
+        weight = weight if weigh_auxiliary else None
         for logits in (output.get("auxiliary_logits") or {}).values():
             loss = loss + auxiliary_weight * cross_entropy(logits, labels, total, weight, align_corners)
     return loss
+
+
+def hard_pixels(
+    logits: torch.Tensor, labels: torch.Tensor, threshold: float, min_kept: int, align_corners: bool = False
+) -> torch.Tensor:
+    """OHEM: the pixels (B,H,W) bool whose right class has at most probability `threshold`, at least `min_kept` of them.
+
+    If fewer than `min_kept` are that hard, the `min_kept` hardest are kept; if fewer have labels, all that have (the
+    authors' semi-supervised code for Cityscapes: 0.7 and 100000).
+
+    Args:
+        logits: (B,C,h,w), resized to the labels' size.
+        labels: (B,H,W) int64, 255 is ignored.
+    """
+    valid = labels != IGNORE_INDEX
+    if valid.sum() <= min_kept:
+        return valid
+    probabilities = resize_to(logits.detach(), labels.shape[-2:], align_corners).softmax(dim=1)
+    right = probabilities.gather(1, labels.masked_fill(~valid, 0).unsqueeze(1)).squeeze(1)
+    kept = right[valid].kthvalue(min_kept).values if min_kept else right.new_tensor(0)
+    return valid & (right <= kept.clamp(min=threshold))
+
+
+def entropy(logits: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> torch.Tensor:
+    """-Σ_c p_c log p_c (B,H,W) in nats of the softmax of `logits` (B,C,h,w) at `size`."""
+    probabilities = resize_to(logits, size, align_corners).softmax(dim=1)
+    return -(probabilities * torch.log(probabilities + 1e-10)).sum(dim=1)
 
 
 def pseudo_labels(

@@ -38,7 +38,9 @@ def class_mask(labels: torch.Tensor, num_labels: int, classes_from: str = "image
     return chosen.gather(1, ids.flatten(1)).view_as(labels).unsqueeze(1)
 
 
-def cut_mask(batch: int, size: tuple[int, int], device: torch.device, probability: float = 1.0) -> torch.Tensor:
+def cut_mask(
+    batch: int, size: tuple[int, int], device: torch.device, probability: float = 1.0, draw: str = "image"
+) -> torch.Tensor:
     """CutMix (French et al., 2020): everything outside a rectangle of half the image's area.
 
     The width w is uniform in [W/2 + 1, W) and the height round(HW / 2 / w), the position uniform: the authors'
@@ -48,19 +50,21 @@ def cut_mask(batch: int, size: tuple[int, int], device: torch.device, probabilit
         batch: number of masks B.
         size: (H,W) in pixels.
         probability: with which an image is cut at all; otherwise its mask is True everywhere.
+        draw: whether that is drawn for each `"image"` or once for the whole `"batch"` (the authors' code).
 
     Returns:
         (B,1,H,W) bool, False inside the rectangle.
     """
     height, width = size
-    draw = torch.rand(4, batch, 1, 1, device=device)
-    w = (width // 2 + 1 + draw[0] * (width - width // 2 - 1)).floor()
+    chance = torch.rand(4, batch, 1, 1, device=device)
+    w = (width // 2 + 1 + chance[0] * (width - width // 2 - 1)).floor()
     h = (height * width / 2 / w).round()
-    left = (draw[1] * (width - w + 1)).floor()
-    top = (draw[2] * (height - h + 1)).floor()
+    left = (chance[1] * (width - w + 1)).floor()
+    top = (chance[2] * (height - h + 1)).floor()
     x = torch.arange(width, device=device).view(1, 1, -1)
     y = torch.arange(height, device=device).view(1, -1, 1)
-    inside = (x >= left) & (x < left + w) & (y >= top) & (y < top + h) & (draw[3] < probability)
+    cut = chance[3] < probability if draw == "image" else chance[3, :1] < probability
+    inside = (x >= left) & (x < left + w) & (y >= top) & (y < top + h) & cut
     return ~inside.unsqueeze(1)
 
 

@@ -33,7 +33,7 @@ from hf_fst.data.epochs import EpochOfDraws
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
 from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.evaluation.inference import aligns_corners
-from hf_fst.lookahead import Present, Step, local, sum_over_processes
+from hf_fst.lookahead import Present, Step, TeacherAfterStep, local, sum_over_processes
 from hf_fst.objectives import OBJECTIVES, Objective, make_objective
 from hf_fst.refusals import (
     look_at_first_output,
@@ -74,6 +74,8 @@ class FSTTrainer(Trainer):
         processing_class: image processor saved with the model; by default the model's own, or one that normalises
             with ImageNet's mean and standard deviation and leaves the size alone.
         id2label: class names for a model given as id or directory whose head has other classes.
+        reference_model: the network whose features the student keeps near (`feature_distance_weight`), usually one
+            with ImageNet weights; by default a copy of `model` as it is given.
 
     Raises:
         ValueError: settings that contradict each other or the data, each with what to do.
@@ -91,11 +93,14 @@ class FSTTrainer(Trainer):
         processing_class=None,
         id2label: dict[int, str] | None = None,
         data_collator=collate,
+        reference_model: nn.Module | None = None,
         **kwargs,
     ):
         args = FSTConfig() if args is None else args
         if not isinstance(args, FSTConfig):
             raise ValueError(f"args is a {type(args).__name__}; give an hf_fst.FSTConfig.")
+        if isinstance(objective, Objective) and args.objective is None:  # a preset depends on it
+            args.objective = next((name for name, kind in OBJECTIVES.items() if type(objective) is kind), None)
         self.rule = args.resolve(rule, objective if isinstance(objective, str) else None)
         if isinstance(model, str):
             processing_class = processing_class or AutoImageProcessor.from_pretrained(model)
@@ -124,8 +129,9 @@ class FSTTrainer(Trainer):
         refuse_model(self.model)
         refuse_eval_classes(args.eval_classes, self._num_labels())
         self._objective_by_name = objective is None or isinstance(objective, str)
+        self._reference_model = reference_model
         if self._objective_by_name:
-            objective = make_objective(args, self._num_labels(), aligns_corners(self.model))
+            objective = self._make_objective()
         else:
             args.objective = next((n for n, c in OBJECTIVES.items() if type(objective) is c), type(objective).__name__)
         self.learning_objective = objective
@@ -138,6 +144,7 @@ class FSTTrainer(Trainer):
         self.journal = Journal(args.max_nonfinite_steps)
         self._card: dict = {}
         self.add_callback(EpochOfDraws(self))
+        self.add_callback(TeacherAfterStep(self))
         self.pictures = Pictures(self)
         self.add_callback(self.pictures)
 
@@ -186,7 +193,12 @@ class FSTTrainer(Trainer):
         if trial is not None and self.args.rule in RULES:
             self.rule = make_rule(self.args.rule, self.args.rule_settings())
         if trial is not None and self._objective_by_name:
-            self.learning_objective = make_objective(self.args, self._num_labels(), aligns_corners(self.model))
+            self.learning_objective = self._make_objective()
+
+    def _make_objective(self) -> Objective:
+        """What the options say."""
+        reference = self.model if self._reference_model is None else self._reference_model
+        return make_objective(self.args, self._num_labels(), aligns_corners(self.model), reference)
 
     def present(self, student: nn.Module) -> Present:
         """The memory for the student's present, allocated at the first look-ahead."""
@@ -262,8 +274,8 @@ class FSTTrainer(Trainer):
         group = [self._prepare_inputs(batch) for batch in self.group]
         health = health_when_logging(self, group[0])
         snapshot = self.pictures.snapshot(group[0])
-        step = Step(self, model, group, [watcher for watcher in (health, snapshot) if watcher is not None])
-        self.rule.look_ahead(step)
+        self.step = step = Step(self, model, group, [watcher for watcher in (health, snapshot) if watcher is not None])
+        step.look_ahead()
         loss, prepared = step.gradient(group)
         if health is not None:
             sums = sum_over_processes(self.accelerator, [health.after(step.student, prepared[0])])

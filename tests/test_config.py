@@ -93,7 +93,7 @@ def test_resolving_again_changes_nothing(tmp_path):
         ),
         (
             {"objective": "mixup"},
-            "objective is 'mixup'; use one of supervised, pseudo_label, class_mix, cut_mix.",
+            "objective is 'mixup'; use one of supervised, pseudo_label, class_mix, cut_mix, entropy_drop.",
         ),
         ({"rule": "fst_d", "lookahead_steps": -1}, "lookahead_steps (K) is -1; use 0 (mean teacher) or more."),
         ({"rule": "fst_w", "lookahead_students": 0}, "lookahead_students (N) is 0; use 1 or more."),
@@ -186,7 +186,12 @@ def test_what_cannot_be_is_refused_in_one_sentence(tmp_path, options, sentence):
             "cut_mix",
             "the trainer was given objective 'cut_mix' but its config says 'class_mix'; give one.",
         ),
-        ({}, None, "mixup", "objective is 'mixup'; use one of supervised, pseudo_label, class_mix, cut_mix."),
+        (
+            {},
+            None,
+            "mixup",
+            "objective is 'mixup'; use one of supervised, pseudo_label, class_mix, cut_mix, entropy_drop.",
+        ),
         (
             {"objective": "class_mix"},
             Supervised(),

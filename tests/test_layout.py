@@ -13,7 +13,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # a file may import from its own room and from rooms below it
 LEVELS = [
-    {"teacher", "adapters", "sharding", "mixing", "losses", "rules", "augmentation", "models", "data"},
+    {"teacher", "adapters", "sharding", "mixing", "losses", "rules", "augmentation", "models", "data", "presets"},
     {"lookahead", "objectives", "evaluation", "reporting", "prediction", "checkpoints", "refusals", "config"},
     {"trainer"},
     {"recipes", "cli", "commands", "__init__", "__main__"},

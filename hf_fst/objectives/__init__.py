@@ -5,6 +5,8 @@ from __future__ import annotations
 from hf_fst.objectives.base import Objective
 from hf_fst.objectives.class_mix import ClassMixObjective
 from hf_fst.objectives.cut_mix import CutMixObjective
+from hf_fst.objectives.entropy_drop import EntropyDropObjective
+from hf_fst.objectives.feature_distance import FeatureDistance
 from hf_fst.objectives.pseudo_label import PseudoLabelObjective
 from hf_fst.objectives.supervised import SupervisedObjective
 
@@ -13,14 +15,19 @@ OBJECTIVES = {
     "pseudo_label": PseudoLabelObjective,
     "class_mix": ClassMixObjective,
     "cut_mix": CutMixObjective,
+    "entropy_drop": EntropyDropObjective,
 }
 
 
-def make_objective(args, num_labels: int, align_corners: bool = False) -> Objective:
-    """The objective that an `FSTConfig` names, with its numbers, for a model of `num_labels` classes
-    whose logits are resized with `align_corners`."""
+def make_objective(args, num_labels: int, align_corners: bool = False, reference=None) -> Objective:
+    """The objective that an `FSTConfig` names, with its numbers, for a model of `num_labels` classes whose logits are
+    resized with `align_corners`; `reference` is the network of the feature distance, if one is asked for."""
     common = {"loss_reduction": args.loss_reduction, "auxiliary_loss_weight": args.auxiliary_loss_weight}
     common["align_corners"] = align_corners
+    if args.feature_distance_weight:
+        common["feature_distance"] = FeatureDistance(
+            reference.to(args.device), args.feature_distance_weight, num_labels, args.feature_distance_classes
+        )
     if args.objective == "supervised":
         return SupervisedObjective(**common)
     pseudo = {
@@ -33,11 +40,21 @@ def make_objective(args, num_labels: int, align_corners: bool = False) -> Object
         "jitter_probability": args.jitter_probability,
         "jitter_strength": args.jitter_strength,
         "blur_probability": args.blur_probability,
+        "augmentation_draw": args.augmentation_draw,
+        "weigh_auxiliary": args.auxiliary_pseudo_weight,
     }
     if args.objective == "class_mix":
         return ClassMixObjective(num_labels=num_labels, classes_from=args.mix_classes, **pseudo)
     if args.objective == "cut_mix":
         return CutMixObjective(cut_probability=args.cut_probability, **pseudo)
+    if args.objective == "entropy_drop":
+        return EntropyDropObjective(
+            drop_percent=args.entropy_drop_percent,
+            ohem_threshold=args.ohem_threshold,
+            ohem_min_kept=args.ohem_min_kept,
+            cut_probability=args.cut_probability,
+            **pseudo,
+        )
     return PseudoLabelObjective(**pseudo)
 
 

@@ -22,7 +22,8 @@ class CutMixObjective(PseudoLabelObjective):
 
     def mix(self, batch: dict, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> dict:
         """Image i outside the rectangle, image i + 1 (cyclic) inside."""
-        mask = cut_mask(len(images), images.shape[-2:], images.device, self.cut_probability)
+        size, device = images.shape[-2:], images.device
+        mask = cut_mask(len(images), size, device, self.cut_probability, self.augmentation_draw)
         return {
             "mixed_pixel_values": mix(mask, images, images.roll(-1, dims=0)),
             "mixed_labels": mix(mask, labels, labels.roll(-1, dims=0)),

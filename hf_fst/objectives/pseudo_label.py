@@ -23,7 +23,9 @@ class PseudoLabelObjective(Objective):
             reaches it and 0 elsewhere (FixMatch).
         confidence_threshold: in [0, 1].
         ignore_top, ignore_bottom: rows of the unlabelled image whose pseudo-labels get weight 0.
-        jitter_probability, jitter_strength, blur_probability: strong augmentation of what the student sees.
+        jitter_probability, jitter_strength, blur_probability, augmentation_draw: strong augmentation of what the student
+            sees (`hf_fst.augmentation`).
+        weigh_auxiliary: whether the pixels of auxiliary heads are weighted as well.
     """
 
     names = ("labeled_loss", "unlabeled_loss")
@@ -40,6 +42,8 @@ class PseudoLabelObjective(Objective):
         jitter_probability: float = 0.0,
         jitter_strength: float = 0.2,
         blur_probability: float = 0.0,
+        augmentation_draw: str = "image",
+        weigh_auxiliary: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -47,7 +51,8 @@ class PseudoLabelObjective(Objective):
         self.weighting = weighting
         self.confidence_threshold = confidence_threshold
         self.ignore_top, self.ignore_bottom = ignore_top, ignore_bottom
-        self.augment = StrongAugmentation(jitter_probability, jitter_strength, blur_probability)
+        self.augmentation_draw, self.weigh_auxiliary = augmentation_draw, weigh_auxiliary
+        self.augment = StrongAugmentation(jitter_probability, jitter_strength, blur_probability, augmentation_draw)
 
     def prepare(self, teacher, batch: dict) -> dict:
         """Adds `pseudo_labels`, `pseudo_confidence` (B,H,W) and what the student sees: `mixed_*`."""
@@ -90,13 +95,19 @@ class PseudoLabelObjective(Objective):
 
     def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[tuple[str, torch.Tensor]]:
         """CE on labels, then λ·CE on pseudo-labels."""
-        yield "labeled_loss", self.labeled_loss(student, batch, totals)
+        yield self.labeled_term(student, batch, totals)
         weight = batch["mixed_weight"]
         if self.weighting == "quality":
             quality = (totals["confident"] / totals["pseudo"]).to(weight.dtype)
             weight = torch.where(batch["mixed_is_pseudo"], weight * quality, weight)
         output = student(pixel_values=batch["mixed_pixel_values"])
         loss = output_cross_entropy(
-            output, batch["mixed_labels"], totals["mixed"], weight, self.auxiliary_loss_weight, self.align_corners
+            output,
+            batch["mixed_labels"],
+            totals["mixed"],
+            weight,
+            self.auxiliary_loss_weight,
+            self.align_corners,
+            self.weigh_auxiliary,
         )
         yield "unlabeled_loss", self.unlabeled_weight * loss

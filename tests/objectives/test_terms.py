@@ -16,6 +16,7 @@ from hf_fst.objectives import (
     SupervisedObjective,
     make_objective,
 )
+from hf_fst.teacher import EMATeacher
 from tests import tiny
 
 # the student gives class 0 probability 3/4 everywhere: CE ln(4/3) for class 0, ln 4 for class 1
@@ -177,7 +178,7 @@ def test_the_teachers_batch_is_not_changed(name):
     objective = make_objective(args, 2)
     assert isinstance(objective, OBJECTIVES[name])
     batch = {key: value.clone() for key, value in BATCH.items()}
-    objective.prepare(teacher, batch)
+    objective.prepare(EMATeacher(tiny.model()), batch)
     assert batch.keys() == BATCH.keys()
     assert all(torch.equal(batch[key], BATCH[key]) for key in BATCH)
 

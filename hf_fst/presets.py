@@ -1,0 +1,62 @@
+"""What is in force where an option is left out: hf_fst's own choice, the paper's equations, or the authors' code.
+
+docs/exactness.md shows them side by side, with everything the authors' code does that none of them follows.
+"""
+
+from __future__ import annotations
+
+# our choice, where no preset is named
+DEFAULT = {
+    "lookahead_state": "restore",
+    "lookahead_start": 0,
+    "teacher_follows": "before",
+    "momentum_warmup": True,
+    "warmup_counts": "steps",
+    "teacher_buffers": "copy",
+    "mix_classes": "image",
+    "augmentation_draw": "image",
+    "loss_reduction": "valid",
+    "auxiliary_pseudo_weight": True,
+}
+
+# the equations: two constants μ and μ'; what the paper does not print stays our choice
+PAPER = {**DEFAULT, "momentum_warmup": False}
+
+# the authors' domain adaptation code (DACS and DAFormer with a look-ahead)
+OFFICIAL_ADAPTATION = {
+    "lookahead_state": "carry",
+    "lookahead_start": 1,
+    "teacher_follows": "before",
+    "momentum_warmup": True,
+    "warmup_counts": "forwards",
+    "teacher_buffers": "batch",
+    "mix_classes": "batch",
+    "augmentation_draw": "batch",
+    "loss_reduction": "all",
+    "auxiliary_pseudo_weight": False,
+}
+
+# their semi-supervised code (U2PL's loop without its contrastive branch)
+OFFICIAL_SEMI = {
+    **OFFICIAL_ADAPTATION,
+    "lookahead_start": 0,
+    "teacher_follows": "both",
+    "warmup_counts": "steps",
+    "loss_reduction": "valid",
+}
+
+SEMI_OBJECTIVES = ("cut_mix", "entropy_drop")
+PRESETS = ("paper", "official")
+
+
+def preset_values(name: str | None, rule: str, objective: str) -> dict[str, object]:
+    """The options that the preset `name` (None for ours) sets for a rule and an objective, by their `FSTConfig` names."""
+    if name is None:
+        return DEFAULT
+    if name == "paper":
+        return PAPER
+    if objective in SEMI_OBJECTIVES:
+        # the baseline's teacher follows the student after its step alone
+        return OFFICIAL_SEMI | ({"teacher_follows": "after"} if rule == "mean_teacher" else {})
+    # FST-W is coded with its first update of the teacher at the end of the iteration before
+    return OFFICIAL_ADAPTATION | ({"teacher_follows": "after"} if rule == "fst_w" else {})
