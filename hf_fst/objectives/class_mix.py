@@ -31,7 +31,7 @@ class ClassMixObjective(PseudoLabelObjective):
         source, source_labels = batch["pixel_values"][rows], batch["labels"][rows]
         if source.shape[-2:] != images.shape[-2:]:
             raise ValueError(
-                f"class_mix got labelled crops of {tuple(source.shape[-2:])} and unlabelled ones of "
+                f"class_mix got labeled crops of {tuple(source.shape[-2:])} and unlabeled ones of "
                 f"{tuple(images.shape[-2:])} pixels; give both the same crop size."
             )
         mask = class_mask(source_labels, self.num_labels, self.classes_from)

@@ -147,7 +147,7 @@ def test_class_mix_wants_crops_of_one_size():
     with pytest.raises(ValueError) as error:
         ClassMixObjective(num_labels=2).prepare(teacher, {**BATCH, "unlabeled_pixel_values": image([1, 1, 1])})
     assert str(error.value) == (
-        "class_mix got labelled crops of (2, 2) and unlabelled ones of (1, 3) pixels; give both the same crop size."
+        "class_mix got labeled crops of (2, 2) and unlabeled ones of (1, 3) pixels; give both the same crop size."
     )
 
 
