@@ -44,12 +44,15 @@ def main(argv: list[str] | None = None) -> int:
         epilog="examples:\n"
         "  hf-fst train examples/recipes/street_da_fst_d.yaml\n"
         "  hf-fst train examples/recipes/folders.yaml --data_dir labeled --unlabeled_data_dir unlabeled\n"
-        "  hf-fst eval runs/street_da_fst_d street --options look=real\n",
+        "  hf-fst eval runs/street_da_fst_d street --options look=real\n"
+        "  hf-fst predict runs/street_da_fst_d images/ -o out/ --overlays\n"
+        "  hf-fst push runs/street_da_fst_d me/street-da --private\n"
+        "\nhf-fst COMMAND --help explains a command with examples of its own.\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"hf_fst {importlib.metadata.version('hf_fst')}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", parser_class=Parser)
     for command in COMMANDS:
         command.add(commands)
     try:

@@ -30,7 +30,7 @@ def add_views(parser: argparse.ArgumentParser, readers: str = "processes") -> No
     parser.add_argument("--scales", default="1", metavar="S,...", help="scales to average over, such as 0.75,1,1.25")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
     parser.add_argument("--batch_size", "--batch-size", type=int, default=1, metavar="N", help="images at once (1)")
-    parser.add_argument("--workers", type=int, default=0, metavar="N", help=f"{readers} that read images (0)")
+    parser.add_argument("-j", "--workers", type=int, default=0, metavar="N", help=f"{readers} that read images (0)")
 
 
 def views(arguments: argparse.Namespace) -> dict[str, object]:
