@@ -25,7 +25,9 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def keep_base_statistics(model: nn.Module) -> None:
-    """Put the BatchNorm layers of the frozen base in evaluation mode."""
+    """Put the BatchNorm layers of an adapted model's frozen base in evaluation mode."""
+    if not is_adapted(model):
+        return
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm) and ".modules_to_save." not in name:
             trained = any(parameter.requires_grad for parameter in module.parameters())

@@ -100,9 +100,10 @@ class Present:
         for group, kept in zip(self.optimizer.param_groups, self.groups, strict=True):
             group.update(kept)
 
-    def nbytes(self) -> int:
-        """Bytes of the copy."""
-        return sum(t.nbytes for t in [*self.kept, *local(self.kept_state.values())])
+    def nbytes(self, with_mean: bool = False) -> int:
+        """Bytes of the copy, `with_mean` also of a mean of futures."""
+        mean = local([*self.trainable, *self.model.buffers()]) if with_mean else []
+        return sum(t.nbytes for t in [*self.kept, *local(self.kept_state.values()), *mean])
 
 
 def sum_over_processes(accelerator, counts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -184,13 +185,15 @@ class Step:
         if args.warmup_counts == "forwards":  # virtual ones too, those of earlier steps and of this one
             count += self.trainer.rule.virtual_steps * max(0, count - args.lookahead_start) + self.gradients
         self.teacher.follow(parameters, buffers, momentum_at(count, momentum, args.momentum_warmup))
-        if self.trainer.accelerator.num_processes > 1 and self.teacher.buffers != "batch":
-            self._share_buffers()
+        if self.teacher.buffers != "batch":
+            self.share_buffers(self.teacher.model)
 
     @torch.no_grad()
-    def _share_buffers(self) -> None:
-        """All processes take the teacher's buffers of the first: BatchNorm statistics are those of one's own images."""
-        buffers = [b for b in local(self.teacher.model.buffers()) if b.is_floating_point()]
+    def share_buffers(self, network: nn.Module) -> None:
+        """All processes take a network's buffers of the first: BatchNorm statistics are those of one's own images."""
+        if self.trainer.accelerator.num_processes == 1:
+            return
+        buffers = [b for b in local(network.buffers()) if b.is_floating_point()]
         if buffers:
             flat = torch.cat([buffer.double().flatten() for buffer in buffers])
             torch.distributed.broadcast(flat, src=0)

@@ -10,6 +10,8 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer
 from transformers.utils import ModelOutput
 
+from hf_fst.sharding import refuse_sharding
+
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation"
 OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that steps when it is told to"
 
@@ -63,7 +65,7 @@ def refuse_launch(trainer: Trainer) -> None:
     """Refuse ways of being launched that would be silently wrong.
 
     Raises:
-        ValueError: several GPUs in one process, or DeepSpeed.
+        ValueError: several GPUs in one process, DeepSpeed, or FSDP other than `hf_fst.sharding` can do.
     """
     if trainer.args.n_gpu > 1:
         raise ValueError(
@@ -74,6 +76,7 @@ def refuse_launch(trainer: Trainer) -> None:
         raise ValueError(
             "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
         )
+    refuse_sharding(trainer.accelerator, trainer.model)
 
 
 def refuse_eval_classes(eval_classes: list[int] | None, num_labels: int) -> None:
@@ -86,21 +89,23 @@ def refuse_eval_classes(eval_classes: list[int] | None, num_labels: int) -> None
         raise ValueError(f"eval_classes is {eval_classes}, but the model has the classes 0 to {num_labels - 1}.")
 
 
-def refuse_objective(class_name: str, name: str, has_teacher: bool, unlabeled_is_missing: bool) -> None:
+def refuse_objective(objective, args, has_teacher: bool, unlabeled_is_missing: bool) -> None:
     """Refuse an objective that learns from unlabeled images without a teacher or without such images.
 
     Raises:
         ValueError: with what to do.
     """
+    if not objective.needs_unlabeled:
+        return
     if not has_teacher:
         raise ValueError(
-            f"rule 'supervised' has no teacher, but {class_name} learns from its labels; use objective 'supervised' or "
-            "another rule."
+            f"rule 'supervised' has no teacher, but {type(objective).__name__} learns from its labels; "
+            "use objective 'supervised' or another rule."
         )
     if unlabeled_is_missing:
         raise ValueError(
-            f"objective {name!r} learns from unlabelled images but unlabeled_dataset is missing; give it, or use rule "
-            "'supervised'."
+            f"objective {args.objective!r} learns from unlabelled images but unlabeled_dataset is missing; give it, "
+            "or use rule 'supervised'."
         )
 
 

@@ -51,12 +51,12 @@ def refuse_sharding(accelerator: Accelerator, model: nn.Module) -> None:
 
 
 def synchronize_batchnorm(model: nn.Module, args) -> None:
-    """Replace BatchNorm by SyncBatchNorm where there are several processes; names of weights and buffers stay.
+    """With `sync_batchnorm` and several processes, replace BatchNorm by SyncBatchNorm; names of weights stay.
 
     Raises:
         ValueError: the processes run on CPUs, for which PyTorch has no synchronised BatchNorm.
     """
-    if args.world_size == 1:
+    if not args.sync_batchnorm or args.world_size == 1:
         return
     if args.device.type not in SYNC_DEVICES:
         raise ValueError(
@@ -65,14 +65,20 @@ def synchronize_batchnorm(model: nn.Module, args) -> None:
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
-def shard(accelerator: Accelerator, student: nn.Module, teacher: nn.Module) -> None:
-    """Shard the teacher as accelerate is about to shard the student; once sharded it is left alone."""
+@contextmanager
+def sharding_alike(accelerator: Accelerator, student: nn.Module, teacher: nn.Module) -> Iterator[None]:
+    """Under FSDP2, shard the teacher as accelerate shards the student inside; once sharded it is left alone."""
+    if not accelerator.is_fsdp2:
+        yield
+        return
     for network in (student, teacher):
         # accelerate would shard the token embeddings by themselves and asks for them, which these networks lack
         network.get_input_embeddings = lambda: None
     if not is_sharded(teacher):
         fsdp2_prepare_model(accelerator, teacher)
         teacher.set_reshard_after_forward(True)
+    yield
+    student.set_reshard_after_forward(True)
 
 
 def is_sharded(network: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from transformers import (
     Trainer,
 )
 
+from hf_fst import refusals
 from hf_fst.adapters import is_adapted, keep_base_statistics
 from hf_fst.checkpoints import (
     STUDENT_DIR,
@@ -33,17 +34,9 @@ from hf_fst.data.epochs import EpochOfDraws
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
 from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.evaluation.inference import aligns_corners
-from hf_fst.lookahead import Present, Step, TeacherAfterStep, local, sum_over_processes
+from hf_fst.lookahead import Present, Step, TeacherAfterStep, sum_over_processes
+from hf_fst.models.auxiliary import freeze_unused, return_auxiliary_logits
 from hf_fst.objectives import OBJECTIVES, Objective, make_objective
-from hf_fst.refusals import (
-    look_at_first_output,
-    refuse_eval_classes,
-    refuse_launch,
-    refuse_model,
-    refuse_objective,
-    refuse_settings,
-    refuse_streams,
-)
 from hf_fst.reporting.health import health_when_logging
 from hf_fst.reporting.hub_strategy import made_first, push_checkpoint, push_output, tell_failures
 from hf_fst.reporting.journal import Journal
@@ -51,7 +44,7 @@ from hf_fst.reporting.pictures import Pictures
 from hf_fst.reporting.report import write_report
 from hf_fst.reporting.summary import facts_of, samples_of
 from hf_fst.rules import RULES, Supervised, WideFST, make_rule
-from hf_fst.sharding import gathered, refuse_sharding, saves_shards, shard, synchronize_batchnorm
+from hf_fst.sharding import gathered, saves_shards, sharding_alike, synchronize_batchnorm
 from hf_fst.teacher import EMATeacher
 
 
@@ -108,9 +101,9 @@ class FSTTrainer(Trainer):
             model = AutoModelForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **names)
         if processing_class is None:
             processing_class = SegformerImageProcessor(do_resize=False)
-        refuse_streams(train_dataset=train_dataset, unlabeled_dataset=unlabeled_dataset)
+        refusals.refuse_streams(train_dataset=train_dataset, unlabeled_dataset=unlabeled_dataset)
         own = ("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func")
-        refuse_settings(args, **{key: kwargs[key] for key in own if key in kwargs})
+        refusals.refuse_settings(args, **{key: kwargs[key] for key in own if key in kwargs})
         self.unlabeled_dataset = unlabeled_dataset
         self.teacher: EMATeacher | None = None
         self._scores = StreamingScores(lambda: (list(self.networks()), self.class_names), args.eval_classes)
@@ -124,10 +117,9 @@ class FSTTrainer(Trainer):
             data_collator=data_collator,
             **kwargs,
         )
-        refuse_launch(self)
-        refuse_sharding(self.accelerator, self.model)
-        refuse_model(self.model)
-        refuse_eval_classes(args.eval_classes, self._num_labels())
+        refusals.refuse_launch(self)
+        refusals.refuse_model(self.model)
+        refusals.refuse_eval_classes(args.eval_classes, self._num_labels())
         self._objective_by_name = objective is None or isinstance(objective, str)
         self._reference_model = reference_model
         if self._objective_by_name:
@@ -135,11 +127,11 @@ class FSTTrainer(Trainer):
         else:
             args.objective = next((n for n, c in OBJECTIVES.items() if type(objective) is c), type(objective).__name__)
         self.learning_objective = objective
-        if objective.needs_unlabeled:
-            missing = train_dataset is not None and unlabeled_dataset is None
-            refuse_objective(type(objective).__name__, args.objective, self.has_teacher, missing)
+        refusals.refuse_objective(
+            objective, args, self.has_teacher, train_dataset is not None and unlabeled_dataset is None
+        )
         self.teacher = self._teacher_of(self.model)
-        look_at_first_output([self.model, self.teacher.model])
+        refusals.look_at_first_output([self.model, self.teacher.model])
         self._present: Present | None = None
         self.journal = Journal(args.max_nonfinite_steps)
         self._card: dict = {}
@@ -157,8 +149,8 @@ class FSTTrainer(Trainer):
 
     def _teacher_of(self, model: nn.Module) -> EMATeacher:
         """A copy of a student that is not yet wrapped or sharded: afterwards none could be made."""
-        if self.args.sync_batchnorm:
-            synchronize_batchnorm(model, self.args)
+        synchronize_batchnorm(model, self.args)
+        return_auxiliary_logits(model)
         return EMATeacher(model, self.args.teacher_buffers, share_frozen=is_adapted(model))
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -168,12 +160,10 @@ class FSTTrainer(Trainer):
             scaler.set_growth_interval(scaler.get_growth_interval() * (1 + getattr(self.rule, "virtual_steps", 0)))
 
     def _prepare_for_training(self, *args, **kwargs):
-        if self.accelerator.is_fsdp2:
-            shard(self.accelerator, self.model, self.teacher.model)
-        prepared = super()._prepare_for_training(*args, **kwargs)
-        if self.accelerator.is_fsdp2:
-            self.model.set_reshard_after_forward(True)
-        return prepared
+        if (ddp := self.accelerator.ddp_handler) is not None and not ddp.find_unused_parameters:
+            freeze_unused(self.model, self.pairs[0]["pixel_values"])
+        with sharding_alike(self.accelerator, self.model, self.teacher.model):
+            return super()._prepare_for_training(*args, **kwargs)
 
     def _num_labels(self) -> int:
         return self.accelerator.unwrap_model(self.model).config.num_labels
@@ -183,7 +173,7 @@ class FSTTrainer(Trainer):
         model = super().call_model_init(trial)
         if self.teacher is not None:
             self.teacher = self._teacher_of(model.to(self.args.device))
-            look_at_first_output([model, self.teacher.model])
+            refusals.look_at_first_output([model, self.teacher.model])
             self._present = None
         return model
 
@@ -208,12 +198,7 @@ class FSTTrainer(Trainer):
 
     def lookahead_memory(self) -> int:
         """Bytes that the look-ahead holds beside student and teacher: the kept present, and for `fst_w` a mean future."""
-        if self._present is None:
-            return 0
-        student = self.networks()["student"]
-        trained = [p for p in student.parameters() if p.requires_grad]
-        mean = sum(t.nbytes for t in local([*trained, *student.buffers()]))
-        return self._present.nbytes() + (mean if isinstance(self.rule, WideFST) else 0)
+        return 0 if self._present is None else self._present.nbytes(with_mean=isinstance(self.rule, WideFST))
 
     # batches
 
@@ -269,14 +254,14 @@ class FSTTrainer(Trainer):
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
         model.train()
-        if is_adapted(self.model):
-            keep_base_statistics(self.model)
+        keep_base_statistics(self.model)
         group = [self._prepare_inputs(batch) for batch in self.group]
         health = health_when_logging(self, group[0])
         snapshot = self.pictures.snapshot(group[0])
         self.step = step = Step(self, model, group, [watcher for watcher in (health, snapshot) if watcher is not None])
         step.look_ahead()
         loss, prepared = step.gradient(group)
+        step.share_buffers(step.student)  # else what is evaluated here is not what the first process saves
         if health is not None:
             sums = sum_over_processes(self.accelerator, [health.after(step.student, prepared[0])])
             self.journal.health = health.logs(sums)
