@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,25 @@ def test_a_model_that_does_not_segment_is_wrong_usage(capsys, tmp_path, camvid):
         "<class 'transformers.models.bert.configuration_bert.BertConfig'> for this kind of AutoModel: "
         "AutoModelForSemanticSegmentation."
     )
+
+
+def help_of(capsys, *words):
+    assert cli.main([*words, "--help"]) == 0
+    return capsys.readouterr().out
+
+
+def test_every_command_explains_itself_and_its_examples_have_only_its_options(capsys):
+    commands = re.findall(r"^    (\w+)  ", help_of(capsys).partition("commands:")[2], re.MULTILINE)
+    assert len(commands) == len(cli.COMMANDS)
+    for command in commands:
+        text = help_of(capsys, command)
+        known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", text.partition("\nexample")[0]))
+        assert {"--json", "--debug", "-h"} <= known
+        examples = re.findall(rf"^  .*?hf-fst {command} (.*)$", text, re.MULTILINE)
+        assert examples, f"{command} has no example"
+        if command != "train":  # whose options are the keys of a recipe
+            used = {word.partition("=")[0] for line in examples for word in line.split() if word.startswith("-")}
+            assert used <= known, f"{command} has no {used - known}"
 
 
 def test_an_unknown_command_is_one_sentence_and_code_2(capsys):
