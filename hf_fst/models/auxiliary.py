@@ -1,0 +1,86 @@
+"""Auxiliary heads of transformers' own networks, and weights that no output depends on."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+from transformers import (
+    BeitForSemanticSegmentation,
+    Data2VecVisionForSemanticSegmentation,
+    DPTForSemanticSegmentation,
+    UperNetForSemanticSegmentation,
+)
+from transformers.utils import ModelOutput
+
+from .segmentation import SegmentationOutput
+
+logger = logging.getLogger(__name__)
+
+# These run an auxiliary head, add it to their own loss, and leave its logits out of their output.
+SILENT = (
+    BeitForSemanticSegmentation,
+    Data2VecVisionForSemanticSegmentation,
+    DPTForSemanticSegmentation,
+    UperNetForSemanticSegmentation,
+)
+
+
+# Hooks are functions that keep what they know in the module they are called with, so that copies of a model work too.
+
+
+def _keep(head: nn.Module, inputs: tuple, logits: torch.Tensor) -> None:
+    head._kept_logits = logits
+
+
+def _add(network: nn.Module, inputs: tuple, output: ModelOutput | tuple) -> SegmentationOutput | tuple:
+    logits = network.auxiliary_head.__dict__.pop("_kept_logits")
+    if not isinstance(output, ModelOutput):  # `return_dict=False`
+        return output
+    return SegmentationOutput(**output, auxiliary_logits={"auxiliary_head": logits})
+
+
+def return_auxiliary_logits(model: nn.Module) -> None:
+    """Makes transformers' BEiT, Data2Vec, DPT and UPerNet return the logits of their auxiliary heads, in place.
+
+    Their output becomes a `SegmentationOutput` with `auxiliary_logits`, as that of our networks, so that an objective's
+    own cross entropy trains these heads. A network inside of another (such as one with adapters) is found; other
+    networks, and one that was changed before, stay as they are. Checkpoints do not change.
+    """
+    for network in model.modules():
+        if isinstance(network, SILENT) and network.auxiliary_head is not None:
+            if _keep not in network.auxiliary_head._forward_hooks.values():
+                network.auxiliary_head.register_forward_hook(_keep)
+                network.register_forward_hook(_add)
+
+
+def freeze_unused(model: nn.Module, pixel_values: torch.Tensor) -> list[str]:
+    """Freezes the trainable parameters on which neither logits nor auxiliary logits depend, and gives their names.
+
+    Such are the layers of transformers' BEiT behind its last feature level, and Swin's final norm. They never learn, and
+    DDP with `find_unused_parameters=False` waits for their gradients in vain.
+
+    Args:
+        model: a network with `logits`; its mode, buffers and gradients, and the random states, stay as they are.
+        pixel_values: an image (3,H,W).
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.eval()  # nothing random, no statistics
+    first = next(model.parameters())
+    with torch.enable_grad():
+        output = model(pixel_values=pixel_values[None].to(first.device, first.dtype))
+        outputs = [output.logits, *(output.get("auxiliary_logits") or {}).values()]
+        trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        total = sum(logits.float().mean() for logits in outputs)
+        gradients = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)
+    for module, training in modes.items():
+        module.training = training
+    unused = [name for name, gradient in zip(trainable, gradients, strict=True) if gradient is None]
+    for name in unused:
+        trainable[name].requires_grad_(False)
+    if unused:
+        logger.warning(
+            "No output depends on %d weights, which are frozen: %s, ...", len(unused), ", ".join(unused[:3])
+        )
+    return unused
