@@ -146,7 +146,7 @@ class Step:
         self.at_present = True
         self.gradients = 0  # taken in this step so far
         #: before `lookahead_start`: no look-ahead, and the teacher follows the student after its step as well
-        self.plain = trainer.state.global_step < trainer.args.lookahead_start and trainer.rule.virtual_steps > 0
+        self.plain = trainer.state.global_step < trainer.args.lookahead_start and trainer.virtual_steps > 0
         self._keep_labels()
 
     def look_ahead(self) -> None:
@@ -183,7 +183,7 @@ class Step:
     def _follow(self, parameters, buffers, momentum: float) -> None:
         args, count = self.trainer.args, self.trainer.state.global_step
         if args.warmup_counts == "forwards":  # virtual ones too, those of earlier steps and of this one
-            count += self.trainer.rule.virtual_steps * max(0, count - args.lookahead_start) + self.gradients
+            count += self.trainer.virtual_steps * max(0, count - args.lookahead_start) + self.gradients
         self.teacher.follow(parameters, buffers, momentum_at(count, momentum, args.momentum_warmup))
         if self.teacher.buffers != "batch":
             self.share_buffers(self.teacher.model)

@@ -131,7 +131,6 @@ class FSTTrainer(Trainer):
             objective, args, self.has_teacher, train_dataset is not None and unlabeled_dataset is None
         )
         self.teacher = self._teacher_of(self.model)
-        refusals.look_at_first_output([self.model, self.teacher.model])
         self._present: Present | None = None
         self.journal = Journal(args.max_nonfinite_steps)
         self._card: dict = {}
@@ -147,17 +146,25 @@ class FSTTrainer(Trainer):
         """Whether there is a teacher apart from the student."""
         return not isinstance(self.rule, Supervised)
 
+    @property
+    def virtual_steps(self) -> int:
+        """Optimizer steps that the rule takes and undoes in a step; a rule of one's own need not say, 0 then."""
+        return getattr(self.rule, "virtual_steps", 0)
+
     def _teacher_of(self, model: nn.Module) -> EMATeacher:
         """A copy of a student that is not yet wrapped or sharded: afterwards none could be made."""
         synchronize_batchnorm(model, self.args)
         return_auxiliary_logits(model)
-        return EMATeacher(model, self.args.teacher_buffers, share_frozen=is_adapted(model))
+        teacher = EMATeacher(model, self.args.teacher_buffers, share_frozen=is_adapted(model))
+        if self.args.objective in OBJECTIVES:  # one of the user's own may learn from other outputs
+            refusals.look_at_first_output([model, teacher.model])
+        return teacher
 
     def create_accelerator_and_postprocess(self) -> None:
-        """As `Trainer`; the gradient scaler counts virtual steps too (a rule of one's own need not say how many)."""
+        """As `Trainer`; the gradient scaler counts virtual steps too."""
         super().create_accelerator_and_postprocess()
         if (scaler := self.accelerator.scaler) is not None:
-            scaler.set_growth_interval(scaler.get_growth_interval() * (1 + getattr(self.rule, "virtual_steps", 0)))
+            scaler.set_growth_interval(scaler.get_growth_interval() * (1 + self.virtual_steps))
 
     def _prepare_for_training(self, *args, **kwargs):
         if (ddp := self.accelerator.ddp_handler) is not None and not ddp.find_unused_parameters:
@@ -173,7 +180,6 @@ class FSTTrainer(Trainer):
         model = super().call_model_init(trial)
         if self.teacher is not None:
             self.teacher = self._teacher_of(model.to(self.args.device))
-            refusals.look_at_first_output([model, self.teacher.model])
             self._present = None
         return model
 
