@@ -140,6 +140,8 @@ def synchronised(directory) -> dict:
     with (
         patch.object(nn.SyncBatchNorm, "forward", synchronised_forward),
         patch.object(sharding, "SYNC_DEVICES", ("cpu",)),
+        # DDP refuses the layers on CPUs
+        patch.object(nn.parallel.DistributedDataParallel, "_passing_sync_batchnorm_handle", lambda *_: None),
     ):
         for name, (rule, accumulation, buffers) in SYNCHRONISED.items():
             options = {"sync_batchnorm": True, "teacher_buffers": buffers}
