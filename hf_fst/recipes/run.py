@@ -109,9 +109,6 @@ def run(
         config.eval_classes = scored_classes(recipe, data.names)
         set_seed(config.seed)
         model = build_network(recipe, data.names)
-    if overwrite and state.is_main_process:
-        _remove_run(output_dir)
-    state.wait_for_everyone()
 
     wants_report, config.report = config.report, False  # written below, with what only the recipe knows
     stopwatch = Stopwatch()
@@ -125,6 +122,9 @@ def run(
         processing_class=build_processor(recipe),
         callbacks=[stopwatch],
     )
+    if overwrite and state.is_main_process:  # only now: data, model, settings and the Hub have been found well
+        _remove_run(output_dir)
+    state.wait_for_everyone()
     trainer.pictures.palette = data.palette
     if not config.disable_tqdm:
         trainer.remove_callback(ProgressCallback)

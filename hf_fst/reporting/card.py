@@ -276,9 +276,12 @@ def comparison_table(facts: RunFacts) -> str:
 
 
 def verdict(facts: RunFacts) -> str:
-    """Sentences: by how many points the weights kept here are above or below those of the others."""
+    """Sentences: by how many points the weights kept here are above or below those of the others, on the last data."""
+    last = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved][-1:]
     sentences = []
     for other, theirs, mine in _side_by_side(facts):
+        if mine not in last:  # what the weights were picked on comes first, and says less
+            continue
         points = 100 * (mine.teacher.mean_iou - theirs.teacher.mean_iou)
         relation = f"{abs(points):.1f} points {'above' if points >= 0 else '**below**'}"
         sentences.append(f"On {_dataset_name(mine)} it is {relation} {other.name}.")

@@ -25,11 +25,13 @@ PACKAGES = ("hf_fst", "torch", "torchvision", "transformers", "accelerate", "dat
 # The settings a card tells, all others stay out: those of the method, then those of the training.
 SETTINGS = (
     "rule", "lookahead_steps", "lookahead_students", "lookahead_batches", "lookahead_labels", "lookahead_state",
-    "teacher_momentum", "lookahead_momentum", "momentum_warmup", "teacher_buffers",
+    "preset", "lookahead_start", "teacher_momentum", "lookahead_momentum", "momentum_warmup", "warmup_counts",
+    "teacher_follows", "teacher_buffers",
     "objective", "unlabeled_weight", "unlabeled_weighting", "confidence_threshold", "pseudo_ignore_top",
     "pseudo_ignore_bottom", "mix_classes", "cut_probability", "jitter_probability", "jitter_strength",
-    "blur_probability", "loss_reduction", "auxiliary_loss_weight", "unlabeled_per_labeled", "eval_window", "eval_stride",
-    "eval_classes",
+    "blur_probability", "augmentation_draw", "entropy_drop_percent", "ohem_threshold", "ohem_min_kept",
+    "feature_distance_weight", "feature_distance_classes", "loss_reduction", "auxiliary_loss_weight",
+    "auxiliary_pseudo_weight", "unlabeled_per_labeled", "eval_window", "eval_stride", "eval_classes",
     "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
     "lr_scheduler_type", "warmup_steps", "warmup_ratio", "optim", "weight_decay", "adam_beta1", "adam_beta2",
     "max_grad_norm", "bf16", "fp16", "seed", "data_seed",
@@ -328,7 +330,10 @@ def settings_of(config: Mapping[str, object]) -> dict[str, Plain]:
 
     Values other than numbers, single words and lists of them stay out.
     """
-    return {key: config[key] for key in SETTINGS if config.get(key) is not None and _is_plain(config[key])}
+    told = {key: config[key] for key in SETTINGS if config.get(key) is not None and _is_plain(config[key])}
+    if told.get("max_steps", 0) > 0:
+        told.pop("num_train_epochs", None)  # which max_steps overrides
+    return told
 
 
 def hub_id(name: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from tests.models.tiny import tiny as own_network
 from tests.recipes import tiny
 
 NETWORK = {"config.json", "model.safetensors", "preprocessor_config.json"}
+
+RELEASED = Path(__file__).parents[2] / "model_cards" / "fst-street-da"
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -133,6 +136,19 @@ def test_a_network_of_ours_carries_its_code_and_a_card_that_claims_nothing(hub, 
     assert card.data.pipeline_tag == "image-segmentation" and card.data.license is None
     assert not card.data.eval_results and "trust_remote_code=True" in card.text and 'name = "alice/own"' in card.text
     assert "student" not in card.text
+
+
+def test_a_released_checkpoint_is_published_to_any_namespace(hub):
+    assert cli.main(["push", str(RELEASED), "fst-street-da"]) == 0
+    for subfolder in ("", "student"):
+        assert torch.equal(logits("alice/fst-street-da", subfolder=subfolder), logits(RELEASED / subfolder))
+    card = ModelCard.load("alice/fst-street-da")
+    assert 'name = "alice/fst-street-da"' in card.text
+    told, stored = (
+        {e.dataset_split: e.metric_value for e in c.data.eval_results}
+        for c in (card, ModelCard.load(RELEASED / "README.md"))
+    )
+    assert told == stored and len(told) == 2
 
 
 # what can go wrong
