@@ -257,7 +257,7 @@ def files(tmp_path_factory):
         trees.gta5(Path("data/gta5"), colors=COLORS)
         trees.synthia(Path("data/synthia"))
         trees.camvid(Path("data/camvid"))
-        trees.folder(Path("labeled"))
+        trees.folder(Path("labeled"), count=10)
         trees.folder(Path("others"), labeled=False)
         Path("others/images").rename("unlabeled")
         Path("shards").mkdir()
@@ -274,6 +274,7 @@ def files(tmp_path_factory):
         for place in ("runs/mine", "me/my-streets", "me/my-streets/student", "nvidia/mit-b0"):
             model.save_pretrained(place)
             SegformerImageProcessor(do_resize=False).save_pretrained(place)
+        Path("model_cards").symlink_to(ROOT / "model_cards")
         mask2former().save_pretrained("facebook/mask2former-swin-tiny-cityscapes-semantic")
         build("daformer-mit-b0", hidden_size=16).save_pretrained("converted/daformer-b5")
     return folder
@@ -320,7 +321,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 # one step of a small network on what there is
 SMALL = {
-    **{"max_steps": 1, "crop_size": 32, "pretrained_backbone": "null", "per_device_train_batch_size": 1},
+    **{"max_steps": 1, "crop_size": 32, "pretrained_backbone": "null", "per_device_train_batch_size": 2},
     **{"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": "false", "eval_on_start": "false"},
     **{"test_split": "false", "disable_tqdm": "true", "report": "false", "logging_steps": 1},
 }
