@@ -165,6 +165,18 @@ def segformers(directory) -> dict:
     return results
 
 
+def pair(directory) -> dict:
+    """What two processes give wherever they run, with a checkpoint on the way."""
+    results = {}
+    for name, rule, accumulation in (("fst_d", DeepFST(2), 1), ("fst_w", WideFST(2), 2)):
+        run = trainer(
+            directory / name, tiny.model(batch_norm=True), rule, accumulation, save_steps=2, save_strategy="steps"
+        )
+        run.train()
+        results[name] = held(run)
+    return results
+
+
 # FSDP2
 
 
@@ -240,7 +252,7 @@ def refused(directory) -> dict:
 
     results = {"sync_batchnorm": attempt(segformer(), sync_batchnorm=True)}
     cases: dict[str, Callable[[], str]] = {
-        "fsdp1": lambda: attempt(tiny.model(), fsdp=True, fsdp_config={"version": 1}),
+        "fsdp1": lambda: attempt(tiny.model(), fsdp=True, fsdp_config={"version": 1, "sync_module_states": False}),
         "offloaded": lambda: attempt(tiny.model(), **fsdp(cpu_offload=True)),
         "adapters": lambda: attempt(adapted(), **fsdp()),
         "evaluation first": lambda: attempt(tiny.model(), True, **fsdp()),
@@ -252,6 +264,7 @@ def refused(directory) -> dict:
 
 
 PARTS = {
+    "pair": pair,
     "segformers": segformers,
     "synchronised": synchronised,
     "sharded": sharded,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,35 @@ def test_what_a_sharded_run_exports_is_an_ordinary_checkpoint(directory, two, ki
     loaded = SegformerForSemanticSegmentation.from_pretrained(path, dtype=torch.float64)
     assert loaded.config.architectures == ["SegformerForSemanticSegmentation"]
     assert distance(scale.whole(loaded), two[0]["checkpoints"][f"{kind} whole"][network]) == 0
+
+
+def test_two_nodes_of_one_process_are_one_node_of_two(two, tmp_path):
+    """Two launchers on loopback that find each other, as on two machines with a directory that both see."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *words, "--node_rank", str(rank), "-m"]
+            + ["tests.distributed.scale", str(tmp_path), "pair"],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [node.communicate(timeout=400)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said[0][-3000:]
+    for rank in (0, 1):
+        nodes_hold = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)["pair"]
+        for run, held in two[rank]["pair"].items():
+            for network in ("student", "teacher"):
+                assert distance(nodes_hold[run][network], held[network]) == 0
+            assert nodes_hold[run]["metrics"] == pytest.approx(held["metrics"], nan_ok=True)
+    assert (tmp_path / "pair" / "fst_d" / "checkpoint-4" / "complete.json").is_file()
 
 
 def test_what_cannot_be_is_refused_with_what_to_do(two):
