@@ -141,12 +141,14 @@ def state_bytes(network: torch.nn.Module, config) -> dict[str, int]:
     if looks_ahead:
         copies = weights + (optimizer if config.lookahead_state == "restore" else 0)
         copies += weights if config.rule == "fst_w" else 0
+    reference = weights if config.feature_distance_weight else 0
     return {
         "student": weights,
         "gradients": parameters,
         "teacher": weights,
         "optimizer": optimizer,
         "look-ahead": copies,
+        "reference": reference,
     }
 
 
