@@ -91,9 +91,10 @@ class Journal:
     def load(self, directory: str | os.PathLike, process: int, processes: int, device: torch.device) -> None:
         """Go on from a checkpoint; with another number of processes each has the mean of what those had."""
         paths = {int(path.stem.removeprefix("journal_")): path for path in Path(directory).glob("journal_*.pt")}
-        pages = [torch.load(path, device, weights_only=True) for path in paths.values()]
+        pages = [torch.load(path, "cpu", weights_only=True) for path in paths.values()]
         kept = dict(zip(paths, pages, strict=True)).get(process, pages[0])
         if kept.pop("processes") != processes:
             kept["_losses"] = {n: sum(page["_losses"][n] for page in pages) / len(pages) for n in kept["_losses"]}
+        kept["_losses"] = {name: loss.to(device) for name, loss in kept["_losses"].items()}
         for name, value in kept.items():
             setattr(self, name, value)
