@@ -44,6 +44,7 @@ OPTIONS = [
     {"rule": "fst_d", "teacher_buffers": "batch", "gradient_accumulation_steps": 2},
     {"rule": "fst_d", "objective": "cut_mix", "unlabeled_per_labeled": 2, "lookahead_batches": "different"},
     {"rule": "mean_teacher", "objective": "supervised"},
+    {"rule": "fst_d", "objective": "entropy_drop", "preset": "official"},
 ]
 
 
