@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from copy import deepcopy
 
 import torch
@@ -9,6 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from hf_fst.losses import IGNORE_INDEX
+
+NO_FEATURES = (
+    "feature_distance_weight is set, but the model gives no feature maps (B,D,h,w) as hidden_states; set it to 0 or use one "
+    "of hf_fst.models or SegFormer."
+)
 
 
 class FeatureDistance:
@@ -31,6 +37,8 @@ class FeatureDistance:
         classes: list[int] | None = None,
         min_share: float = 0.75,
     ):
+        if "output_hidden_states" not in inspect.signature(reference.forward).parameters:
+            raise ValueError(NO_FEATURES)
         self.reference = deepcopy(reference).requires_grad_(False).eval()
         self.weight, self.num_labels, self.min_share = weight, num_labels, min_share
         self.classes = list(range(num_labels)) if classes is None else list(classes)
@@ -73,8 +81,5 @@ def last_features(output) -> torch.Tensor:
     """The last of a model's `hidden_states`, (B,D,h,w). Raises `ValueError` for a model that gives no feature maps."""
     states = output.get("hidden_states")
     if not states or states[-1].dim() != 4:
-        raise ValueError(
-            "feature_distance_weight is set, but the model gives no feature maps (B,D,h,w) as hidden_states; set it to 0 "
-            "or use one of hf_fst.models or SegFormer."
-        )
+        raise ValueError(NO_FEATURES)
     return states[-1]
