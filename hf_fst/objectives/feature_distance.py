@@ -12,8 +12,8 @@ from torch import nn
 from hf_fst.losses import IGNORE_INDEX
 
 NO_FEATURES = (
-    "feature_distance_weight is set, but the model gives no feature maps (B,D,h,w) as hidden_states; set it to 0 or use one "
-    "of hf_fst.models or SegFormer."
+    "feature_distance_weight is set, but the model gives no feature maps (B,D,h,w) as hidden_states; set it to 0 or use "
+    "one of hf_fst.models or SegFormer."
 )
 
 
