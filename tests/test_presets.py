@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from hf_fst.augmentation import StrongAugmentation
 from hf_fst.config import FSTConfig
@@ -138,6 +139,22 @@ def test_crops_of_two_sizes_cannot_go_through_the_network_together(tmp_path):
     }
     with pytest.raises(ValueError, match=r"labeled crops of \(8, 8\) and unlabeled ones of \(8, 12\)"):
         trainer.learning_objective.prepare(trainer.teacher, batch)
+
+
+def test_the_feature_distance_of_a_segformer_is_zero_until_it_has_moved(tmp_path):
+    sizes = {"depths": [1] * 4, "hidden_sizes": [4] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 4}
+    config = SegformerConfig(
+        num_labels=3, **sizes, hidden_dropout_prob=0.0, drop_path_rate=0.0, classifier_dropout_prob=0.0
+    )
+    sets = tiny.images(2, 1, (64, 64), dtype=torch.float32), tiny.images(2, 2, (64, 64), False, torch.float32)
+    options = {"objective": "class_mix", "rule": "mean_teacher", "logging_strategy": "steps", "logging_steps": 1}
+    options |= {"feature_distance_weight": 0.1, "feature_distance_classes": [0, 1, 2], "learning_rate": 0.01}
+    for item in sets[0]:
+        item["labels"] = torch.ones(64, 64, dtype=torch.long)
+    trainer = tiny.trainer(tmp_path, SegformerForSemanticSegmentation(config), sets=sets, **options)
+    trainer.train()
+    distances = [entry["feature_distance"] for entry in trainer.state.log_history if "feature_distance" in entry]
+    assert distances[0] == 0 < min(distances[1:])
 
 
 def test_a_feature_distance_needs_feature_maps(tmp_path):

@@ -37,7 +37,8 @@ class FeatureDistance:
         classes: list[int] | None = None,
         min_share: float = 0.75,
     ):
-        if "output_hidden_states" not in inspect.signature(reference.forward).parameters:
+        takes = inspect.signature(reference.forward).parameters.values()
+        if not any(p.name == "output_hidden_states" or p.kind is p.VAR_KEYWORD for p in takes):
             raise ValueError(NO_FEATURES)
         self.reference = deepcopy(reference).requires_grad_(False).eval()
         self.weight, self.num_labels, self.min_share = weight, num_labels, min_share
