@@ -62,6 +62,7 @@ OBJECTIVES = {
     "class_mix": "as `pseudo_label`, on unlabeled images into which half the classes of a labeled one are pasted "
     "(ClassMix), with color jitter and blur",
     "cut_mix": "as `pseudo_label`, on unlabeled images with rectangles exchanged between them (CutMix)",
+    "entropy_drop": "as `cut_mix`, without the unlabeled pixels on which the teacher is least sure (by entropy)",
 }
 
 
@@ -283,7 +284,8 @@ def verdict(facts: RunFacts) -> str:
         if mine not in last:  # what the weights were picked on comes first, and says less
             continue
         points = 100 * (mine.teacher.mean_iou - theirs.teacher.mean_iou)
-        relation = f"{abs(points):.1f} points {'above' if points >= 0 else '**below**'}"
+        relation = f"{abs(points):.1f} points {'above' if points > 0 else '**below**'}"
+        relation = "level with" if abs(points) < 0.05 else relation
         sentences.append(f"On {_dataset_name(mine)} it is {relation} {other.name}.")
     if sentences:
         sentences.append("Each is one run with one seed; a point or two can be the seed alone.")

@@ -41,6 +41,7 @@ Plain = bool | int | float | str | list | None
 LOCAL = re.compile(r"(?:^|[\s\"'=(,:])(?:/\w|~\w*/|\.{1,2}/|[A-Za-z]:[\\/](?!/)|\\\\)|\bfile:")
 TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}|\b(?:sk|gh[opsu]|wandb)[-_][A-Za-z0-9]{16,}")
 WORD = re.compile(r"[\w.+-]*")
+NAME = re.compile(r"[\w.,+() -]+")
 FILE = re.compile(r"(?:examples/recipes/)?[^/\\]+")
 
 
@@ -239,7 +240,9 @@ class RunFacts:
                     raise ValueError(
                         f"facts.{where}[{key!r}] is {value!r}; a card holds numbers and single words only."
                     )
-        for where in ("rule", "objective", "architecture", "model_name", "license"):
+        if not NAME.fullmatch(self.model_name):
+            raise ValueError(f"facts.model_name is {self.model_name!r}; give letters, digits, blanks and . , + ( ) -.")
+        for where in ("rule", "objective", "architecture", "license"):
             if not WORD.fullmatch(getattr(self, where) or ""):
                 raise ValueError(f"facts.{where} is {getattr(self, where)!r}; give a single word without slashes.")
         if self.recipe is not None and not FILE.fullmatch(self.recipe):

@@ -193,7 +193,7 @@ def failures_as_sentences(what: str, again: str) -> Iterator[None]:
     """
     try:
         yield
-    except (HTTPError, OfflineModeIsEnabled, LocalTokenNotFoundError) as error:
+    except (HTTPError, OSError) as error:  # OSError: the Hub offline or without a token, and failures of hf_xet
         raise PushError(f"{what}: {reason(error)}; {again}.") from error
     except (RuntimeError, ValueError) as error:  # huggingface_hub wraps failures of uploads and refused cards in these
         cause = error.__cause__ if isinstance(error.__cause__, HTTPError) else error
@@ -206,6 +206,10 @@ def reason(error: Exception) -> str:
         return "huggingface_hub is offline; unset HF_HUB_OFFLINE"
     if isinstance(error, LocalTokenNotFoundError):
         return "there is no token; log in with `hf auth login` or set HF_TOKEN"
+    if isinstance(error, PermissionError):
+        return "the token may not write there; use one with write access, or your own namespace"
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return f"the connection broke ({type(error).__name__}); see that the Hub can be reached"
     if not isinstance(error, HTTPError):
         return f"{' '.join(str(error).split()).rstrip('.')}; put that right"
     response = getattr(error, "response", None)

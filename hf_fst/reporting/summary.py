@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import sys
 
@@ -88,7 +89,13 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
         data: facts of the data it was given, under `labeled`, `unlabeled` and `evaluation`; see `default_data`.
         tested: further evaluations, such as that on the test images.
         facts: other fields of `RunFacts`: recipe, overrides, license, palette, hub_id, model_name.
+
+    Raises:
+        ValueError: a card has no such field.
     """
+    unknown = sorted(facts.keys() - {field.name for field in dataclasses.fields(RunFacts)})
+    if unknown:
+        raise ValueError(f"A card has no {', '.join(unknown)}; it takes data, license, model_name, hub_id and recipe.")
     data = {**default_data(trainer), **data}
     student = trainer.networks()["student"]
     evaluations = evaluations_of(trainer, data["evaluation"]) if "evaluation" in data else []

@@ -11,7 +11,7 @@ import pytest
 from .server import Hub
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def hub():
     with Hub(urlsplit(os.environ["HF_ENDPOINT"]).port) as server:
         yield server

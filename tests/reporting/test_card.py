@@ -17,7 +17,7 @@ from hf_fst.config import FSTConfig
 from hf_fst.objectives import OBJECTIVES
 from hf_fst.reporting import card, facts
 from hf_fst.reporting.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores
-from hf_fst.reporting.report import write_report
+from hf_fst.reporting.report import rewrite_report, write_report
 from hf_fst.rules import RULES
 
 CLASSES = ["road", "car", "sky"]
@@ -184,6 +184,8 @@ def test_only_named_settings_get_in():
         "hub_model_id": "alice/model",
     }
     assert facts.settings_of(config) == {"rule": "fst_w", "learning_rate": 1e-3, "bf16": False, "seed": 3}
+    assert facts.settings_of({"max_steps": 10, "num_train_epochs": 3}) == {"max_steps": 10}
+    assert facts.settings_of({"max_steps": -1, "num_train_epochs": 3}) == {"max_steps": -1, "num_train_epochs": 3}
 
 
 SECRETS = [
@@ -346,9 +348,76 @@ def test_a_second_report_removes_pictures_that_no_longer_hold(tmp_path):
     assert ".png" not in path.read_text()
 
 
-def test_template_is_part_of_the_package():
-    assert card.TEMPLATE.is_file()
-    assert card.TEMPLATE.parent == Path(card.__file__).parent
+def test_templates_are_part_of_the_package():
+    for template in (card.TEMPLATE, card.BARE_TEMPLATE):
+        assert template.is_file() and template.parent == Path(card.__file__).parent
+
+
+def test_a_card_is_written_anew_from_the_files_of_the_run(tmp_path):
+    image, label = np.full((20, 30, 3), 90, np.uint8), np.zeros((20, 30), int)
+    run = make_facts(evaluations=make_facts().evaluations[:2])
+    first = write_report(tmp_path, run, LOG, [(image, label, label, label)]).read_text()
+    history = [
+        entry | {"eval_teacher_iou_road": None} for entry in LOG
+    ]  # as JSON has what is nan in the trainer's log
+    (tmp_path / "history.json").write_text(json.dumps(history))
+    samples = (tmp_path / "samples.png").read_bytes()
+    (tmp_path / "README.md").write_text("old")
+    (tmp_path / "curves.png").unlink()
+    assert rewrite_report(tmp_path).read_text() == first
+    assert (tmp_path / "samples.png").read_bytes() == samples and (tmp_path / "curves.png").is_file()
+    assert "license: mit\n" in rewrite_report(tmp_path, license="mit", model_name="Streets, FST-D").read_text()
+    assert RunFacts.load(tmp_path).license == "mit"
+    assert ModelCard.load(tmp_path / "README.md").data.model_name == "Streets, FST-D"
+    with pytest.raises(ValueError, match="looks like a local path or a token"):
+        rewrite_report(tmp_path, license="/home/alice/license")
+    with pytest.raises(FileNotFoundError, match="has no fst_run.json"):
+        rewrite_report(tmp_path / "elsewhere")
+
+
+def test_runs_on_the_same_data_stand_beside_each_other(tmp_path):
+    best = Evaluation("best", 700, CITY, Scores(0.3), Scores(0.26))
+    elsewhere = Evaluation("best", 700, dataclasses.replace(CITY, config="coarse"), Scores(0.9), Scores(0.9))
+    others = {
+        "teacher": make_facts(rule="mean_teacher", model_name="other", evaluations=[elsewhere, best]),
+        "baseline": make_facts(
+            rule="supervised",
+            objective="supervised",
+            model_name="base",
+            recipe=None,
+            evaluations=[Evaluation("best", 700, CITY, Scores(0.235), Scores(0.235))],
+        ),
+    }
+    for name, run in {"own": make_facts(), **others}.items():
+        (tmp_path / name).mkdir()
+        run.save(tmp_path / name)
+    text = rewrite_report(tmp_path / "own", [tmp_path / name for name in others]).read_text()
+    lines = without_spaces(text)
+    assert "|**Segformer-street-fst_d**|fst_d|City,fine,test|20.0|25.0|" in lines
+    assert "|other|mean_teacher|City,fine,test|30.0|26.0|" in lines
+    assert "|base|supervised|City,fine,test|23.5|–|" in lines
+    assert "90.0" not in text  # other data
+    assert "- other: `hf-fst train street.yaml --seed 7 --rule fst_d --bf16 true`, 800 steps, seed 7." in text
+    assert "On City, fine, test it is 1.0 points **below** other." in text
+    assert "On City, fine, test it is 1.5 points above base." in text
+    again = RunFacts.load(tmp_path / "own")
+    assert str(card.make_card(again, ())) == text
+
+
+def test_a_name_of_a_recipe_may_have_blanks_but_no_folder_of_ones_own():
+    assert card.command(make_facts(recipe="my run.yaml", overrides={})) == "hf-fst train 'my run.yaml'"
+    inside = make_facts(recipe="examples/recipes/demo.yaml", overrides={})
+    assert card.command(inside) == "hf-fst train examples/recipes/demo.yaml"
+    with pytest.raises(ValueError, match="without its folder"):
+        make_facts(recipe="alice/demo.yaml")
+
+
+def test_a_model_without_a_run_gets_a_card_that_claims_nothing(model_folder):
+    text = card.bare_card(model_folder, "owner/found")
+    assert text.data.eval_results is None and text.data.license is None and text.data.model_name == "found"
+    assert 'name = "owner/found"' in text.text and "student" not in text.text
+    assert "Nothing was recorded about the training" in text.text and "Classes: road, car, sky." in text.text
+    assert "\n\n\n" not in str(text) and "None" not in str(text)
 
 
 def test_the_tables_of_a_supervised_run_have_one_network():
