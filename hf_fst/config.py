@@ -32,6 +32,11 @@ OBJECTIVE_DEFAULTS = {
 }
 
 
+def _option(default, help: str):
+    """A field that `hf-fst train --help` explains."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass
 class FSTConfig(TrainingArguments):
     r"""
@@ -39,7 +44,7 @@ class FSTConfig(TrainingArguments):
     Options left at `None` take the value that the rule or objective is published with; after construction of the
     trainer they hold the values in force.
 
-    Parameters:
+    Attributes:
         > Parameters that choose between the paper and the authors' code
 
         preset (`str`, *optional*):
@@ -159,75 +164,83 @@ class FSTConfig(TrainingArguments):
             Write the model card, curves, per-class bars and sample pictures into the output directory after training.
     """
 
-    preset: str | None = field(
-        default=None, metadata={"help": "what options left out are: 'paper', 'official', or hf_fst's choice"}
+    preset: str | None = _option(None, "what options left out are: 'paper', 'official', or hf_fst's choice")
+
+    rule: str | None = _option(None, "what the teacher does before each step: " + ", ".join(RULES))
+    lookahead_steps: int | None = _option(None, "how many steps fst_d looks ahead: K, 0 or more (3)")
+    lookahead_students: int | None = _option(None, "how many virtual students fst_w has: N, 1 or more (3)")
+    lookahead_batches: str | None = _option(
+        None, "what virtual steps learn from: the 'same' images as the real one or 'different' ones"
+    )
+    lookahead_labels: str | None = _option(
+        None, "who labels for fst_w's students: the teacher that 'followed', or as it is at 'present'"
+    )
+    lookahead_state: str | None = _option(
+        None, "after virtual steps 'restore' everything, or 'carry' all but weights over (restore)"
+    )
+    lookahead_start: int | None = _option(None, "first step that looks ahead, from 0 (0)")
+
+    teacher_momentum: float = _option(0.999, "how slowly the teacher follows the student: mu in [0, 1] (0.999)")
+    lookahead_momentum: float | None = _option(
+        None, "how slowly it follows virtual students: mu' in [0, 1] (teacher_momentum)"
+    )
+    teacher_follows: str | None = _option(
+        None, "when it follows the student: 'before' the step, 'after' it or 'both' (before)"
+    )
+    momentum_warmup: bool | None = _option(
+        None, "let the teacher follow faster at the start: min(1 - 1/(t+1), mu) (true)"
+    )
+    warmup_counts: str | None = _option(None, "what t counts: 'steps', or 'forwards', virtual ones too (steps)")
+    teacher_buffers: str | None = _option(
+        None, "BatchNorm statistics of the teacher: 'copy', 'ema' or those of the 'batch' (copy)"
     )
 
-    rule: str | None = field(default=None, metadata={"help": "rule of the teacher: " + ", ".join(RULES)})
-    lookahead_steps: int | None = field(default=None, metadata={"help": "K of fst_d, >= 0 (3)"})
-    lookahead_students: int | None = field(default=None, metadata={"help": "N of fst_w, >= 1 (3)"})
-    lookahead_batches: str | None = field(
-        default=None, metadata={"help": "virtual steps on 'same' or 'different' batches"}
-    )
-    lookahead_labels: str | None = field(
-        default=None, metadata={"help": "labels of fst_w's virtual steps: 'followed' or 'present'"}
-    )
-    lookahead_state: str | None = field(
-        default=None, metadata={"help": "'restore' all state after virtual steps, or 'carry' it (restore)"}
-    )
-    lookahead_start: int | None = field(default=None, metadata={"help": "first step that looks ahead, from 0 (0)"})
+    sync_batchnorm: bool = _option(False, "take BatchNorm statistics over all processes (false)")
 
-    teacher_momentum: float = field(default=0.999, metadata={"help": "mu in [0, 1]"})
-    lookahead_momentum: float | None = field(default=None, metadata={"help": "mu' in [0, 1] (teacher_momentum)"})
-    teacher_follows: str | None = field(
-        default=None, metadata={"help": "the student 'before' its step, 'after' it or 'both' (before)"}
+    objective: str | None = _option(None, "what the student learns: " + ", ".join(OBJECTIVES))
+    unlabeled_weight: float = _option(1.0, "weight of the unlabeled term: lambda, 0 or more (1)")
+    unlabeled_weighting: str | None = _option(
+        None, "weigh pseudo-labels by 'constant', 'quality' of all, or 'threshold': sure pixels alone"
     )
-    momentum_warmup: bool | None = field(default=None, metadata={"help": "use min(1 - 1/(t+1), mu) (true)"})
-    warmup_counts: str | None = field(default=None, metadata={"help": "t counts 'steps' or 'forwards' (steps)"})
-    teacher_buffers: str | None = field(default=None, metadata={"help": "'copy', 'ema' or 'batch' (copy)"})
-
-    sync_batchnorm: bool = field(default=False, metadata={"help": "BatchNorm statistics over all processes"})
-
-    objective: str | None = field(default=None, metadata={"help": "what the student learns: " + ", ".join(OBJECTIVES)})
-    unlabeled_weight: float = field(default=1.0, metadata={"help": "lambda, >= 0"})
-    unlabeled_weighting: str | None = field(default=None, metadata={"help": "'constant', 'quality' or 'threshold'"})
-    confidence_threshold: float | None = field(default=None, metadata={"help": "in [0, 1]"})
-    pseudo_ignore_top: int = field(default=0, metadata={"help": "rows at the top with weight 0"})
-    pseudo_ignore_bottom: int = field(default=0, metadata={"help": "rows at the bottom with weight 0"})
-    mix_classes: str | None = field(
-        default=None, metadata={"help": "ClassMix classes of each 'image' or of the 'batch' (image)"}
+    confidence_threshold: float | None = _option(None, "from which confidence on the teacher is sure, in [0, 1]")
+    pseudo_ignore_top: int = _option(0, "rows at the top of unlabeled crops that are not learned from (0)")
+    pseudo_ignore_bottom: int = _option(0, "rows at their bottom (0)")
+    mix_classes: str | None = _option(
+        None, "class_mix chooses among the classes of each 'image' or of the 'batch' (image)"
     )
-    cut_probability: float = field(default=0.5, metadata={"help": "with which cut_mix and entropy_drop cut"})
-    entropy_drop_percent: float = field(default=80.0, metadata={"help": "entropy percentile that is dropped from"})
-    ohem_threshold: float | None = field(default=None, metadata={"help": "labeled loss over pixels this hard"})
-    ohem_min_kept: int = field(default=100_000, metadata={"help": "at least so many of them"})
-    feature_distance_weight: float = field(default=0.0, metadata={"help": "of the distance to a frozen network"})
-    feature_distance_classes: list[int] | None = field(default=None, metadata={"help": "ids of its classes (all)"})
-    jitter_probability: float | None = field(default=None, metadata={"help": "of colour jitter"})
-    jitter_strength: float = field(default=0.2, metadata={"help": "of colour jitter"})
-    blur_probability: float | None = field(default=None, metadata={"help": "of Gaussian blur"})
-    augmentation_draw: str | None = field(
-        default=None, metadata={"help": "jitter, blur and cuts drawn for each 'image' or the 'batch' (image)"}
+    cut_probability: float = _option(0.5, "how often cut_mix and entropy_drop cut an image, in [0, 1] (0.5)")
+    entropy_drop_percent: float = _option(
+        80.0, "entropy_drop leaves out pixels from this percentile of entropy on (80)"
     )
-    loss_reduction: str | None = field(default=None, metadata={"help": "mean over 'valid' or 'all' pixels (valid)"})
-    auxiliary_loss_weight: float = field(default=0.4, metadata={"help": "of each auxiliary head"})
-    auxiliary_pseudo_weight: bool | None = field(
-        default=None, metadata={"help": "weigh pseudo-labels in auxiliary heads too (true)"}
+    ohem_threshold: float | None = _option(
+        None, "entropy_drop learns only from labeled pixels of at most this probability (all)"
+    )
+    ohem_min_kept: int = _option(100_000, "but from at least so many of a batch (100000)")
+    feature_distance_weight: float = _option(0.0, "weight of the distance to a frozen network's features (0)")
+    feature_distance_classes: list[int] | None = _option(None, "ids of the classes where that is taken (all)")
+    jitter_probability: float | None = _option(None, "how often colors are jittered, in [0, 1]")
+    jitter_strength: float = _option(0.2, "by how much, 0 to 0.5 (0.2)")
+    blur_probability: float | None = _option(None, "how often images are blurred, in [0, 1]")
+    augmentation_draw: str | None = _option(
+        None, "draw jitter, blur and cuts for each 'image' or once for the 'batch' (image)"
+    )
+    loss_reduction: str | None = _option(None, "a loss is the mean over 'valid' or 'all' pixels (valid)")
+    auxiliary_loss_weight: float = _option(0.4, "weight of the loss of each auxiliary head (0.4)")
+    auxiliary_pseudo_weight: bool | None = _option(
+        None, "auxiliary heads weigh pseudo-labels as the main head does (true)"
     )
 
-    unlabeled_per_labeled: int = field(default=1, metadata={"help": "unlabelled images for each labelled one"})
-    max_nonfinite_steps: int = field(default=10, metadata={"help": "skipped steps in a row that stop the run"})
-    eval_window: int | None = field(default=None, metadata={"help": "side of the sliding window in evaluation"})
-    eval_stride: int | None = field(default=None, metadata={"help": "distance between windows"})
-    eval_classes: list[int] | None = field(default=None, metadata={"help": "ids of the classes the means are over"})
-    picture_steps: int | None = field(
-        default=None, metadata={"help": "a picture of what training sees every so many steps; 0 for none"}
-    )
-    report: bool = field(default=True, metadata={"help": "write card and pictures after training"})
+    unlabeled_per_labeled: int = _option(1, "unlabeled images for each labeled one in a batch (1)")
+    max_nonfinite_steps: int = _option(10, "steps in a row without a finite loss that stop the run (10)")
+    eval_window: int | None = _option(None, "evaluate in windows of this side in pixels (whole images)")
+    eval_stride: int | None = _option(None, "pixels from window to window (two thirds of it)")
+    eval_classes: list[int] | None = _option(None, "ids of the classes that means are over (all)")
+    picture_steps: int | None = _option(None, "draw what training sees every so many steps, into pictures/ (never)")
+    report: bool = _option(True, "write model card and pictures after training (true)")
 
     # defaults of TrainingArguments that do not suit pairs of images and label maps
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "batches are flat dicts: keep False"})
-    batch_eval_metrics: bool = field(default=True, metadata={"help": "evaluation counts as it goes: keep True"})
+    remove_unused_columns: bool | None = _option(False, "batches are flat dicts: keep False")
+    batch_eval_metrics: bool = _option(True, "evaluation counts as it goes: keep True")
 
     def __post_init__(self):
         # unless told so, several processes on a machine without accelerator do not meet: each makes a run of its own

@@ -49,7 +49,7 @@ def says(capsys, argv: list[str], code: int) -> str:
         ),
         (
             ["--objective", "mix"],
-            "objective is 'mix'; use one of supervised, pseudo_label, class_mix, cut_mix.",
+            "objective is 'mix'; use one of supervised, pseudo_label, class_mix, cut_mix, entropy_drop.",
         ),
         (["--model", "dafomer-mit-b5"], "There is no model 'dafomer-mit-b5'; did you mean 'daformer-mit-b5'?"),
         (["--learnin-rate=1"], "There is no key 'learnin_rate' in a recipe; did you mean 'learning_rate'?"),
