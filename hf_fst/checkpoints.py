@@ -127,6 +127,23 @@ def checkpoint(trainer, run_dir: str) -> Iterator[None]:
     wait()
 
 
+def to_resume(resume_from_checkpoint: str | bool | None, trainer) -> str | None:
+    """The checkpoint to go on from, checked: the given one, with True the newest complete one, else None.
+
+    Raises:
+        ValueError: there is none, or as `check`.
+    """
+    if not resume_from_checkpoint:
+        return None
+    if resume_from_checkpoint is True:
+        complete = complete_checkpoints(trainer.args.output_dir)
+        if not complete:
+            raise ValueError(f"{trainer.args.output_dir} holds no complete checkpoint to resume from.")
+        resume_from_checkpoint = str(complete[-1])
+    check(resume_from_checkpoint, trainer, resumes=True)
+    return resume_from_checkpoint
+
+
 def check(directory: str | os.PathLike, trainer, resumes: bool = False) -> None:
     """Make sure that a run can take its weights from a checkpoint or, with `resumes`, go on from it.
 

@@ -9,25 +9,11 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForSemanticSegmentation,
-    PreTrainedModel,
-    SegformerImageProcessor,
-    Trainer,
-)
+from transformers import PreTrainedModel, SegformerImageProcessor, Trainer
 
 from hf_fst import refusals
 from hf_fst.adapters import is_adapted, keep_base_statistics
-from hf_fst.checkpoints import (
-    STUDENT_DIR,
-    TEACHER_DIR,
-    check,
-    checkpoint,
-    complete_checkpoints,
-    load_weights,
-    save_network,
-)
+from hf_fst.checkpoints import STUDENT_DIR, TEACHER_DIR, check, checkpoint, load_weights, save_network, to_resume
 from hf_fst.config import FSTConfig
 from hf_fst.data.ahead import AheadBatches
 from hf_fst.data.epochs import EpochOfDraws
@@ -36,6 +22,7 @@ from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.evaluation.inference import aligns_corners
 from hf_fst.lookahead import Present, Step, TeacherAfterStep, sum_over_processes
 from hf_fst.models.auxiliary import freeze_unused, return_auxiliary_logits
+from hf_fst.models.hub import from_hub
 from hf_fst.objectives import OBJECTIVES, Objective, make_objective
 from hf_fst.reporting.health import health_when_logging
 from hf_fst.reporting.hub_strategy import made_first, push_checkpoint, push_output, tell_failures
@@ -96,11 +83,8 @@ class FSTTrainer(Trainer):
             args.objective = next((name for name, kind in OBJECTIVES.items() if type(objective) is kind), None)
         self.rule = args.resolve(rule, objective if isinstance(objective, str) else None)
         if isinstance(model, str):
-            processing_class = processing_class or AutoImageProcessor.from_pretrained(model)
-            names = {} if id2label is None else {"id2label": id2label, "label2id": {v: k for k, v in id2label.items()}}
-            model = AutoModelForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **names)
-        if processing_class is None:
-            processing_class = SegformerImageProcessor(do_resize=False)
+            model, processing_class = from_hub(model, processing_class, id2label)
+        processing_class = processing_class or SegformerImageProcessor(do_resize=False)
         refusals.refuse_streams(train_dataset=train_dataset, unlabeled_dataset=unlabeled_dataset)
         own = ("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func")
         refusals.refuse_settings(args, **{key: kwargs[key] for key in own if key in kwargs})
@@ -134,10 +118,9 @@ class FSTTrainer(Trainer):
         self._present: Present | None = None
         self.journal = Journal(args.max_nonfinite_steps)
         self._card: dict = {}
-        self.add_callback(EpochOfDraws(self))
-        self.add_callback(TeacherAfterStep(self))
         self.pictures = Pictures(self)
-        self.add_callback(self.pictures)
+        for callback in (EpochOfDraws(self), TeacherAfterStep(self), self.pictures):
+            self.add_callback(callback)
 
     # the teacher
 
@@ -357,13 +340,7 @@ class FSTTrainer(Trainer):
         Raises:
             ValueError: the checkpoint to resume from is incomplete, damaged, or one of another run; nothing is written.
         """
-        if resume_from_checkpoint is True:
-            complete = complete_checkpoints(self.args.output_dir)
-            if not complete:
-                raise ValueError(f"{self.args.output_dir} holds no complete checkpoint to resume from.")
-            resume_from_checkpoint = str(complete[-1])
-        if resume_from_checkpoint:
-            check(resume_from_checkpoint, self, resumes=True)
+        resume_from_checkpoint = to_resume(resume_from_checkpoint, self)
         self.journal, self._present = Journal(self.args.max_nonfinite_steps), None
         output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         del self.ahead  # ends its workers

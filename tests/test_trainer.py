@@ -182,7 +182,7 @@ def test_an_objective_that_needs_a_teacher_is_refused_without_one(tmp_path):
     with pytest.raises(ValueError) as error:
         tiny.trainer(tmp_path, rule="supervised", trainer_options={"objective": ClassMixObjective(num_labels=3)})
     assert str(error.value) == (
-        "rule 'supervised' has no teacher, but ClassMixObjective learns from its labels; "
+        "rule 'supervised' has no teacher, but objective 'class_mix' learns from its labels; "
         "use objective 'supervised' or another rule."
     )
 
@@ -288,8 +288,13 @@ class SpoiledGradient(torch.autograd.Function):
 
 def test_a_finite_loss_with_a_gradient_that_is_none_moves_nobody(tmp_path):
     trainer = tiny.trainer(tmp_path, rule="fst_d", lookahead_steps=2, max_steps=2, teacher_momentum=0.5)
-    clean = trainer.learning_objective.labeled_loss
-    trainer.learning_objective.labeled_loss = lambda *inputs: SpoiledGradient.apply(clean(*inputs))
+    clean = trainer.learning_objective.labeled_term
+
+    def spoiled(*inputs):
+        name, loss = clean(*inputs)
+        return name, SpoiledGradient.apply(loss)
+
+    trainer.learning_objective.labeled_term = spoiled
     before = [tensor.clone() for tensor in trainer.model.parameters()]
     trainer.train()
     assert trainer.journal.skipped == {"real": 2, "virtual": 4}

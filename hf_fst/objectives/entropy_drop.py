@@ -87,13 +87,13 @@ class EntropyDropObjective(CutMixObjective):
         count = len(batch["pixel_values"])
         heads = [(1.0, output.logits)]
         heads += [(self.auxiliary_loss_weight, h) for h in (output.get("auxiliary_logits") or {}).values()]
-        labeled = sum(weight * self.labeled_loss(head[:count], batch["labels"], totals) for weight, head in heads)
+        labeled = sum(weight * self.head_loss(head[:count], batch["labels"], totals) for weight, head in heads)
         mixed = batch["mixed_labels"]
         unlabeled = cross_entropy(output.logits[count:], mixed, totals["kept"], align_corners=self.align_corners)
         factor = (totals["pixels"] / totals["kept"].clamp(min=1)).to(unlabeled.dtype)
         yield self.names[0], (labeled, self.unlabeled_weight * factor * unlabeled)
 
-    def labeled_loss(self, logits: torch.Tensor, labels: torch.Tensor, totals: dict) -> torch.Tensor:
+    def head_loss(self, logits: torch.Tensor, labels: torch.Tensor, totals: dict) -> torch.Tensor:
         """CE of one head over the labelled pixels of the group, or over the hard ones of this micro-batch."""
         total = totals["labeled"]
         if self.ohem_threshold is not None:

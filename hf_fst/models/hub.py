@@ -1,0 +1,18 @@
+"""Networks by their Hub id."""
+
+from __future__ import annotations
+
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
+
+
+def from_hub(model: str, processor=None, id2label: dict[int, str] | None = None) -> tuple[PreTrainedModel, object]:
+    """A network and its image processor from the Hub or a directory.
+
+    Args:
+        model: the id or the directory.
+        processor: an image processor to use in place of its own.
+        id2label: class names; a head with another number of classes is made anew.
+    """
+    names = {} if id2label is None else {"id2label": id2label, "label2id": {v: k for k, v in id2label.items()}}
+    network = AutoModelForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **names)
+    return network, processor or AutoImageProcessor.from_pretrained(model)
