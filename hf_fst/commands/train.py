@@ -48,7 +48,7 @@ def add(commands) -> None:
         help="train what a recipe says",
         description="Train what a recipe (a YAML file) says. The output directory gets the teacher as an ordinary\n"
         "checkpoint, the student in student/, results.json, a model card and pictures.",
-        usage="hf-fst train RECIPE [--key value ...] [--sweep NAME] [--overwrite | --resume] [--dry_run]",
+        usage="hf-fst train RECIPE [-o DIR] [--key value ...] [--sweep NAME] [--overwrite | --resume] [--dry_run]",
         epilog="examples:\n"
         "  hf-fst train examples/recipes/street_da_fst_d.yaml\n"
         "  hf-fst train examples/recipes/street_da_fst_d.yaml --lookahead_steps 1 --seed 2 -o runs/one-step\n"
@@ -60,6 +60,9 @@ def add(commands) -> None:
         add_help=False,
     )
     parser.add_argument("recipe", metavar="RECIPE", help="the YAML file")
+    parser.add_argument(  # read before these, as all keys are; here for the help
+        "-o", "--output_dir", metavar="DIR", help="where the run goes (runs/ and the name of the recipe)"
+    )
     parser.add_argument("--sweep", metavar="NAME", help="name or number of the point of a recipe with `sweep`")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in the output directory")
     parser.add_argument("--resume", action="store_true", help="go on from its last complete checkpoint")

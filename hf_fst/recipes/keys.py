@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from dataclasses import dataclass, field, fields
 
 
@@ -138,7 +140,8 @@ def key_table() -> str:
         if own != group:
             group = own
             lines += ["", f"  {group}"]
-        lines.append(f"    {name:<{width}}  {help}")
+        first, *more = textwrap.wrap(help, max(40, shutil.get_terminal_size().columns - width - 6))
+        lines += [f"    {name:<{width}}  {first}", *(f"    {'':<{width}}  {line}" for line in more)]
     lines += [
         "",
         "  Training",

@@ -38,8 +38,12 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 # other ways to say `hf-fst`
-LAUNCHED = re.compile(r"^(accelerate launch|torchrun)( --[\w-]+( [\w.]+)?)* examples/run_fst\.py")
-INSTALLED = re.compile(r"^(\.venv/bin|\$\(BIN\))/hf-fst")
+LAUNCHED = r"^(accelerate launch|torchrun|python)( --[\w-]+( [\w./]+)?)* "
+WRITTEN = {
+    LAUNCHED + r"examples/run_fst\.py": "hf-fst train",
+    LAUNCHED + r"-m hf_fst\.cli": "hf-fst",
+    r"^(\.venv/bin|\$\(BIN\))/hf-fst": "hf-fst",
+}
 # lines of a terminal that are not about this project
 ELSEWHERE = (
     "source .venv/bin/activate",
@@ -75,6 +79,12 @@ def typed(text):
     return [line.strip() for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
 
 
+def as_command(line):
+    for written, meant in WRITTEN.items():
+        line = re.sub(written, meant, line)
+    return line
+
+
 def commands():
     """Every `hf-fst` command of the pages, of the recipes' first lines and of the Makefile, as words after `hf-fst`."""
     recipes = sorted((ROOT / "examples").rglob("*.yaml"))
@@ -83,7 +93,7 @@ def commands():
         text = file.read_text(encoding="utf-8")
         text = "\n".join(blocks(file, "bash")) if file.suffix == ".md" else text
         for line in typed(text):
-            line = INSTALLED.sub("hf-fst", LAUNCHED.sub("hf-fst train", line.lstrip("# ")))
+            line = as_command(line.lstrip("# "))
             if line.startswith("hf-fst "):
                 words = [word for word in shlex.split(line, comments=True)[1:] if word != "..."]
                 found.append(pytest.param(words, id=f"{file.name}: {line[:60]}"))
@@ -120,7 +130,9 @@ def test_every_line_for_a_terminal_is_about_something_that_is_there(page):
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     extras = re.findall(r'^        "(\w+)": ', (ROOT / "setup.py").read_text(encoding="utf-8"), re.MULTILINE)
     for line in typed("\n".join(blocks(page, "bash"))):
-        first, *rest = shlex.split(line, comments=True)
+        if line.startswith("#"):
+            continue
+        first, *rest = shlex.split(as_command(line), comments=True)
         first = Path(first).name
         if line.startswith(ELSEWHERE) or first == "hf-fst":  # its options are looked at below
             continue
@@ -350,7 +362,7 @@ def test_commands_run(page, files, data, tmp_path, monkeypatch):
     Path("examples").symlink_to(ROOT / "examples")
     ran = 0
     for line in typed("\n".join(blocks(ROOT / page, "bash"))):
-        line = INSTALLED.sub("hf-fst", LAUNCHED.sub("hf-fst train", line))
+        line = as_command(line)
         words = shlex.split(line, comments=True)[1:]
         if not line.startswith("hf-fst ") or not can_run(words):
             continue
