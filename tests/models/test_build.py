@@ -1,8 +1,11 @@
 """Networks by name: sizes of the paper, options, refusals, pretrained backbones."""
 
+import numpy as np
 import pytest
 import timm
 import torch
+from scipy.interpolate import CubicSpline
+from scipy.optimize import brentq
 from timm.models import save_for_hf
 from transformers import (
     AutoConfig,
@@ -20,6 +23,7 @@ from transformers import (
 )
 
 from hf_fst.models import BUILDS, build
+from hf_fst.models.pretrained import resize_relative_position_bias
 
 from .tiny import RESNET, TINY, tiny
 
@@ -178,6 +182,25 @@ def test_beit_position_tables_are_resized_with_the_centre_kept(tmp_path):
     assert table.shape[0] == 5 * 5 + 3 and resized.shape[0] == 7 * 7 + 3
     torch.testing.assert_close(resized[24], table[12])
     torch.testing.assert_close(resized[-3:], table[-3:])
+
+
+def test_position_tables_are_read_off_a_cubic_spline_over_offsets_that_grow_geometrically():
+    """14 to 40 patches a side, as BEiT's segmentation code does it, put together from other parts of scipy."""
+    table = 0.02 * torch.randn(27 * 27 + 3, 2, generator=torch.Generator().manual_seed(0))
+    resized = resize_relative_position_bias(table, 40)
+    # offsets 1, 1 + q, 1 + q + q^2, ...: the 13th must be the farthest new one, 39
+    ratio = brentq(lambda q: (q**13 - 1) / (q - 1) - 39, 1.01, 1.5)
+    grown = np.cumsum(ratio ** np.arange(13))
+    old = np.concatenate([-grown[::-1], [0.0], grown])
+    new = np.clip(np.arange(-39, 40), old[0], old[-1])
+    for head in range(2):
+        grid = table[:-3, head].double().numpy().reshape(27, 27)
+        rows = CubicSpline(old, grid, axis=0, bc_type="not-a-knot")(new)
+        expected = CubicSpline(old, rows, axis=1, bc_type="not-a-knot")(new)
+        error = np.abs(resized[:-3, head].double().numpy().reshape(79, 79) - expected).max()
+        assert error < 1e-3 * np.abs(expected).max()
+    assert torch.equal(resized[-3:], table[-3:])
+    assert resize_relative_position_bias(table, 14) is table
 
 
 def test_importing_the_package_registers_the_networks(tmp_path):

@@ -142,6 +142,19 @@ def test_missing_teacher_is_said(tmp_path):
         convert(tmp_path, "deeplabv2-resnet50", "both")
 
 
+def test_published_file_without_teacher_and_with_the_present_of_the_look_ahead_gives_the_student(tmp_path):
+    name = "deeplabv2-resnet50"
+    student, present = published_state(name), published_state(name, 0.7)
+    state = {f"model.{key}": tensor for key, tensor in student.items()}
+    state |= {f"{prefix}_model.{key}": tensor for key, tensor in present.items() for prefix in ("pre", "tmp")}
+    model = convert_state(state, tmp_path)
+    expected, _ = REFERENCES[name](student, pixels(name))
+    with torch.no_grad():
+        torch.testing.assert_close(model(pixels(name)).logits, expected, rtol=0, atol=1e-4 * expected.abs().max())
+    with pytest.raises(ValueError, match="holds no teacher, only one network: ask for the student"):
+        convert_state(state, tmp_path, which="teacher")
+
+
 def test_truncated_file_is_refused(tmp_path):
     path = tmp_path / "published.pth"
     torch.save({"state_dict": dict(published_state("deeplabv2-resnet50"))}, path)

@@ -79,6 +79,25 @@ def test_every_trainable_weight_learns_from_logits_and_auxiliary_logits_alone(na
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_loss_is_the_cross_entropy_of_the_labeled_pixels_and_the_weighted_one_of_the_auxiliary_head(name):
+    model, pixel_values = tiny(name), image(name)
+    labels = labels_for(pixel_values)
+    labels[:, -1] = -100
+    with torch.no_grad():
+        output = model(pixel_values, labels=labels)
+    assert (output.auxiliary_logits is None) == (model.auxiliary_head is None)
+    counted, expected = (labels != 255) & (labels != -100), 0.0
+    for logits, weight in ((output.logits, 1.0), ((output.auxiliary_logits or {}).get("auxiliary_head"), 0.4)):
+        if logits is not None:
+            sized = torch.nn.functional.interpolate(
+                logits, labels.shape[-2:], mode="bilinear", align_corners=model.config.align_corners
+            )
+            chosen = sized.log_softmax(1).gather(1, labels.clamp(0, 4)[:, None])[:, 0]
+            expected -= weight * chosen[counted].mean()
+    torch.testing.assert_close(output.loss, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_few_steps_lower_the_loss(name):
     model, pixel_values = tiny(name).train(), image(name)
     labels = labels_for(pixel_values)

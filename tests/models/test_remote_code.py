@@ -6,10 +6,15 @@ import subprocess
 import sys
 
 import torch
+from transformers import AutoModelForSemanticSegmentation
 
-from .tiny import image, tiny
+from hf_fst.models import MODELS
 
-NAMES = ["daformer-mit-b0", "deeplabv3plus-resnet101-cityscapes", "upernet-swin-base"]
+from .test_universal import PIXELS, adapter
+from .tiny import TINY, image, tiny
+
+# a name for each architecture of ours: the first of its builds
+NAMES = {type(tiny(name)): name for name in reversed(TINY)}
 
 LOAD = """
 import json, sys
@@ -27,9 +32,10 @@ for folder in sys.argv[1:]:
 
 def test_upload_loads_without_the_package(tmp_path):
     folders = []
-    for name in NAMES:
-        folder = tmp_path / name
-        model, pixel_values = tiny(name), image(name)
+    models = [(tiny(name), image(name)) for name in NAMES.values()] + [(adapter("eomt"), PIXELS)]
+    assert {type(model) for model, _ in models} == set(MODELS.values())
+    for model, pixel_values in models:
+        folder = tmp_path / type(model).__name__
         model.save_pretrained(folder)
         with torch.no_grad():
             torch.save((pixel_values, model(pixel_values).logits), folder / "expected.pt")
@@ -38,10 +44,16 @@ def test_upload_loads_without_the_package(tmp_path):
         assert config["auto_map"]["AutoModelForSemanticSegmentation"] == f"{module}.{type(model).__name__}"
         assert {f"{module}.py", "segmentation.py"} <= {file.name for file in folder.iterdir()}
         folders.append(str(folder))
+        # with this package the flag is not needed, and does no harm: its own code is taken
+        for options in ({}, {"trust_remote_code": True}):
+            loaded = AutoModelForSemanticSegmentation.from_pretrained(folder, **options)
+            assert type(loaded) is type(model)
+            with torch.no_grad():
+                torch.testing.assert_close(loaded(pixel_values).logits, model(pixel_values).logits, rtol=0, atol=0)
 
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", LOAD, *folders]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert [line.split(".")[0] for line in done.stdout.split()] == ["transformers_modules"] * len(NAMES)
+    assert [line.split(".")[0] for line in done.stdout.split()] == ["transformers_modules"] * len(MODELS)

@@ -16,8 +16,11 @@ from transformers import (
 
 from hf_fst.models import UniversalSegmenter, UniversalSegmenterConfig
 from hf_fst.models.universal import per_pixel_log_probabilities
+from hf_fst.rules import RULES
+from tests import tiny as tiny_run
 
 NAMES = {0: "road", 1: "car", 2: "sky"}
+NUMBERS = {rule: {"fst_d": "lookahead_steps", "fst_w": "lookahead_students"}.get(rule) for rule in RULES}
 
 
 def swin() -> SwinConfig:
@@ -123,6 +126,23 @@ def test_adapter_agrees_with_the_wrapped_model_learns_and_survives_saving(kind, 
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize("kind", ["mask2former", "oneformer", "eomt"])
+def test_every_rule_trains_it(kind, rule, tmp_path):
+    model = adapter(kind)
+    before = tiny_run.weights(model)
+    sets = tuple(tiny_run.images(2, seed, (64, 64), dtype=torch.float32) for seed in (1, 2))
+    options = {"max_steps": 2, "learning_rate": 1e-3, "lookahead_steps": 1, "lookahead_students": 2}
+    options = {
+        key: value for key, value in options.items() if key in ("max_steps", "learning_rate") or NUMBERS[rule] == key
+    }
+    trainer = tiny_run.trainer(tmp_path, model, sets=sets, rule=rule, ddp_find_unused_parameters=False, **options)
+    result = trainer.train()
+    assert math.isfinite(result.training_loss) and not tiny_run.same(tiny_run.weights(model), before)
+    if rule != "supervised":
+        assert not tiny_run.same(tiny_run.weights(trainer.teacher.model), before)
 
 
 def test_loss_at_the_size_of_the_masks_is_the_cross_entropy_of_the_log_probabilities():
