@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import traceback
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -111,12 +113,16 @@ def checkpoint(trainer, run_dir: str) -> Iterator[None]:
         if args.should_save:
             mark_complete(directory, trainer)
     except (OSError, SafetensorError, RuntimeError) as error:
-        # torch's writer raises a RuntimeError
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        # torch's writer raises a RuntimeError, and after it another one from closing the file
+        where = traceback.extract_tb(error.__traceback__)[-1].filename
+        if isinstance(error, RuntimeError) and where != torch.serialization.__file__:
             raise
+        first = error
+        while first.__context__ is not None:
+            first = first.__context__
         others = complete_checkpoints(run_dir)
         hint = f"resume from {others[-1]}" if others else "start again"
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = str(first).splitlines()[0].rstrip(".")
         raise OSError(
             f"The checkpoint {directory} could not be written ({reason}); free the disk and {hint}."
         ) from error
