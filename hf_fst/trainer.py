@@ -346,23 +346,22 @@ class FSTTrainer(Trainer):
         del self.ahead  # ends its workers
         if self.args.report:
             self.save_model(_internal_call=True)
-            with gathered(self.accelerator, self.networks().values()):  # its pictures are made by one process
-                self.create_model_card()
+            self.create_model_card()
         return output._replace(training_loss=output.metrics.get("train_loss", math.nan))
 
     def create_model_card(self, data: dict | None = None, model_name: str | None = None, **facts) -> None:
-        """Write README.md with its curves, per-class bars and sample pictures into the output directory.
+        """Write README.md, curves, per-class bars and sample pictures into the output directory; all processes call it.
 
         Args:
             data: `hf_fst.reporting.facts.DatasetFacts` under `labeled`, `unlabeled` and `evaluation`.
             model_name: name for people; made from model, data and rule by default.
             facts: what else `hf_fst.reporting.summary.facts_of` takes: recipe, overrides, license, palette, tested.
         """
-        if not self.is_world_process_zero():
-            return
         self._card = {**self._card, **facts} | ({"data": data} if data is not None else {})
-        known = facts_of(self, **{"data": {}, **self._card}, model_name=model_name)
-        write_report(self.args.output_dir, known, self.state.log_history, samples_of(self))
+        with gathered(self.accelerator, self.networks().values()):
+            if self.is_world_process_zero():
+                known = facts_of(self, **{"data": {}, **self._card}, model_name=model_name)
+                write_report(self.args.output_dir, known, self.state.log_history, samples_of(self))
 
     # the Hub, see hf_fst.reporting.hub_strategy
 

@@ -29,7 +29,7 @@ def adapted(seed: int = 0, head: bool = True):
     return peft.get_peft_model(base, config)
 
 
-def trained(directory, rule=None, network=None, *, resume=None, stop=None, **options):
+def trained(directory, rule=None, network=None, *, resume=None, evaluation=False, **options):
     """A trainer after four steps."""
     size = (32, 32)
     sets = tiny.images(4, 1, size, dtype=torch.float32), tiny.images(6, 2, size, labels=False, dtype=torch.float32)
@@ -37,7 +37,10 @@ def trained(directory, rule=None, network=None, *, resume=None, stop=None, **opt
         directory,
         adapted() if network is None else network,
         sets=sets,
-        trainer_options={"rule": DeepFST(2) if rule is None else rule},
+        trainer_options={
+            "rule": DeepFST(2) if rule is None else rule,
+            "eval_dataset": tiny.images(3, 3, size, dtype=torch.float32) if evaluation else None,
+        },
         learning_rate=0.01,
         teacher_momentum=0.5,
         max_steps=4,
@@ -159,3 +162,22 @@ def test_without_sharing_the_teacher_of_an_adapted_student_would_hold_a_second_b
     pointers = {p.data_ptr() for p in network.parameters()}
     assert sum(p.data_ptr() in pointers for p in shared.model.parameters()) == len(base_names(network))
     assert not any(p.data_ptr() in pointers for p in copied.model.parameters())
+
+
+def test_an_adapted_student_is_evaluated_reported_and_its_best_checkpoint_loaded(tmp_path):
+    trainer = trained(
+        tmp_path,
+        evaluation=True,
+        report=True,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=True,
+    )
+    best = trainer.state.best_global_step
+    assert best in (2, 4) and (tmp_path / "README.md").is_file()
+    for where, network in (("", "student"), ("teacher", "teacher")):
+        loaded = peft.PeftModel.from_pretrained(make("segformer", 0), tmp_path / f"checkpoint-{best}" / where)
+        ours = trainer.networks()[network].state_dict()
+        assert all(torch.equal(tensor, ours[name]) for name, tensor in loaded.state_dict().items())

@@ -168,18 +168,19 @@ def run(
     if trainer.is_world_process_zero():
         _write_json(output_dir / RESULTS_FILE, results)
         _write_json(output_dir / HISTORY_FILE, trainer.state.log_history)
-        if wants_report:
-            about = data_facts(recipe, data, config)
-            about.pop("test", None)
-            trainer.create_model_card(
-                data=about,
-                recipe="/".join(filter(None, (recipe.folder, recipe.file))),
-                overrides=_told(recipe, overrides or {}),
-                palette=data.palette,
-                tested=tested,
-                license=recipe.license,
-                hub_id=trainer.hub_model_id,
-            )
+    if wants_report:
+        about = data_facts(recipe, data, config)
+        about.pop("test", None)
+        trainer.create_model_card(
+            data=about,
+            recipe="/".join(filter(None, (recipe.folder, recipe.file))),
+            overrides=_told(recipe, overrides or {}),
+            palette=data.palette,
+            tested=tested,
+            license=recipe.license,
+            hub_id=trainer.hub_model_id,
+        )
+    if trainer.is_world_process_zero():
         print(table(results))
         print(f"The teacher is in {output_dir}, the student in {output_dir / STUDENT_DIR}.")
     if config.push_to_hub and trainer.is_world_process_zero():

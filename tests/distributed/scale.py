@@ -55,15 +55,15 @@ def segformer(noise: bool = True):
     return network
 
 
-def images(size: int):
+def images(size: int, dtype=torch.float64):
     """Ten labelled images, of which one is 60% void and one has no label at all: the last group wants two more."""
-    labeled = tiny.images(10, 1, (size, size))
+    labeled = tiny.images(10, 1, (size, size), dtype=dtype)
     labeled[0]["labels"][: size * 6 // 10] = 255
     labeled[1]["labels"][:] = 255
-    return labeled, tiny.images(10, 2, (size, size))
+    return labeled, tiny.images(10, 2, (size, size), dtype=dtype)
 
 
-def trainer(directory, network, rule, accumulation: int = 1, **options) -> FSTTrainer:
+def trainer(directory, network, rule, accumulation: int = 1, dtype=torch.float64, **options) -> FSTTrainer:
     """Steps of four images with momentum and clipping, however many processes there are."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     supervised = isinstance(rule, Supervised)
@@ -71,15 +71,15 @@ def trainer(directory, network, rule, accumulation: int = 1, **options) -> FSTTr
     return tiny.trainer(
         directory,
         network,
-        sets=images(size),
+        sets=images(size, dtype),
         trainer_options={
             "rule": rule,
             "optimizer_cls_and_kwargs": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
-            "eval_dataset": [tiny.images(1, 30 + i, (size + 4 * (i // 4), size))[0] for i in range(7)],
+            "eval_dataset": [tiny.images(1, 30 + i, (size + 4 * (i // 4), size), dtype=dtype)[0] for i in range(7)],
         },
         **{
             "objective": "supervised" if supervised else "pseudo_label",
-            **({} if supervised else {"unlabeled_weighting": "quality", "confidence_threshold": 0.4}),
+            **({} if supervised else {"unlabeled_weighting": "quality", "confidence_threshold": 0.335}),
             "max_grad_norm": 0.3,
             "teacher_momentum": 0.8,
             "momentum_warmup": False,
@@ -110,6 +110,7 @@ def held(run: FSTTrainer) -> dict:
     return {
         "student": whole(run.networks()["student"]),
         "teacher": whole(run.teacher.model),
+        "unlabeled": [e["unlabeled_loss"] for e in run.state.log_history if "unlabeled_loss" in e],
         "norms": [entry["grad_norm"] for entry in run.state.log_history if "grad_norm" in entry],
         "metrics": {key: value for key, value in metrics.items() if "student" in key or "teacher" in key},
     }
@@ -209,6 +210,21 @@ def sharded(directory) -> dict:
     return results
 
 
+def half(directory) -> dict:
+    """SegFormer in float32 and under bf16, sharded: what is kept, and how far apart they end."""
+    results = {}
+    for precision in ("float32", "bf16"):
+        with sharding_on_cpu():
+            options = {"bf16": precision == "bf16", "learning_rate": 0.01, **fsdp()}
+            run = trainer(directory, segformer(noise=False).float(), DeepFST(2), dtype=torch.float32, **options)
+            run.train()
+            results[precision] = held(run)
+            results[precision]["dtypes"] = sorted(
+                {str(p.dtype) for network in run.networks().values() for p in network.parameters()}
+            )
+    return results
+
+
 def checkpoints(directory) -> dict:
     """A sharded run, the same interrupted and resumed, with whole weights and with shards; what is exported."""
     results = {}
@@ -268,6 +284,7 @@ PARTS = {
     "segformers": segformers,
     "synchronised": synchronised,
     "sharded": sharded,
+    "half": half,
     "checkpoints": checkpoints,
     "refused": refused,
 }

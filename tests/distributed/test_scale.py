@@ -79,6 +79,7 @@ def test_processes_hold_the_same_segformer_with_void_dropout_momentum_clipping_a
     for network in ("student", "teacher"):
         assert distance(first[network], second[network]) == 0
     assert max(first["norms"]) > 0.3, "nothing was clipped"
+    assert all(loss > 0 for loss in first["unlabeled"]), "the teacher had no say"
     assert first["metrics"] == pytest.approx(second["metrics"], nan_ok=True)
     moved = parameters(scale.whole(scale.segformer()))
     assert distance(parameters(first["student"]), moved) > 1e-3
@@ -88,7 +89,7 @@ def test_processes_hold_the_same_segformer_with_void_dropout_momentum_clipping_a
 def test_with_synchronised_batchnorm_two_processes_of_two_images_are_one_of_four_without_dropout(two, one, run):
     """The kernel is PyTorch's for GPUs alone; here it is replaced by the same sums, so that all around it is tested."""
     synchronised = two[0]["synchronised"][run]
-    assert synchronised["layers"] == ["SyncBatchNorm"]
+    assert synchronised["layers"] == ["SyncBatchNorm"] and min(synchronised["unlabeled"]) > 0
     for network in ("student", "teacher"):
         assert distance(synchronised[network], one[run][network]) < 1e-10
         assert distance(synchronised[network], two[1]["synchronised"][run][network]) == 0
@@ -103,12 +104,14 @@ def test_fsdp2_is_ddp(two, rule, accumulation):
         for network in ("student", "teacher"):
             assert distance(ddp[network], fsdp2[network]) < 1e-12
         assert ddp["norms"] == pytest.approx(fsdp2["norms"], abs=1e-12) and max(ddp["norms"]) > 0.3
+        assert ddp["unlabeled"] == pytest.approx(fsdp2["unlabeled"], abs=1e-12) and min(ddp["unlabeled"]) > 0
         assert ddp["metrics"] == pytest.approx(fsdp2["metrics"], abs=1e-12, nan_ok=True)
 
 
 def test_fsdp2_is_ddp_for_segformer_with_batchnorm(two):
     for held in two:
         ddp, fsdp2 = held["sharded"]["segformer ddp"], held["sharded"]["segformer fsdp2"]
+        assert min(fsdp2["unlabeled"]) > 0
         for network in ("student", "teacher"):
             assert distance(ddp[network], fsdp2[network]) < 1e-10
 
@@ -121,6 +124,17 @@ def test_the_teacher_is_sharded_like_the_student(two):
     for first, second, tensor in zip(shards[0][1], shards[1][1], scale.segformer().parameters(), strict=True):
         assert first[0] + second[0] == tensor.shape[0] and first[0] > 0
     assert set(two[0]["sharded"]["segformer ddp"]["shards"][1]) == {None}
+
+
+def test_under_bf16_shards_and_average_are_float32_and_stay_near(two):
+    for held in two:
+        full, autocast = held["half"]["float32"], held["half"]["bf16"]
+        assert autocast["dtypes"] == ["torch.float32"]
+        start = {name: tensor.float() for name, tensor in scale.whole(scale.segformer()).items()}
+        for network in ("student", "teacher"):
+            apart = distance(parameters(full[network]), parameters(autocast[network]))
+            moved = distance(parameters(full[network]), parameters(start))
+            assert 0 < apart < moved / 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
