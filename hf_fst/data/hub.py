@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import datasets
@@ -74,7 +75,14 @@ def _columns(dataset, image, label, names, id_map, data_dir):
     if label is None or (isinstance(features[label], LabelMap) and names is None and id_map is None):
         return dataset
     names = _names(names, features[label], data_dir)
-    return dataset.cast_column("label", LabelMap(names=names, palette=default_palette(len(names)), id_map=id_map))
+    return dataset.cast_column("label", LabelMap(names=names, palette=_palette(len(names), data_dir), id_map=id_map))
+
+
+def _palette(count: int, data_dir: str) -> list[list[int]]:
+    """The colors that `palette.json` beside a local dataset has, where it is of as many classes, or VOC's."""
+    path = Path(data_dir) / "palette.json"
+    colors = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return colors if len(colors) == count else default_palette(count)
 
 
 def _find(given: str | None, usual: tuple[str, ...], features: dict, what: str, needed: bool = True) -> str | None:

@@ -1,0 +1,276 @@
+"""Pseudo-labels for large collections of images, as Parquet shards."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from hf_fst.data.errors import DataError
+from hf_fst.data.labels import IGNORED, read_bytes
+from hf_fst.prediction.files import claimed, write_json, write_whole
+from hf_fst.prediction.segmenter import Segmenter, ahead, batches, one_by_one_if_it_fails
+from hf_fst.prediction.shards import DATA, finished, png, read_footers, shard_path, write_shard
+from hf_fst.prediction.sources import Folder, Row, Stream, open_source
+
+SETTINGS_FILE = "label.json"
+PATIENCE = timedelta(days=30)  # processes that are done wait for the others
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: {data}/train-*.parquet
+tags:
+- pseudo-labels
+task_categories:
+- image-segmentation
+---
+
+# Pseudo-labels
+
+Labels that the {which} `{teacher}` ({revision}) gave to images, {protocol}{threshold}. Written by `hf-fst label`.
+
+| column | |
+| --- | --- |
+| `image` | the image as it was |
+| `label` | class of each pixel, a PNG of indices (`id2label.json`); 255 is ignored |
+| `confidence` | probability of that class, a gray PNG of 8 bits: 255 times the probability, rounded |
+| `mean_confidence` | mean probability over all pixels |
+| `class_shares` | share of all pixels that each class has in `label`, in the order of the ids |
+| `teacher`, `teacher_revision` | the model, and the hash of its weights |
+| `source` | where the image is from |
+"""
+
+
+def label_collection(
+    model: str | Path,
+    source: str | Path,
+    output: str | Path,
+    *,
+    which: str = "teacher",
+    confidence_threshold: float = 0.0,
+    shard_size: int = 500,
+    split: str = "train",
+    image: str | None = None,
+    config: str | None = None,
+    dataset_revision: str | None = None,
+    resize: Sequence[int] | str | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Labels every image of a collection exactly once, and writes Parquet shards that `datasets.load_dataset` reads.
+
+    Which images a shard holds depends on the collection and `shard_size` alone, not on the number of processes, and a
+    shard appears whole or not at all. A run after one that was stopped makes the shards that are missing, so the result
+    is the same. On several processes (`accelerate launch`, `torchrun`) each takes every n-th file of a streamed
+    collection, or every n-th shard where there are fewer files than processes.
+
+    Args:
+        model: directory or Hub id.
+        source: a folder of images, Parquet files or WebDataset shards (.tar), such a file, or a Hub id; streamed.
+        output: the folder that is written to: `data/*.parquet`, `id2label.json`, `palette.json`, a dataset card, and
+            the settings in `label.json`.
+        which: "teacher" or "student" of a training run.
+        confidence_threshold: pixels whose class is less probable become 255 (ignored), in 0..1.
+        shard_size: images in a shard, at most.
+        split, config, dataset_revision: of a dataset on the Hub.
+        image: the column with the images; by default the first that is usual.
+        resize, window, stride, scales, flip: see `Segmenter`.
+        batch_size: images that go through the network at once, those of one size together.
+        num_workers: threads that read images ahead.
+        overwrite: start anew where `output` holds the results of other settings.
+        progress: show a progress bar.
+
+    Returns: counts of shards and images in the whole collection and in this run, `failed` (a list of `{"file",
+        "reason"}` of images that are left out), mean confidence, class shares, seconds and images per second.
+
+    Raises:
+        ValueError, FileNotFoundError: for options, models and collections that do not fit, or that changed meanwhile.
+        RuntimeError: where a shard cannot be written.
+    """
+    if not 0 <= confidence_threshold <= 1:
+        raise ValueError(f"confidence_threshold is {confidence_threshold}; use a number from 0 to 1.")
+    for name, value, least in (
+        ("shard_size", shard_size, 1),
+        ("batch_size", batch_size, 1),
+        ("num_workers", num_workers, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name} is {value}, but at least {least} is needed.")
+    output = Path(output)
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
+    options = {"resize": resize, "window": window, "stride": stride, "scales": scales, "flip": flip}
+    segmenter = Segmenter(model, which, **options, device=state.device)
+    if len(segmenter.names) > IGNORED:
+        raise ValueError(f"The model has {len(segmenter.names)} classes, but masks hold {IGNORED} at most.")
+    collection = open_source(str(source), split, image, config, dataset_revision, (output / DATA,))
+    settings = {
+        "collection": collection.identity,
+        "confidence_threshold": confidence_threshold,
+        "shard_size": shard_size,
+        **segmenter.settings,
+    }
+    with claimed(output, SETTINGS_FILE, settings, [DATA], overwrite):
+        if state.is_main_process:
+            _write_notes(output, segmenter, confidence_threshold)
+        footers = read_footers(output)
+        started = time.perf_counter()
+        done_before = sum(footer["images"] + len(footer["failed"]) for footer in footers.values())
+        mine = _Labeling(segmenter, confidence_threshold, batch_size, num_workers)
+        known = collection.count is not None and state.num_processes == 1
+        total = collection.count - done_before if known else None
+        shown = progress and state.is_main_process
+        with tqdm(total=total, desc="labeling", unit="image", disable=not shown) as bar:
+            for unit, chunk, rows, last in _chunks(collection, shard_size, footers, state):
+                mine.write(shard_path(output, unit, chunk), rows, last, bar)
+        now = sum(gather_object([mine.images])) if state.num_processes > 1 else mine.images  # waits for all
+        seconds = time.perf_counter() - started
+        footers = read_footers(output)
+    images = sum(footer["images"] for footer in footers.values())
+    sums = [np.array(footer["share_sums"]) for footer in footers.values()]
+    return {
+        "teacher": segmenter.name,
+        "which": which,
+        "revision": segmenter.revision,
+        "protocol": segmenter.protocol,
+        "output": str(output),
+        "shards": len(footers),
+        "images": images,
+        "labeled_now": now,
+        "mean_confidence": sum(footer["confidence_sum"] for footer in footers.values()) / max(images, 1),
+        "class_shares": dict(zip(segmenter.names, (sum(sums) / max(images, 1)).tolist(), strict=True)),
+        "failed": [entry for _, footer in sorted(footers.items()) for entry in footer["failed"]],
+        "seconds": seconds,
+        "images_per_second": now / seconds,
+        "processes": state.num_processes,
+    }
+
+
+def _chunks(
+    collection: Folder | Stream, shard_size: int, footers: dict, state: PartialState
+) -> Iterator[tuple[int, int, Iterator[Row], Callable[[], bool]]]:
+    """The shards that this process has to make: (unit, chunk, its rows, a function that tells, once these are taken,
+    whether it is the unit's last)."""
+    rank, world = state.process_index, state.num_processes
+    whole_units = collection.units >= world
+    for unit in range(collection.units):
+        if (whole_units and unit % world != rank) or finished(footers, unit):
+            continue
+        rows = _Peekable(collection.rows(unit))
+        for chunk in count():
+            part = islice(rows, shard_size)
+            if (unit, chunk) not in footers and (whole_units or (unit + chunk) % world == rank):
+                yield unit, chunk, part, rows.is_at_end
+            deque(part, maxlen=0)  # another process has them, or an earlier run
+            if rows.is_at_end():
+                break
+
+
+class _Peekable:
+    """An iterator that can tell whether something is left."""
+
+    def __init__(self, items: Iterator):
+        self.items, self.waiting = items, deque()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.waiting.popleft() if self.waiting else next(self.items)
+
+    def is_at_end(self) -> bool:
+        if not self.waiting:
+            self.waiting.extend(islice(self.items, 1))
+        return not self.waiting
+
+
+class _Labeling:
+    """Turns rows into shards."""
+
+    def __init__(self, segmenter: Segmenter, threshold: float, batch_size: int, num_workers: int):
+        self.segmenter, self.threshold = segmenter, threshold
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.images = 0
+
+    def write(self, path: Path, rows: Iterator[Row], last: Callable[[], bool], bar: tqdm) -> None:
+        footer = {"images": 0, "failed": [], "confidence_sum": 0.0, "share_sums": [0.0] * len(self.segmenter.names)}
+
+        def labeled() -> Iterator[dict[str, Any]]:
+            for batch in batches(ahead(self._read, rows, self.num_workers), self.batch_size):
+                for row in self._label(batch, footer):
+                    footer["images"] += 1
+                    footer["confidence_sum"] += row["mean_confidence"]
+                    footer["share_sums"] = np.add(footer["share_sums"], row["class_shares"]).tolist()
+                    yield row
+                bar.update(len(batch))
+            footer["last"] = last()
+
+        write_shard(path, labeled(), footer)
+        self.images += footer["images"]
+
+    def _read(self, row: Row) -> tuple:
+        """The row with its bytes, and the picture, or why there is none."""
+        try:
+            content = read_bytes(row.image)
+            stored = {"bytes": content, "path": Path(row.image["path"] or row.source).name}
+            return row, stored, self.segmenter.read({"bytes": content, "path": row.source})
+        except DataError as error:
+            return row, None, error
+
+    def _label(self, batch: list[tuple], footer: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        good = [entry for entry in batch if not isinstance(entry[2], DataError)]
+        results = (
+            one_by_one_if_it_fails(self.segmenter.confident_classes, [entry[2] for entry in good]) if good else []
+        )
+        found = iter(results)
+        for row, stored, picture in batch:
+            result = picture if isinstance(picture, DataError) else next(found)
+            if isinstance(result, Exception):
+                reason = " ".join(str(result).split()) or type(result).__name__
+                footer["failed"].append({"file": row.source, "reason": reason})
+                continue
+            classes, confidence = result
+            classes = np.where(confidence < self.threshold, np.uint8(IGNORED), classes)
+            counts = np.bincount(classes.ravel(), minlength=IGNORED + 1)[: len(self.segmenter.names)]
+            yield {
+                "image": stored,
+                "label": png(classes, self.segmenter.palette),
+                "confidence": png(np.rint(255 * confidence).astype(np.uint8)),
+                "mean_confidence": float(confidence.mean(dtype=np.float64)),
+                "class_shares": (counts / classes.size).tolist(),
+                "teacher": self.segmenter.name,
+                "teacher_revision": self.segmenter.revision,
+                "source": row.source,
+            }
+
+
+def _write_notes(output: Path, segmenter: Segmenter, threshold: float) -> None:
+    """Class names, colors, and a dataset card."""
+    write_json(output / "id2label.json", {str(index): name for index, name in enumerate(segmenter.names)})
+    write_json(output / "palette.json", segmenter.palette.tolist())
+    text = CARD.format(
+        data=DATA,
+        which=segmenter.which,
+        teacher=segmenter.name,
+        revision=segmenter.revision,
+        protocol=segmenter.protocol,
+        threshold=f"; pixels less certain than {threshold} are ignored" if threshold else "",
+    )
+    write_whole(output / "README.md", lambda file: file.write(text.encode()))

@@ -1,0 +1,55 @@
+"""Two processes write what one writes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_fst.prediction.label import label_collection
+from hf_fst.prediction.predict import predict_files
+from tests.evaluation.conftest import run_dir  # noqa: F401  the fixture
+from tests.prediction.test_label import SOURCES, as_parquet, images  # noqa: F401  the fixture
+
+ROOT = Path(__file__).parents[2]
+
+
+def content(folder, suffix):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob(f"*{suffix}")}
+
+
+@pytest.mark.distributed
+def test_two_processes_equal_one(run_dir, images, tmp_path):  # noqa: F811
+    as_parquet(images, tmp_path / "shards_in")
+    (images / "3.png").write_bytes(b"no picture")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command += [
+        str(ROOT / "tests/prediction/two_processes.py"),
+        str(run_dir),
+        str(images),
+        str(tmp_path / "shards_in"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    (tmp_path / "two").mkdir()
+    done = subprocess.run(
+        [*command, str(tmp_path / "two")], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [json.loads((tmp_path / f"two/found_{rank}.json").read_text()) for rank in range(2)]
+
+    one = tmp_path / "one"
+    label_collection(run_dir, images, one / "folder", shard_size=2, progress=False)
+    label_collection(run_dir, tmp_path / "shards_in", one / "shards", shard_size=2, progress=False)
+    predict_files(run_dir, images, one / "predict", overlays=True, progress=False)
+    for name, suffix in (("folder", ".parquet"), ("shards", ".parquet"), ("predict", ".png"), ("predict", ".jpg")):
+        alone = content(one / name, suffix)
+        assert alone and content(tmp_path / "two" / name, suffix) == alone
+    for found in ranks:
+        assert (found["folder"]["images"], found["folder"]["labeled_now"], found["folder"]["processes"]) == (6, 6, 2)
+        assert [entry["file"] for entry in found["folder"]["failed"]] == ["3.png"]
+        assert (found["shards"]["images"], found["shards"]["shards"]) == (len(SOURCES), 4)
+        assert found["predict"]["images"] == 6 and len(found["predict"]["failed"]) == 1
+        assert found["refused"] == 1
+    assert done.stderr.count("was begun with shard_size 2, but now shard_size is 500") == 1
