@@ -17,6 +17,7 @@ from hf_fst.checkpoints import STUDENT_DIR, TEACHER_DIR, check, checkpoint, load
 from hf_fst.config import FSTConfig
 from hf_fst.data.ahead import AheadBatches
 from hf_fst.data.epochs import EpochOfDraws
+from hf_fst.data.errors import dead_workers
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
 from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.evaluation.inference import aligns_corners
@@ -266,12 +267,7 @@ class FSTTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Loss and its terms are means over the steps taken, skipped ones apart; health and skipped steps are added."""
-        for key, of_steps_taken in (("loss", self.journal.entries), ("train_loss", self.journal.summary)):
-            if key in logs:
-                told = of_steps_taken(self.accelerator)
-                if key not in told:
-                    del logs[key]
-                logs |= told
+        self.journal.tell(logs, self.accelerator)
         super().log(logs, start_time)
 
     # evaluation
@@ -342,7 +338,8 @@ class FSTTrainer(Trainer):
         """
         resume_from_checkpoint = to_resume(resume_from_checkpoint, self)
         self.journal, self._present = Journal(self.args.max_nonfinite_steps), None
-        output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        with dead_workers(lambda: f"step {self.state.global_step}"):
+            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         del self.ahead  # ends its workers
         if self.args.report:
             self.save_model(_internal_call=True)

@@ -62,6 +62,15 @@ class Journal:
         self._losses = {name: self._losses.get(name, 0) + loss for name, loss in losses.items()}
         self._steps += 1
 
+    def tell(self, logs: dict[str, float], accelerator) -> None:
+        """Put the losses of steps taken in the place of `loss` and `train_loss` in an entry; without one they go."""
+        for key, of_steps_taken in (("loss", self.entries), ("train_loss", self.summary)):
+            if key in logs:
+                told = of_steps_taken(accelerator)
+                if key not in told:
+                    del logs[key]
+                logs |= told
+
     def entries(self, accelerator) -> dict[str, float]:
         """What a log entry gets: `loss` and its terms, means over the steps taken since the last, health, skipped steps.
 
