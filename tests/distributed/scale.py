@@ -24,6 +24,7 @@ from hf_fst.trainer import FSTTrainer
 from tests import tiny
 from tests.architectures import make
 from tests.distributed.fsdp_on_cpu import sharding_on_cpu
+from tests.test_adapters import adapted
 
 IMAGES_A_STEP = 4
 SHARDED_RULES = {"mean_teacher": MeanTeacher(), "fst_d": DeepFST(2), "fst_w": WideFST(2)}
@@ -67,7 +68,7 @@ def trainer(directory, network, rule, accumulation: int = 1, dtype=torch.float64
     """Steps of four images with momentum and clipping, however many processes there are."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     supervised = isinstance(rule, Supervised)
-    size = 32 if type(network).__name__.startswith("Segformer") else 10
+    size = 10 if isinstance(network, tiny.TinySegmenter) else 32
     return tiny.trainer(
         directory,
         network,
@@ -166,6 +167,15 @@ def segformers(directory) -> dict:
     return results
 
 
+def adapters(directory) -> dict:
+    """A SegFormer of which adapters and head learn, under DDP."""
+    run = trainer(directory, adapted(), WideFST(2), 2, dtype=torch.float32)
+    run.train()
+    student, teacher = (dict(network.named_parameters()) for network in run.networks().values())
+    shared = [name for name in student if student[name].data_ptr() == teacher[name].data_ptr()]
+    return {**held(run), "shared": shared, "frozen": [name for name, p in student.items() if not p.requires_grad]}
+
+
 def pair(directory) -> dict:
     """What two processes give wherever they run, with a checkpoint on the way."""
     results = {}
@@ -255,7 +265,6 @@ def checkpoints(directory) -> dict:
 
 def refused(directory) -> dict:
     """What is said about settings that cannot be."""
-    from tests.test_adapters import adapted
 
     def attempt(network, evaluate=False, **options) -> str:
         try:
@@ -280,6 +289,7 @@ def refused(directory) -> dict:
 
 
 PARTS = {
+    "adapters": adapters,
     "pair": pair,
     "segformers": segformers,
     "synchronised": synchronised,

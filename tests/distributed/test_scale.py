@@ -85,6 +85,14 @@ def test_processes_hold_the_same_segformer_with_void_dropout_momentum_clipping_a
     assert distance(parameters(first["student"]), moved) > 1e-3
 
 
+def test_processes_hold_the_same_adapters_and_one_base_each(two):
+    first, second = (held["adapters"] for held in two)
+    for network in ("student", "teacher"):
+        assert distance(first[network], second[network]) == 0
+    assert first["shared"] == first["frozen"] and len(first["shared"]) > 20
+    assert distance(first["student"], first["teacher"]) > 1e-4
+
+
 @pytest.mark.parametrize("run", scale.SYNCHRONISED)
 def test_with_synchronised_batchnorm_two_processes_of_two_images_are_one_of_four_without_dropout(two, one, run):
     """The kernel is PyTorch's for GPUs alone; here it is replaced by the same sums, so that all around it is tested."""
