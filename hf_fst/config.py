@@ -271,7 +271,9 @@ class FSTConfig(TrainingArguments):
             )
         if self.objective == "entropy_drop" and self.feature_distance_weight:
             raise ValueError("objective 'entropy_drop' has no feature distance; leave feature_distance_weight at 0.")
-        if self.metric_for_best_model in (None, "loss"):
+        # where the best weights are wanted without saying by what, `TrainingArguments` says loss, but for one strategy
+        wanted = "loss" if self.save_strategy == "best" else None
+        if (self.metric_for_best_model or wanted) == "loss":
             network = "student" if self.rule == "supervised" else "teacher"
             self.metric_for_best_model, self.greater_is_better = f"{network}_mean_iou", True
 

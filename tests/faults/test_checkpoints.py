@@ -212,10 +212,11 @@ def test_a_file_that_cannot_grow_is_told_by_the_writers_themselves(tmp_path, lim
 
     def work():
         trainer = tiny.trainer(tmp_path / "run", **options(max_steps=1))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most[1]))
         with pytest.raises(OSError) as error:
             trainer.train()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
         return str(error.value)
 
     assert ended(forked(work, tmp_path / "answer")) == 0
