@@ -17,11 +17,11 @@ import time
 import traceback
 from pathlib import Path
 
-from hf_fst.commands import card, convert, evaluate, export, label, predict, push, train
+from hf_fst.commands import card, convert, demo, evaluate, export, label, predict, push, train
 from hf_fst.commands.common import is_first_process
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
-COMMANDS = (train, evaluate, predict, label, export, convert, card, push)
+COMMANDS = (train, evaluate, predict, label, export, demo, convert, card, push)
 PACKAGE = Path(__file__).resolve().parent
 PROJECT = "the project's issue tracker"
 

@@ -14,10 +14,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="the directory of a run, any saved model, or a Hub id")
+
+
+def add_student(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", action="store_true", help="the student of a run, not its teacher")
 
 
-def add_views(parser: argparse.ArgumentParser, readers: str = "processes") -> None:
+def add_views(parser: argparse.ArgumentParser) -> None:
     """How images are looked at; `views` reads it."""
     parser.add_argument(
         "--resize",
@@ -29,22 +32,33 @@ def add_views(parser: argparse.ArgumentParser, readers: str = "processes") -> No
     parser.add_argument("--stride", type=int, metavar="PIXELS", help="from window to window (two thirds of it)")
     parser.add_argument("--scales", default="1", metavar="S,...", help="scales to average over, such as 0.75,1,1.25")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
+
+
+def add_batches(parser: argparse.ArgumentParser, readers: str = "processes") -> None:
+    """How many at once; `batches` reads it."""
     parser.add_argument("--batch_size", "--batch-size", type=int, default=1, metavar="N", help="images at once (1)")
     parser.add_argument("-j", "--workers", type=int, default=0, metavar="N", help=f"{readers} that read images (0)")
 
 
 def views(arguments: argparse.Namespace) -> dict[str, object]:
-    """The options of `add_model` and `add_views`, by their names in Python. Raises `UsageError`."""
+    """The options of `add_views` by their names in Python. Raises `UsageError`."""
     return {
-        "which": "student" if arguments.student else "teacher",
         "resize": _resize(arguments.resize, arguments.model),
         "window": arguments.window,
         "stride": arguments.stride,
         "scales": numbers(arguments.scales, "scales", float),
         "flip": arguments.flip,
-        "batch_size": arguments.batch_size,
-        "num_workers": arguments.workers,
     }
+
+
+def which(arguments: argparse.Namespace) -> str:
+    """What `add_student` says."""
+    return "student" if arguments.student else "teacher"
+
+
+def batches(arguments: argparse.Namespace) -> dict[str, int]:
+    """The options of `add_batches` by their names in Python."""
+    return {"batch_size": arguments.batch_size, "num_workers": arguments.workers}
 
 
 def _resize(given: str | None, model: str) -> list[int] | str | None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from hf_fst.commands.common import add_common, add_model, add_views, is_first_process, numbers, options, views
+from hf_fst.commands.common import (
+    add_batches,
+    add_common,
+    add_model,
+    add_student,
+    add_views,
+    is_first_process,
+    numbers,
+    options,
+    views,
+)
 
 
 def add(commands) -> None:
@@ -21,6 +31,7 @@ def add(commands) -> None:
         allow_abbrev=False,
     )
     add_model(parser)
+    add_student(parser)
     parser.add_argument(
         "dataset", metavar="DATASET", help="street, camvid, cityscapes, gta5, synthia, voc, folder, hub"
     )
@@ -28,6 +39,7 @@ def add(commands) -> None:
     parser.add_argument("--options", metavar="KEY=VALUE", nargs="+", default=[], help="options of the dataset")
     parser.add_argument("--split", default="validation", help="which split (validation)")
     add_views(parser)
+    add_batches(parser)
     parser.add_argument("--classes", metavar="LIST", help="means over cityscapes_19, synthia_16, synthia_13 or 0,1,5")
     parser.add_argument("--boundary", action="store_true", help="boundary IoU as well")
     parser.add_argument(

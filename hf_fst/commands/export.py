@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hf_fst.commands.common import add_common, add_model, numbers
+from hf_fst.commands.common import add_common, add_model, add_student, numbers, which
 
 
 def add(commands) -> None:
@@ -21,6 +21,7 @@ def add(commands) -> None:
         allow_abbrev=False,
     )
     add_model(parser)
+    add_student(parser)
     parser.add_argument("--to", choices=("onnx",), default="onnx", help="the format (onnx)")
     parser.add_argument("-o", "--output", metavar="FILE", help="the file (model.onnx in the model's directory)")
     parser.add_argument(
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
     result = export_onnx(
         arguments.model,
         arguments.output,
-        which="student" if arguments.student else "teacher",
+        which=which(arguments),
         size=None if arguments.size == "dynamic" else numbers(arguments.size, "size", int, 2),
         full_size=arguments.full_size,
         overwrite=arguments.overwrite,

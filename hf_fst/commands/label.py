@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from hf_fst.commands.common import add_common, add_model, add_views, is_first_process, views
+from hf_fst.commands.common import (
+    add_batches,
+    add_common,
+    add_model,
+    add_student,
+    add_views,
+    batches,
+    is_first_process,
+    views,
+    which,
+)
 from hf_fst.commands.predict import report_failed
 
 
@@ -24,6 +34,7 @@ def add(commands) -> None:
         allow_abbrev=False,
     )
     add_model(parser)
+    add_student(parser)
     parser.add_argument(
         "source", metavar="IMAGES", help="a folder of images, Parquet files or WebDataset shards, or a Hub id"
     )
@@ -43,7 +54,8 @@ def add(commands) -> None:
     parser.add_argument("--image", metavar="COLUMN", help="the column with the images (the first that is usual)")
     parser.add_argument("--config", metavar="NAME", help="configuration of a dataset on the Hub")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a dataset on the Hub")
-    add_views(parser, "threads")
+    add_views(parser)
+    add_batches(parser, "threads")
     parser.add_argument("--overwrite", action="store_true", help="start anew, also with another model or settings")
     add_common(parser)
     parser.set_defaults(run=run)
@@ -63,7 +75,9 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
         config=arguments.config,
         dataset_revision=arguments.revision,
         overwrite=arguments.overwrite,
+        which=which(arguments),
         **views(arguments),
+        **batches(arguments),
     )
     if is_first_process():
         print(

@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hf_fst.commands.common import add_common, add_model, add_views, is_first_process, views
+from hf_fst.commands.common import (
+    add_batches,
+    add_common,
+    add_model,
+    add_student,
+    add_views,
+    batches,
+    is_first_process,
+    views,
+    which,
+)
 
 
 def add(commands) -> None:
@@ -23,10 +33,12 @@ def add(commands) -> None:
         allow_abbrev=False,
     )
     add_model(parser)
+    add_student(parser)
     parser.add_argument("source", metavar="IMAGES", help="a folder, an image, or a video (needs hf_fst[video])")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--overlays", action="store_true", help="overlays with a legend as well")
-    add_views(parser, "threads")
+    add_views(parser)
+    add_batches(parser, "threads")
     parser.add_argument("--overwrite", action="store_true", help="start anew, also with another model or settings")
     add_common(parser)
     parser.set_defaults(run=run)
@@ -41,7 +53,9 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
         arguments.output,
         overlays=arguments.overlays,
         overwrite=arguments.overwrite,
+        which=which(arguments),
         **views(arguments),
+        **batches(arguments),
     )
     if is_first_process():
         print(summary(result))
