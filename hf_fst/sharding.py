@@ -71,6 +71,9 @@ def sharding_alike(accelerator: Accelerator, student: nn.Module, teacher: nn.Mod
     if not accelerator.is_fsdp2:
         yield
         return
+    # gathered in float32 and computed with under autocast, as in DDP: cast to half precision, the weights of a BatchNorm
+    # would no longer fit its statistics, which are not cast
+    accelerator.state.fsdp_plugin.mixed_precision_policy = None
     for network in (student, teacher):
         # accelerate would shard the token embeddings by themselves and asks for them, which these networks lack
         network.get_input_embeddings = lambda: None

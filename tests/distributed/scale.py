@@ -221,15 +221,15 @@ def sharded(directory) -> dict:
 
 
 def half(directory) -> dict:
-    """SegFormer in float32 and under bf16, sharded: what is kept, and how far apart they end."""
+    """SegFormer in float32 and under bf16, sharded, and bf16 under DDP: what is kept, and how far apart they end."""
     results = {}
-    for precision in ("float32", "bf16"):
-        with sharding_on_cpu():
-            options = {"bf16": precision == "bf16", "learning_rate": 0.01, **fsdp()}
+    for precision, way in (("float32", "fsdp2"), ("bf16", "fsdp2"), ("bf16", "ddp")):
+        with sharding_on_cpu() if way == "fsdp2" else nullcontext():
+            options = {"bf16": precision == "bf16", **(fsdp() if way == "fsdp2" else {})}
             run = trainer(directory, segformer(noise=False).float(), DeepFST(2), dtype=torch.float32, **options)
             run.train()
-            results[precision] = held(run)
-            results[precision]["dtypes"] = sorted(
+            results[f"{precision} {way}"] = held(run)
+            results[f"{precision} {way}"]["dtypes"] = sorted(
                 {str(p.dtype) for network in run.networks().values() for p in network.parameters()}
             )
     return results
