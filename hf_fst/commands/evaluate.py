@@ -10,10 +10,12 @@ from hf_fst.commands.common import (
     add_model,
     add_student,
     add_views,
+    batches,
     is_first_process,
     numbers,
     options,
     views,
+    which,
 )
 
 
@@ -66,13 +68,13 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
     looked, of_data = views(arguments), options(arguments.options)
     output_dir = arguments.output_dir
     if output_dir is None:
-        keys = {key: value for key, value in looked.items() if key not in ("which", "batch_size", "num_workers")}
-        place = (arguments.model, arguments.dataset, arguments.split, looked["which"], arguments.data_dir)
-        output_dir = default_folder(*place, options=of_data, classes=classes, **keys)
+        place = (arguments.model, arguments.dataset, arguments.split, which(arguments), arguments.data_dir)
+        output_dir = default_folder(*place, options=of_data, classes=classes, **looked)
     result = evaluate_model(
         arguments.model,
         load(arguments.dataset, arguments.data_dir, **of_data),
         split=arguments.split,
+        which=which(arguments),
         classes=classes,
         boundary=arguments.boundary,
         output_dir=output_dir,
@@ -80,6 +82,7 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
         save_overlays=arguments.save_overlays,
         dataset_id=arguments.data_dir if arguments.dataset == "hub" else arguments.dataset,
         **looked,
+        **batches(arguments),
     )
     if is_first_process():
         print(table(result))
