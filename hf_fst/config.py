@@ -18,6 +18,8 @@ from hf_fst.presets import PRESETS, preset_values
 from hf_fst.rules import RULES, make_rule, rule_settings
 from hf_fst.teacher import BUFFER_POLICIES
 
+NO_DEEPSPEED = "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
+
 # what an objective takes where a number is left out: the published recipe of each
 OBJECTIVE_DEFAULTS = {
     "unlabeled_weighting": {
@@ -243,6 +245,8 @@ class FSTConfig(TrainingArguments):
     batch_eval_metrics: bool = _option(True, "evaluation counts as it goes: keep True")
 
     def __post_init__(self):
+        if self.deepspeed:
+            raise ValueError(f"deepspeed is given, but {NO_DEEPSPEED}")
         # unless told so, several processes on a machine without accelerator do not meet: each makes a run of its own
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()

@@ -300,13 +300,14 @@ class Step:
         if accelerator.scaler is None:  # a scaler looks at the gradients itself
             gradients = local(p.grad for p in self.student.parameters() if p.grad is not None)
             checked["gradient"] = torch.stack(torch._foreach_norm(gradients)).double().sum()
-        if trainer.journal.is_finite(checked, accelerator, virtual, trainer.state.global_step + 1):
+        if trainer.journal.is_finite(checked, accelerator, virtual):
             if not virtual:
                 trainer.journal.add(losses)
             return sum(losses.values()), group
         copy_all(buffers, kept)  # statistics of a batch that is not finite would outlive the step
         if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale
             self.model.zero_grad()
+        trainer.journal.stop_after_too_many(checked, trainer.state.global_step + 1)
         return None, group
 
 

@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer
 from transformers.utils import ModelOutput
 
+from hf_fst.config import NO_DEEPSPEED
 from hf_fst.sharding import refuse_sharding
 
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation"
@@ -73,9 +74,7 @@ def refuse_launch(trainer: Trainer) -> None:
             "it one with CUDA_VISIBLE_DEVICES=0."
         )
     if trainer.is_deepspeed_enabled:
-        raise ValueError(
-            "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
-        )
+        raise ValueError(NO_DEEPSPEED)
     refuse_sharding(trainer.accelerator, trainer.model)
 
 

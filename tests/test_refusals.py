@@ -88,6 +88,10 @@ def test_deepspeed_with_the_alternative(tmp_path, monkeypatch):
     assert refused(tmp_path) == (
         "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
     )
+    assert refused(tmp_path, deepspeed={"zero_optimization": {"stage": 2}}) == (
+        "deepspeed is given, but DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use "
+        "DDP or FSDP2."
+    )
 
 
 def segformer():

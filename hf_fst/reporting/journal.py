@@ -28,17 +28,13 @@ class Journal:
         self._steps = 0
         self._all, self._all_steps = 0.0, 0  # the loss of all steps logged so far, summed, and their number
 
-    def is_finite(self, losses: dict[str, torch.Tensor], accelerator, virtual: bool, step: int) -> bool:
+    def is_finite(self, losses: dict[str, torch.Tensor], accelerator, virtual: bool) -> bool:
         """One check for all numbers of a virtual or real step, the same answer on every process; counts what fails.
 
         Args:
             losses: terms and the norm of the gradient by name, scalars.
             accelerator: the run's `Accelerator`.
             virtual: whether the step is imagined.
-            step: number of the optimizer step, for the message.
-
-        Raises:
-            RuntimeError: too many real steps in a row had no finite loss.
         """
         total = torch.stack([loss.double() for loss in losses.values()]).sum()
         if accelerator.num_processes > 1:
@@ -46,16 +42,26 @@ class Journal:
         finite = math.isfinite(total.item())
         if not finite:
             self.skipped["virtual" if virtual else "real"] += 1
-        if virtual:
-            return finite
-        self.in_a_row = 0 if finite else self.in_a_row + 1
+        if not virtual:
+            self.in_a_row = 0 if finite else self.in_a_row + 1
+        return finite
+
+    def stop_after_too_many(self, losses: dict[str, torch.Tensor], step: int) -> None:
+        """End the run where so many real steps in a row were skipped.
+
+        Args:
+            losses: what was checked of the last one.
+            step: number of the optimizer step, for the message.
+
+        Raises:
+            RuntimeError: with the step and what was not finite.
+        """
         if self.in_a_row >= self.max_nonfinite_steps:
             bad = [name for name, loss in losses.items() if not math.isfinite(loss.item())]
             raise RuntimeError(
                 f"The loss or its gradient was not finite for {self.in_a_row} steps in a row (last: step {step}, "
                 f"{', '.join(bad) or 'on another process'}); lower the learning rate or look at their images."
             )
-        return finite
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
         """Note the terms of a real step."""

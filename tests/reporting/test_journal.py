@@ -16,8 +16,10 @@ def accelerator():
 
 def step(journal, accelerator, labeled, unlabeled, number=1):
     losses = {"labeled_loss": torch.tensor(labeled), "unlabeled_loss": torch.tensor(unlabeled)}
-    if journal.is_finite(losses, accelerator, False, number):
+    if journal.is_finite(losses, accelerator, False):
         journal.add(losses)
+    else:
+        journal.stop_after_too_many(losses, number)
 
 
 def test_a_skipped_step_is_no_part_of_a_mean(accelerator):
