@@ -21,7 +21,6 @@ from hf_fst.reporting.overlays import overlay
 
 EXAMPLES = 4
 STYLE = """
-#image img, #overlay img, #confidence img {width: 100%; object-fit: contain}
 .legend td {padding: 2px 10px 2px 0; border: none}
 .legend .swatch {display: inline-block; width: 1em; height: 1em; border: 1px solid #808080; vertical-align: middle}
 .legend .bar {display: inline-block; height: 0.7em; vertical-align: middle}
@@ -122,6 +121,12 @@ class Demo:
         return paths
 
 
+def enlarged(picture: np.ndarray, width: int = 480) -> np.ndarray:
+    """A small picture (H, W, 3) with pixels as large as it takes to fill a column of the page."""
+    factor = -(-width // picture.shape[1])
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
 def build_page(demo: Demo, examples: str | Path | None = None):
     """The page as `gradio.Blocks`; `launch_page` starts it. Raises `RuntimeError` without the extra `demo`."""
     check_demo_support()
@@ -136,7 +141,8 @@ def build_page(demo: Demo, examples: str | Path | None = None):
         except DataError as error:
             raise gr.Error(str(error)) from error
         download = gr.DownloadButton(value=seen["file"], interactive=True)
-        return seen["overlay"], seen["legend"], seen["compared"], seen["confidence"], download
+        pictures = enlarged(seen["overlay"]), seen["legend"], seen["compared"], enlarged(seen["confidence"])
+        return *pictures, download
 
     buttons = ["download", "fullscreen"]
     sides = "Image against classes" if demo.student is None else "Student (left) against teacher (right)"
