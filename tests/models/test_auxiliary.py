@@ -77,7 +77,7 @@ def test_every_trainable_weight_gets_a_gradient_once_the_unused_are_frozen(name)
     assert [k for k, weight in model.named_parameters() if (weight.grad is None) == weight.requires_grad] == []
 
 
-@pytest.mark.parametrize("objective", ["supervised", "pseudo_label", "class_mix", "cut_mix"])
+@pytest.mark.parametrize("objective", ["supervised", "pseudo_label", "class_mix", "cut_mix", "entropy_drop"])
 @pytest.mark.parametrize("name", ["beit", "upernet_swin"])
 def test_a_run_trains_the_auxiliary_head_of_a_network_brought_along(name, objective, tmp_path):
     model = architectures.make(name)
