@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -22,6 +23,8 @@ from hf_fst.commands.common import is_first_process
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 COMMANDS = (train, evaluate, predict, label, export, demo, convert, card, push)
+# a disk that is full, a folder that may not be written to: nobody's bug
+NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 PACKAGE = Path(__file__).resolve().parent
 PROJECT = "the project's issue tracker"
 
@@ -80,9 +83,14 @@ def _guarded(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
             raise
         say("Stopped.")
         return INTERRUPTED
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if arguments.debug:
             raise
+        if isinstance(error, OSError) and error.errno in NO_PLACE:
+            say(
+                f"{error.strerror}: {error.filename or 'where the command writes'}; make room or choose another place."
+            )
+            return FAILURE
         if not _is_ours(error):
             ask_for_report(type(error), error, error.__traceback__)
             return FAILURE

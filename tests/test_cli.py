@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import math
@@ -94,6 +95,18 @@ def test_every_command_explains_itself_and_its_examples_have_only_its_options(ca
         if command != "train":  # whose options are the keys of a recipe
             used = {word.partition("=")[0] for line in examples for word in line.split() if word.startswith("-")}
             assert used <= known, f"{command} has no {used - known}"
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["eval", "m", "street", "--window", "0"], "Argument --window: '0' is no whole number, 1 or more"),
+        (["predict", "m", "i", "-o", "o", "-j", "two"], "Argument -j/--workers: 'two' is no whole number, 0 or more"),
+        (["demo", "m", "--port", "99999"], "Argument --port: '99999' is no whole number, 1 to 65535"),
+    ],
+)
+def test_a_number_out_of_range_is_wrong_usage(capsys, argv, sentence):
+    assert says(capsys, argv, 2) == f"{sentence}; `hf-fst {argv[0]} --help` shows how to use it."
 
 
 def test_an_unknown_command_is_one_sentence_and_code_2(capsys):
@@ -225,6 +238,27 @@ def test_an_error_of_any_kind_asks_for_a_report(capsys, monkeypatch):
     error = capsys.readouterr().err
     assert "Traceback (most recent call last)" in error and "KeyError: 'nothing'" in error
     assert error.splitlines()[-1].startswith("hf-fst: This error is not expected; please report it to ")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/data/runs"),
+            "Permission denied: /data/runs; make room or choose another place.",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "No space left on device: where the command writes; make room or choose another place.",
+        ),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_one_sentence(capsys, monkeypatch, error, sentence):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("hf_fst.recipes.load.load_recipe", fail)
+    assert says(capsys, ["train", "r.yaml"], 1) == sentence
 
 
 def test_ctrl_c_is_one_word_and_code_130(capsys, monkeypatch):

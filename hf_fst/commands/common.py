@@ -7,6 +7,18 @@ import os
 from pathlib import Path
 
 
+def whole(smallest: int, largest: int | None = None):
+    """The type of an option that takes whole numbers from `smallest` on, to `largest` where there is such."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < smallest or (largest is not None and int(text) > largest):
+            bounds = f"{smallest} or more" if largest is None else f"{smallest} to {largest}"
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number, {bounds}")
+        return int(text)
+
+    return number
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON, everything else on stderr")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -28,16 +40,20 @@ def add_views(parser: argparse.ArgumentParser) -> None:
         help="resize images into this, keeping the ratio; `model`: as its image processor; `none`: full size; "
         "default: as the run was evaluated in training, full size for others",
     )
-    parser.add_argument("--window", type=int, metavar="PIXELS", help="side of windows that slide over the image")
-    parser.add_argument("--stride", type=int, metavar="PIXELS", help="from window to window (two thirds of it)")
+    parser.add_argument("--window", type=whole(1), metavar="PIXELS", help="side of windows that slide over the image")
+    parser.add_argument("--stride", type=whole(1), metavar="PIXELS", help="from window to window (two thirds of it)")
     parser.add_argument("--scales", default="1", metavar="S,...", help="scales to average over, such as 0.75,1,1.25")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
 
 
 def add_batches(parser: argparse.ArgumentParser, readers: str = "processes") -> None:
     """How many at once; `batches` reads it."""
-    parser.add_argument("--batch_size", "--batch-size", type=int, default=1, metavar="N", help="images at once (1)")
-    parser.add_argument("-j", "--workers", type=int, default=0, metavar="N", help=f"{readers} that read images (0)")
+    parser.add_argument(
+        "--batch_size", "--batch-size", type=whole(1), default=1, metavar="N", help="images at once (1)"
+    )
+    parser.add_argument(
+        "-j", "--workers", type=whole(0), default=0, metavar="N", help=f"{readers} that read images (0)"
+    )
 
 
 def views(arguments: argparse.Namespace) -> dict[str, object]:

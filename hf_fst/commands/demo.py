@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hf_fst.commands.common import add_common, add_model, add_views, views
+from hf_fst.commands.common import add_common, add_model, add_views, views, whole
 
 
 def add(commands) -> None:
@@ -23,7 +23,7 @@ def add(commands) -> None:
     parser.add_argument("--examples", metavar="DIR", help="a folder of images to start from (scenes of street)")
     parser.add_argument("--share", action="store_true", help="also give a public address, through Gradio's servers")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 to be reached from other machines (127.0.0.1)")
-    parser.add_argument("--port", type=int, metavar="N", help="the first free one from 7860 on by default")
+    parser.add_argument("--port", type=whole(1, 65535), metavar="N", help="the first free one from 7860 on by default")
     add_views(parser)
     add_common(parser)
     parser.set_defaults(run=run)

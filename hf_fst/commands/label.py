@@ -14,6 +14,7 @@ from hf_fst.commands.common import (
     is_first_process,
     views,
     which,
+    whole,
 )
 from hf_fst.commands.predict import report_failed
 
@@ -48,7 +49,7 @@ def add(commands) -> None:
         help="pixels whose class is less probable become 255, ignored (0)",
     )
     parser.add_argument(
-        "--shard_size", "--shard-size", type=int, default=500, metavar="N", help="images a shard (500)"
+        "--shard_size", "--shard-size", type=whole(1), default=500, metavar="N", help="images a shard (500)"
     )
     parser.add_argument("--split", default="train", help="split of a dataset on the Hub (train)")
     parser.add_argument("--image", metavar="COLUMN", help="the column with the images (the first that is usual)")
