@@ -9,7 +9,7 @@ from hf_fst.rules import DeepFST, WideFST
 from tests import tiny
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", [DeepFST(2), WideFST(2)], ids=repr)
 def test_a_compiled_look_ahead_is_the_one_that_is_not(tmp_path, rule, backend):
     networks = []

@@ -32,15 +32,15 @@ def test_a_search_finds_the_better_learning_rate(tmp_path, kind, evaluated):
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    strategy = {"eval_strategy": "steps", "eval_steps": 12} if evaluated == "while training" else {}
+    strategy = {"eval_strategy": "steps", "eval_steps": 6} if evaluated == "while training" else {}
     trainer = make(
         kind,
         tmp_path,
         trainer_options={"model_init": fresh},
         evaluation=images(4),
-        max_steps=12,
+        max_steps=6,
         save_strategy="steps",
-        save_steps=12,
+        save_steps=6,
         **strategy,
     )
     best = trainer.hyperparameter_search(
@@ -53,7 +53,7 @@ def test_a_search_finds_the_better_learning_rate(tmp_path, kind, evaluated):
     )
     assert best.hyperparameters == {"learning_rate": 0.3}
     assert {path.name for path in tmp_path.glob("run-*")} == {"run-0", "run-1"}
-    assert (tmp_path / "run-1/checkpoint-12/model.safetensors").is_file()
+    assert (tmp_path / "run-1/checkpoint-6/model.safetensors").is_file()
 
 
 def test_a_search_needs_model_init(tmp_path, kind):
