@@ -225,6 +225,8 @@ class FSTTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Remember the accumulation group, the unit of the look-ahead."""
+        if self.state.global_step >= self.state.max_steps:  # resumed at its end, inside an epoch
+            return [], None
         self.group, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         return self.group, None
 

@@ -147,6 +147,17 @@ def test_a_run_goes_on_from_a_checkpoint(tmp_path, kind, how):
     assert tiny.same(tiny.weights(resumed.model), tiny.weights(whole.model))
 
 
+def test_exception_a_run_of_fst_trainer_that_is_resumed_at_its_end_takes_no_step_more(tmp_path, kind):
+    """Three steps of two an epoch; Trainer takes the rest of the epoch up, and stops after a step too many."""
+    options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 3, "lr_scheduler_type": "constant"}
+    whole = make(kind, tmp_path, **options)
+    whole.train()
+    resumed = make(kind, tmp_path, **options)
+    steps = resumed.train(resume_from_checkpoint=True).global_step
+    assert steps == {"Trainer": 4, "FSTTrainer": 3}[kind]
+    assert tiny.same(tiny.weights(whole.model), tiny.weights(resumed.model)) == (kind == "FSTTrainer")
+
+
 def test_a_run_that_need_not_resume_begins_anew(tmp_path, kind):
     make(kind, tmp_path, max_steps=1, save_strategy="steps", save_steps=1).train()
     for nothing in (None, False):

@@ -55,6 +55,12 @@ def test_killed_around_the_marker_a_run_goes_on_as_if_nothing_happened(place, wh
     ends_as_if_nothing_happened(place, whole, writes, number, half=True)
 
 
+def test_killed_after_its_last_checkpoint_a_run_ends_as_if_nothing_happened(place, whole):
+    child = forked(lambda: train(place / "run") and os.kill(os.getpid(), signal.SIGKILL), place / "answer")
+    assert ended(child) == -signal.SIGKILL
+    assert resumed(place) == whole[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True], ids=["before", "half-way"])
 def test_killed_at_every_write_of_a_checkpoint_a_run_goes_on_as_if_nothing_happened(place, whole, writes, half):
