@@ -1,4 +1,4 @@
-"""Strong augmentation on the model's device: colour jitter and Gaussian blur, each image with its own draw (kornia)."""
+"""Strong augmentation on the model's device: color jitter and Gaussian blur, each image with its own draw (kornia)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def blur_kernel(height: int) -> int:
 
 
 class StrongAugmentation:
-    """Colour jitter, then blur, on normalised images (B,3,H,W); the geometry stays, so labels stay valid.
+    """Color jitter, then blur, on normalized images (B,3,H,W); the geometry stays, so labels stay valid.
 
     Args:
         jitter_probability: with which an image's brightness, contrast, saturation and hue are jittered.
@@ -37,7 +37,7 @@ class StrongAugmentation:
         self.blurs: dict[int, K.RandomGaussianBlur] = {}
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Augmented `pixel_values` (B,3,H,W), normalised with ImageNet's mean and standard deviation like the input."""
+        """Augmented `pixel_values` (B,3,H,W), normalized with ImageNet's mean and standard deviation like the input."""
         if not self.jitter_probability and not self.blur_probability:
             return pixel_values
         mean = pixel_values.new_tensor(IMAGE_MEAN).view(1, 3, 1, 1)

@@ -95,7 +95,7 @@ class FSTConfig(TrainingArguments):
             with those of the `"batch"` at hand (the authors' domain adaptation code).
         sync_batchnorm (`bool`, *optional*, defaults to `False`):
             Take BatchNorm statistics over all processes (`torch.nn.SyncBatchNorm`), so that two GPUs of two images are
-            one of four. GPUs only; without it each process normalises by its own images.
+            one of four. GPUs only; without it each process normalizes by its own images.
 
         > Parameters that control the objective
 
@@ -103,34 +103,34 @@ class FSTConfig(TrainingArguments):
             What the student learns: `"supervised"`, `"pseudo_label"`, `"class_mix"` (DACS, DAFormer: domain adaptation),
             `"cut_mix"` (semi-supervised) or `"entropy_drop"` (the authors' semi-supervised loop).
         unlabeled_weight (`float`, *optional*, defaults to 1.0):
-            λ, 0 or more: weight of the unlabelled term.
+            λ, 0 or more: weight of the unlabeled term.
         unlabeled_weighting (`str`, *optional*):
             `"constant"` uses λ as it is (default of `pseudo_label`); `"quality"` multiplies it by the share of confident
             pixels (default of `class_mix`); `"threshold"` keeps confident pixels alone (default of `cut_mix`).
         confidence_threshold (`float`, *optional*):
             In [0, 1]; above it a pseudo-label counts as confident. Defaults to 0.968, for `cut_mix` to 0.95.
         pseudo_ignore_top (`int`, *optional*, defaults to 0):
-            Rows at the top of the unlabelled crop whose pseudo-labels get weight 0 (the domain adaptation recipes: 15).
+            Rows at the top of the unlabeled crop whose pseudo-labels get weight 0 (the domain adaptation recipes: 15).
         pseudo_ignore_bottom (`int`, *optional*, defaults to 0):
             Rows at its bottom (the recipes: 120, the car's hood).
         mix_classes (`str`, *optional*, defaults to `"image"`):
-            ClassMix chooses among the classes of each labelled `"image"` or of the whole `"batch"` (the authors' code).
+            ClassMix chooses among the classes of each labeled `"image"` or of the whole `"batch"` (the authors' code).
         cut_probability (`float`, *optional*, defaults to 0.5):
             With which `cut_mix` and `entropy_drop` cut an image.
         entropy_drop_percent (`float`, *optional*, defaults to 80.0):
             In [0, 100]: `entropy_drop` drops the pseudo-labels whose entropy is at this percentile of the batch or above.
         ohem_threshold (`float`, *optional*):
-            In [0, 1]: where set, the labelled loss of `entropy_drop` is over pixels whose right class has at most this
+            In [0, 1]: where set, the labeled loss of `entropy_drop` is over pixels whose right class has at most this
             probability (the authors' Cityscapes recipe: 0.7).
         ohem_min_kept (`int`, *optional*, defaults to 100000):
             At least so many pixels of a batch, the hardest.
         feature_distance_weight (`float`, *optional*, defaults to 0.0):
-            0 or more: weight of the distance of the student's last features on labelled images from those of a frozen
+            0 or more: weight of the distance of the student's last features on labeled images from those of a frozen
             network (`reference_model` of the trainer; DAFormer and the authors' code: 0.005). Not with `entropy_drop`.
         feature_distance_classes (`list[int]`, *optional*):
             Classes on whose places the distance is taken (the authors' code: Cityscapes' things); all if not given.
         jitter_probability (`float`, *optional*):
-            With which an image that the student sees is colour-jittered. Defaults to 0.8, for `pseudo_label` to 0.
+            With which an image that the student sees is color-jittered. Defaults to 0.8, for `pseudo_label` to 0.
         jitter_strength (`float`, *optional*, defaults to 0.2):
             Brightness, contrast, saturation and hue are drawn within ± this.
         blur_probability (`float`, *optional*):
@@ -148,7 +148,7 @@ class FSTConfig(TrainingArguments):
         > Parameters that control the run
 
         unlabeled_per_labeled (`int`, *optional*, defaults to 1):
-            Unlabelled images in a batch for each labelled one.
+            Unlabeled images in a batch for each labeled one.
         max_nonfinite_steps (`int`, *optional*, defaults to 10):
             A step whose loss is not finite is skipped and counted; so many in a row stop the run.
         eval_window (`int`, *optional*):

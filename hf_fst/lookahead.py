@@ -264,9 +264,9 @@ class Step:
     def gradient(self, group: list[dict], virtual: bool = False) -> tuple[torch.Tensor | None, list[dict]]:
         """∇L(θ | φ) of a whole group, accumulated into `.grad`; one path for virtual and real steps.
 
-        The teacher labels all micro-batches first, so that what normalises a loss is counted over the group and over
+        The teacher labels all micro-batches first, so that what normalizes a loss is counted over the group and over
         the processes; then each term is backpropagated as it comes. All but the last backward run without gradient
-        synchronisation.
+        synchronization.
 
         Returns:
             the loss of the group, (), such that its mean over processes is the loss of the whole, or None (and no

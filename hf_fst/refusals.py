@@ -103,7 +103,7 @@ def refuse_objective(objective, args, has_teacher: bool, unlabeled_is_missing: b
         )
     if unlabeled_is_missing:
         raise ValueError(
-            f"objective {args.objective!r} learns from unlabelled images but unlabeled_dataset is missing; give it, "
+            f"objective {args.objective!r} learns from unlabeled images but unlabeled_dataset is missing; give it, "
             "or use rule 'supervised'."
         )
 

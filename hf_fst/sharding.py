@@ -54,7 +54,7 @@ def synchronize_batchnorm(model: nn.Module, args) -> None:
     """With `sync_batchnorm` and several processes, replace BatchNorm by SyncBatchNorm; names of weights stay.
 
     Raises:
-        ValueError: the processes run on CPUs, for which PyTorch has no synchronised BatchNorm.
+        ValueError: the processes run on CPUs, for which PyTorch has no synchronized BatchNorm.
     """
     if not args.sync_batchnorm or args.world_size == 1:
         return

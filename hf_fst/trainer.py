@@ -49,10 +49,10 @@ class FSTTrainer(Trainer):
         args: an `FSTConfig`.
         rule: an object of `hf_fst.rules` or its name; by default what `args` says.
         objective: an object of `hf_fst.objectives` or its name; by default what `args` says.
-        train_dataset: labelled images; items are dicts with `pixel_values` (3,H,W) and `labels` (H,W), 255 ignored.
-        unlabeled_dataset: unlabelled images; items with `pixel_values`, and `labels` only for diagnostics.
-        eval_dataset: labelled images; labels may have any size, logits are resized to it.
-        processing_class: image processor saved with the model; by default the model's own, or one that normalises
+        train_dataset: labeled images; items are dicts with `pixel_values` (3,H,W) and `labels` (H,W), 255 ignored.
+        unlabeled_dataset: unlabeled images; items with `pixel_values`, and `labels` only for diagnostics.
+        eval_dataset: labeled images; labels may have any size, logits are resized to it.
+        processing_class: image processor saved with the model; by default the model's own, or one that normalizes
             with ImageNet's mean and standard deviation and leaves the size alone.
         id2label: class names for a model given as id or directory whose head has other classes.
         reference_model: the network whose features the student keeps near (`feature_distance_weight`), usually one
@@ -193,9 +193,9 @@ class FSTTrainer(Trainer):
     # batches
 
     def get_train_dataloader(self) -> DataLoader:
-        """Pairs of labelled and unlabelled images; each draw has its own seed, whatever the number of workers."""
+        """Pairs of labeled and unlabeled images; each draw has its own seed, whatever the number of workers."""
         if self.train_dataset is None:
-            raise ValueError("Training needs train_dataset: labelled images with `pixel_values` and `labels`.")
+            raise ValueError("Training needs train_dataset: labeled images with `pixel_values` and `labels`.")
         self.pairs = Pairs(
             self.train_dataset,
             self.unlabeled_dataset if self.learning_objective.needs_unlabeled else None,

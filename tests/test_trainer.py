@@ -173,7 +173,7 @@ def test_missing_images_are_named(tmp_path):
     with pytest.raises(ValueError) as error:
         tiny.trainer(tmp_path, sets=(tiny.images(2), None), rule="fst_d", objective="class_mix")
     assert str(error.value) == (
-        "objective 'class_mix' learns from unlabelled images but unlabeled_dataset is missing; give it, or use rule "
+        "objective 'class_mix' learns from unlabeled images but unlabeled_dataset is missing; give it, or use rule "
         "'supervised'."
     )
 

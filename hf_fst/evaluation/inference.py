@@ -157,7 +157,7 @@ def segment(
 
     Args:
         model: a segmentation model whose output has `logits` (B, C, h, w) at any stride; its mode is left as it is.
-        pixel_values: normalised images (B, 3, H, W).
+        pixel_values: normalized images (B, 3, H, W).
         size: (height, width) of the result, that of the labels; by default (H, W).
         window: side or (height, width) in pixels of windows that slide over each scaled image; None for whole images.
         stride: pixels from one window to the next, at most the window; 2/3 of it by default.

@@ -11,7 +11,7 @@ from hf_fst.objectives.feature_distance import FeatureDistance
 
 
 class Objective:
-    """Base of the objectives: the labelled cross entropy, and the three calls that the gradient path makes.
+    """Base of the objectives: the labeled cross entropy, and the three calls that the gradient path makes.
 
     For each micro-batch of a group `prepare` runs first, without gradient: the teacher labels and images are mixed. What
     `counts` gives is then summed over the group and over the processes. `terms` finally yields the loss terms, each
@@ -21,12 +21,12 @@ class Objective:
         loss_reduction: means over `"valid"` pixels or over `"all"`.
         auxiliary_loss_weight: weight of each auxiliary head.
         align_corners: how the network wants its logits resized (`config.align_corners` of some architectures).
-        feature_distance: keeps the features on labelled images near those of another network.
+        feature_distance: keeps the features on labeled images near those of another network.
     """
 
     #: the terms that `terms` yields, in order; names of terms that share a forward pass are a tuple
     names: tuple[str | tuple[str, ...], ...] = ("labeled_loss",)
-    #: whether batches need unlabelled images
+    #: whether batches need unlabeled images
     needs_unlabeled = False
     #: confidence in [0, 1] above which a pseudo-label counts as confident in what is logged
     confidence_threshold = 0.968
@@ -52,7 +52,7 @@ class Objective:
         return batch if self.feature_distance is None else self.feature_distance.prepare(batch)
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
-        """What normalises the terms: `labeled` pixels, scalars on the batch's device."""
+        """What normalizes the terms: `labeled` pixels, scalars on the batch's device."""
         counts = {"labeled": self.pixels(batch["labels"])}
         return counts if self.feature_distance is None else counts | self.feature_distance.counts(batch)
 
@@ -63,7 +63,7 @@ class Objective:
         return (labels != IGNORE_INDEX).sum()
 
     def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (name, loss), or (names, losses) of one forward pass, in the order of `names`; the labelled term first.
+        """Yield (name, loss), or (names, losses) of one forward pass, in the order of `names`; the labeled term first.
 
         Args:
             student: the wrapped model, called as `student(pixel_values=…)`.
@@ -74,7 +74,7 @@ class Objective:
         yield self.labeled_term(student, batch, totals)
 
     def labeled_term(self, student, batch: dict, totals: dict):
-        """CE(g_θ(x_l), y_l), the mean over the labelled pixels of the group; and the feature distance where set."""
+        """CE(g_θ(x_l), y_l), the mean over the labeled pixels of the group; and the feature distance where set."""
         features = {} if self.feature_distance is None else {"output_hidden_states": True}
         output = student(pixel_values=batch["pixel_values"], **features)
         loss = output_cross_entropy(

@@ -1,4 +1,4 @@
-"""Cross-domain mixed sampling: classes of a labelled image pasted onto an unlabelled one."""
+"""Cross-domain mixed sampling: classes of a labeled image pasted onto an unlabeled one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLASS_SOURCES = ("image", "batch")
 class ClassMixObjective(PseudoLabelObjective):
     """CE(g_θ(x_l), y_l) + CE(g_θ(mix), ŷ_mix): DACS (Tranheden et al., 2021) and DAFormer's self-training.
 
-    Half of the classes of a labelled image are pasted, with their labels and weight 1, onto an unlabelled image whose
+    Half of the classes of a labeled image are pasted, with their labels and weight 1, onto an unlabeled image whose
     pseudo-labels weigh q, the share of confident pixels.
 
     Args:
@@ -26,7 +26,7 @@ class ClassMixObjective(PseudoLabelObjective):
         self.num_labels, self.classes_from = num_labels, classes_from
 
     def mix(self, batch: dict, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> dict:
-        """The mixed images; with several unlabelled images to a labelled one, it is pasted onto each."""
+        """The mixed images; with several unlabeled images to a labeled one, it is pasted onto each."""
         rows = torch.arange(len(images), device=images.device) % len(batch["labels"])
         source, source_labels = batch["pixel_values"][rows], batch["labels"][rows]
         if source.shape[-2:] != images.shape[-2:]:

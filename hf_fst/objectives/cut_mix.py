@@ -1,4 +1,4 @@
-"""Semi-supervised CutMix: a rectangle of one unlabelled image pasted into another."""
+"""Semi-supervised CutMix: a rectangle of one unlabeled image pasted into another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hf_fst.objectives.pseudo_label import PseudoLabelObjective
 
 
 class CutMixObjective(PseudoLabelObjective):
-    """CE(g_θ(x_l), y_l) + λ·CE(g_θ(cut(x_u, x_u')), cut(ŷ_u, ŷ_u')), x_u' being the next unlabelled image of the batch
+    """CE(g_θ(x_l), y_l) + λ·CE(g_θ(cut(x_u, x_u')), cut(ŷ_u, ŷ_u')), x_u' being the next unlabeled image of the batch
     (French et al., 2020; the CutMix recipes of the authors' semi-supervised code).
 
     Args:

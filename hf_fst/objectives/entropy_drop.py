@@ -21,7 +21,7 @@ class EntropyDropObjective(CutMixObjective):
     """CE(g_θ(x_l), y_l) + λ·(P / n)·CE(g_θ(x_u), ŷ_u), a mean over the n of P pixels whose entropy is low (U2PL, Wang et
     al., 2022, without its contrastive branch).
 
-    The teacher labels in evaluation mode, then sees labelled and (cut) unlabelled images in training mode: that moves its
+    The teacher labels in evaluation mode, then sees labeled and (cut) unlabeled images in training mode: that moves its
     BatchNorm statistics and gives the entropies. The student sees both kinds in one batch, so that its BatchNorm
     statistics are joint. Percentile and OHEM are taken over a micro-batch of a process, as in the authors' code: they are
     not the same for another split of a batch.
@@ -29,7 +29,7 @@ class EntropyDropObjective(CutMixObjective):
     Args:
         drop_percent: percentile in [0, 100]; pixels of at least that entropy are dropped (80 for VOC; 100 drops the
             largest alone).
-        ohem_threshold: in [0, 1]; where set, the labelled loss is over hard pixels alone (0.7 for Cityscapes).
+        ohem_threshold: in [0, 1]; where set, the labeled loss is over hard pixels alone (0.7 for Cityscapes).
         ohem_min_kept: at least so many pixels of a micro-batch.
         cut_probability: with which images are cut (`hf_fst.mixing.cut_mask`); 0 for none.
     """
@@ -71,7 +71,7 @@ class EntropyDropObjective(CutMixObjective):
         return batch
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Labelled pixels, pixels `P` and `kept` ones `n` of the unlabelled images, and the number of micro-batches."""
+        """Labeled pixels, pixels `P` and `kept` ones `n` of the unlabeled images, and the number of micro-batches."""
         labels = batch["mixed_labels"]
         return {
             "labeled": self.pixels(batch["labels"]),
@@ -94,7 +94,7 @@ class EntropyDropObjective(CutMixObjective):
         yield self.names[0], (labeled, self.unlabeled_weight * factor * unlabeled)
 
     def head_loss(self, logits: torch.Tensor, labels: torch.Tensor, totals: dict) -> torch.Tensor:
-        """CE of one head over the labelled pixels of the group, or over the hard ones of this micro-batch."""
+        """CE of one head over the labeled pixels of the group, or over the hard ones of this micro-batch."""
         total = totals["labeled"]
         if self.ohem_threshold is not None:
             hard = hard_pixels(logits, labels, self.ohem_threshold, self.ohem_min_kept, self.align_corners)

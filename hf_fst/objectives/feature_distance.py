@@ -70,7 +70,7 @@ class FeatureDistance:
         """λ times the mean distance, (); 0 where no place counts.
 
         Args:
-            output: of the student on the labelled images, with `hidden_states`.
+            output: of the student on the labeled images, with `hidden_states`.
             batch: what `prepare` returned.
             totals: the counts, summed over the group and the processes.
         """

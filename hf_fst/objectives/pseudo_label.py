@@ -22,7 +22,7 @@ class PseudoLabelObjective(Objective):
             whose confidence reaches the threshold (DACS, DAFormer); `"threshold"` by λ where the pixel's own confidence
             reaches it and 0 elsewhere (FixMatch).
         confidence_threshold: in [0, 1].
-        ignore_top, ignore_bottom: rows of the unlabelled image whose pseudo-labels get weight 0.
+        ignore_top, ignore_bottom: rows of the unlabeled image whose pseudo-labels get weight 0.
         jitter_probability, jitter_strength, blur_probability, augmentation_draw: strong augmentation of what the student
             sees (`hf_fst.augmentation`).
         weigh_auxiliary: whether the pixels of auxiliary heads are weighted as well.
@@ -84,7 +84,7 @@ class PseudoLabelObjective(Objective):
         }
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Labelled pixels, mixed pixels, and the two counts behind the quality ratio q."""
+        """Labeled pixels, mixed pixels, and the two counts behind the quality ratio q."""
         confidence = batch["pseudo_confidence"]
         return {
             **super().counts(batch),

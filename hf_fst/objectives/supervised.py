@@ -6,4 +6,4 @@ from hf_fst.objectives.base import Objective
 
 
 class SupervisedObjective(Objective):
-    """CE(g_θ(x_l), y_l): the labelled images alone, whatever the rule does."""
+    """CE(g_θ(x_l), y_l): the labeled images alone, whatever the rule does."""

@@ -1,4 +1,4 @@
-"""Health of the pseudo-labels, seen on the step's own unlabelled images; needs no labels, uses them where they are."""
+"""Health of the pseudo-labels, seen on the step's own unlabeled images; needs no labels, uses them where they are."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class PseudoLabelHealth:
     """Statistics of one step: made before the look-ahead, completed after it.
 
     Looks at the first micro-batch of the group. Nothing here changes the run: networks label in evaluation mode and
-    buffers that a labelling teacher moves are put back.
+    buffers that a labeling teacher moves are put back.
 
     Args:
-        images: (B,3,H,W) unlabelled images, as the teacher sees them.
+        images: (B,3,H,W) unlabeled images, as the teacher sees them.
         names: class names, C of them.
         threshold: confidence in [0, 1] that counts as confident.
         align_corners: how the network wants its logits resized.
