@@ -42,9 +42,9 @@ def test_resumed_run_is_the_uninterrupted_run_for_every_pair_of_settings(tmp_pat
     assert_same(*both(tmp_path, case))
 
 
-@pytest.mark.slow
-def test_resumed_run_is_the_uninterrupted_run_where_state_is_carried(tmp_path):
-    assert_same(*both(tmp_path, CASES[0], lookahead_state="carry", teacher_buffers="batch"))
+@pytest.mark.parametrize("objective", ["pseudo_label", "entropy_drop"])
+def test_resumed_run_is_the_uninterrupted_run_as_the_authors_code_trains(tmp_path, objective):
+    assert_same(*both(tmp_path, CASES[0], preset="official", objective=objective))
 
 
 @pytest.fixture(scope="module")
