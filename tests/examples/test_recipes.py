@@ -77,8 +77,8 @@ def test_a_dry_run_needs_no_data(name, capsys):
 def test_a_dry_run_counts_the_network_at_full_size():
     result = dry_run(load_recipe(RECIPES / "gta5_daformer.yaml", sweep="fst"))
     assert result["parameters"] == 85_155_283
-    # float32: student, gradients, teacher, Adam's two moments, the look-ahead's copy of the student (state: carry), and the
-    # network of the feature distance
+    # float32: student, gradients, teacher, Adam's two moments, the look-ahead's copy of the student (state: carry), and
+    # the network of the feature distance
     assert result["training_state_bytes"] == pytest.approx(7 * 4 * 85_155_283, rel=1e-3)
     assert result["learning_rates"] == [6e-5, 6e-4] and result["steps"] == 40000
 
