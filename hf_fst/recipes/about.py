@@ -14,10 +14,18 @@ from .keys import Recipe
 KNOWN = {
     "street": ("street (drawn by hf_fst)", "Apache-2.0", None),
     "camvid": ("CamVid", "CC BY-NC 4.0", "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"),
-    "cityscapes": ("Cityscapes", "non-commercial purposes only, terms on its page", "https://www.cityscapes-dataset.com"),
+    "cityscapes": (
+        "Cityscapes",
+        "non-commercial purposes only, terms on its page",
+        "https://www.cityscapes-dataset.com",
+    ),
     "gta5": ("GTA5", None, "https://download.visinf.tu-darmstadt.de/data/from_games/"),
     "synthia": ("SYNTHIA-RAND-CITYSCAPES", "CC BY-NC-SA 3.0", "https://synthia-dataset.net"),
-    "voc": ("PASCAL VOC 2012", "images under Flickr's terms of use", "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/"),
+    "voc": (
+        "PASCAL VOC 2012",
+        "images under Flickr's terms of use",
+        "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+    ),
 }
 
 SHARE = re.compile(r"\d+/\d+")
