@@ -67,10 +67,10 @@ def model_type(trainer) -> str:
 
 def complete_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
     """The complete `checkpoint-N` directories of a run, oldest first."""
-    return [path for path in _checkpoints(output_dir) if (path / MARKER).is_file()]
+    return [path for path in all_checkpoints(output_dir) if (path / MARKER).is_file()]
 
 
-def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
+def all_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
     """All `checkpoint-N` directories, by N; names that a user made of them, such as `checkpoint-4-kept`, are no part."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name[len("checkpoint-") :].isdigit()]
     return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name[len("checkpoint-") :]))
@@ -84,7 +84,7 @@ def rotate(output_dir: str | os.PathLike, limit: int | None, newest: str | os.Pa
     if not limit or limit < 0:
         return
     kept = {Path(path).resolve() for path in (newest, best) if path is not None}
-    found = _checkpoints(output_dir)
+    found = all_checkpoints(output_dir)
     others = sorted((path for path in found if path.resolve() not in kept), key=lambda path: (path / MARKER).is_file())
     for path in others[: max(len(found) - max(limit, len(kept)), 0)]:
         discard(path)

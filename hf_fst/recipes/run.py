@@ -14,7 +14,7 @@ from accelerate import PartialState
 from transformers import ProgressCallback, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
-from hf_fst.checkpoints import STUDENT_DIR, complete_checkpoints
+from hf_fst.checkpoints import STUDENT_DIR, all_checkpoints, complete_checkpoints
 from hf_fst.reporting.facts import FACTS_FILE, LOCAL, TOKEN, hardware, settings_of, versions
 from hf_fst.reporting.hub_strategy import push_output
 from hf_fst.reporting.pictures import FOLDER as PICTURES
@@ -39,9 +39,11 @@ OUR_FILES = (
     *("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json", "*.py"),
     *("training_args.bin", "README.md", "curves.png", "class_iou.png", "samples.png", FACTS_FILE),
     *(CLASS_SAMPLING, f"{PICTURES}/step-*.png"),
-    *(RECIPE_FILE, RESULTS_FILE, HISTORY_FILE),
+    *(RESULTS_FILE, HISTORY_FILE, RECIPE_FILE),
 )
-OUR_FOLDERS = (STUDENT_DIR, "checkpoint-[0-9]*", ".eval_results", "runs")
+# one of them is in every directory that a run, or `save_pretrained`, wrote
+SIGNS = (RECIPE_FILE, FACTS_FILE, "config.json")
+OUR_FOLDERS = (STUDENT_DIR, ".eval_results", "runs")
 # keys that say where things lie on this machine, whose they are, or hold a secret; they are not written down
 LOCAL_KEYS = (
     *("output_dir", "data_dir", "unlabeled_data_dir", "eval_data_dir", "resume_from_checkpoint"),
@@ -247,17 +249,23 @@ def _check_output_dir(output_dir: Path, overwrite: bool, resume: bool) -> str | 
             f"The output directory {output_dir} is not empty; give another output_dir, --resume to go on with its run, "
             "or --overwrite to replace it."
         )
+    if overwrite and output_dir.is_dir() and any(output_dir.iterdir()):
+        if not any((output_dir / name).is_file() for name in SIGNS):
+            raise ValueError(
+                f"The output directory {output_dir} is not empty and holds no run (it has no {RECIPE_FILE}), so that "
+                "--overwrite could remove what is not a run's; give another output_dir."
+            )
     return None
 
 
 def _remove_run(output_dir: Path) -> None:
-    """Remove what a run wrote, and nothing else."""
+    """Remove what a run wrote, and nothing else; the recipe, which tells that it was a run, last."""
+    for path in [*all_checkpoints(output_dir), *(output_dir / name for name in OUR_FOLDERS)]:
+        if path.is_dir():
+            shutil.rmtree(path)
     for pattern in OUR_FILES:
         for path in output_dir.glob(pattern):
             path.unlink()
-    for pattern in OUR_FOLDERS:
-        for path in output_dir.glob(pattern):
-            shutil.rmtree(path)
 
 
 def _views(data: RunData) -> dict[str, object]:

@@ -127,6 +127,14 @@ def test_a_requeued_job_goes_on_from_its_checkpoint_or_starts_again(tmp_path):
     assert [node[-1] for node in slurm(tmp_path, *words)] == ["1"] * 2
 
 
+@pytest.mark.parametrize("form", ["-o {}", "--output_dir={}", "--output-dir {}", ""])
+def test_a_requeued_job_never_overwrites_checkpoints_however_their_directory_is_given(tmp_path, form):
+    (tmp_path / "run" / "checkpoint-10").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoint-10" / "complete.json").write_text("{}")
+    words = ["recipe.yaml", *form.format(tmp_path / "run").split()]
+    assert [node[-1] for node in slurm(tmp_path, *words, restarts=1)] == ["--resume"] * 2
+
+
 @pytest.mark.distributed
 def test_the_cpu_pair_trains_with_two_processes(tmp_path):
     recipe = tiny.write(tmp_path / "r.yaml", tiny.STREET, rule="fst_d", per_device_train_batch_size=1, report=True)

@@ -96,14 +96,14 @@ def test_all_checkpoints_stay_on_the_hub(hub, train):
 
 def test_who_may_not_push_is_told_before_anything_is_trained(hub, train, tmp_path):
     (tmp_path / "refused").mkdir()
-    (tmp_path / "refused" / "README.md").write_text("of an earlier run")
+    (tmp_path / "refused" / "recipe.yaml").write_text("of an earlier run")
     out, code, error = train("refused", "--overwrite", hub_model_id="bob/model")
     assert code == 1
     assert error.splitlines()[-1] == (
         "hf-fst: Nothing was trained, since bob/model cannot be pushed to: the token may not write there (403); use one "
         "with write access, or your own namespace; then start again."
     )
-    assert [path.name for path in out.iterdir()] == ["README.md"] and ("models", "bob/model") not in hub.repos
+    assert [path.name for path in out.iterdir()] == ["recipe.yaml"] and ("models", "bob/model") not in hub.repos
 
 
 def test_a_failed_push_keeps_the_run_and_says_what_to_type(hub, train):

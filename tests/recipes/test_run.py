@@ -89,12 +89,24 @@ def test_overwrite_removes_the_old_run_and_nothing_else(street_run, tmp_path):
     shutil.copytree(source, out)
     (out / "mine.txt").write_text("mine")
     (out / "notes").mkdir()
+    (out / "checkpoint-2-kept").mkdir()
     options = ["--overwrite", "--max_steps", "1", "--eval_on_start", "false"]
     assert cli.main(["train", str(out / "recipe.yaml"), "-o", str(out), *options]) == 0
-    assert (out / "mine.txt").is_file() and (out / "notes").is_dir()
+    assert (out / "mine.txt").is_file() and (out / "notes").is_dir() and (out / "checkpoint-2-kept").is_dir()
     assert not (out / "checkpoint-2").exists() and (out / "checkpoint-1").is_dir()
     assert not (out / "fst_run.json").exists() or json.loads((out / "fst_run.json").read_text())["steps"] == 1
     assert json.loads((out / "results.json").read_text())["steps"] == 1
+
+
+def test_overwrite_is_refused_where_no_run_is(tmp_path, capsys):
+    for name in ("README.md", "mine.py", "runs/first/config.json"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "mine" / name).write_text("mine")
+    recipe = tiny.write(tmp_path / "r.yaml", {**tiny.folders(tmp_path), "max_steps": 1})
+    assert cli.main(["train", recipe, "-o", str(tmp_path / "mine"), "--overwrite"]) == 1
+    assert "holds no run (it has no recipe.yaml)" in capsys.readouterr().err
+    kept = sorted(path.name for path in (tmp_path / "mine").rglob("*") if path.is_file())
+    assert kept == ["README.md", "config.json", "mine.py"]
 
 
 def test_a_run_that_cannot_start_leaves_the_old_one_alone(street_run, tmp_path):
