@@ -53,6 +53,9 @@ def hub(
         raise FileNotFoundError(
             f"There is no dataset {str(data_dir)!r} on the Hub or in a folder ({reason})."
         ) from error
+    except ValueError as error:  # such as a configuration that it does not have; `datasets` lists those it has
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"The dataset {data_dir} cannot be read so: {reason}") from error
     made = {
         SPLITS.get(split, split): _columns(dataset, image, label, names, id_map, data_dir)
         for split, dataset in loaded.items()

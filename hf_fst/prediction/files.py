@@ -111,7 +111,7 @@ def claimed(
     """Takes an output folder for a job with these settings, as long as the context lasts.
 
     The settings stand in `output/settings_file`, so that a later run goes on only with the same. With `overwrite` what
-    another job left in the folders `owned` is removed; nothing else ever is. All processes of a launch enter together.
+    another job, whose settings stand there, left in the folders `owned` is removed; nothing else ever is. All processes of a launch enter together.
 
     Raises:
         ValueError: other settings made what is there, or it is of unknown origin, or another job is at it.
@@ -143,8 +143,12 @@ def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
         raise ValueError(f"Another process is writing to {output}; wait for it, or give another folder.") from error
     path = output / settings_file
     there = [name for name in owned if (output / name).exists()]
+    if there and not path.is_file():  # with `overwrite` too: it may be the user's own, a folder `data` or `videos`
+        lock.release()
+        raise ValueError(
+            f"{output} holds {there[0]}/ but no {settings_file} that tells how it was made; give another folder."
+        )
     if overwrite:
-        path.unlink(missing_ok=True)
         for name in there:
             shutil.rmtree(output / name)
     elif path.is_file():
@@ -156,12 +160,6 @@ def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
                     f"{output} was begun with {key} {_shown(before.get(key))}, but now {key} is "
                     f"{_shown(settings.get(key))}; use the same, give another folder, or --overwrite to start anew."
                 )
-    elif there:
-        lock.release()
-        raise ValueError(
-            f"{output} holds {there[0]}/ but no {settings_file} that tells how it was made; give another folder, or "
-            "--overwrite to replace it."
-        )
     write_json(path, settings)
 
 

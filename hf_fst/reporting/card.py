@@ -123,7 +123,8 @@ def bare_card(directory: str | Path, hub_id: str, has_student: bool = False) -> 
         has_student=has_student,
         architecture=(config.get("architectures") or [config["model_type"]])[0],
         own_architecture="auto_map" in config,
-        classes=list(config["id2label"].values()),
+        # a config leaves out the names of two classes that nobody named
+        classes=list(config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).values()),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 

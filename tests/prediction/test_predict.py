@@ -13,8 +13,10 @@ from transformers import AutoModelForSemanticSegmentation
 
 from hf_fst import cli
 from hf_fst.prediction.files import list_inputs, output_names
+from hf_fst.prediction.segmenter import palette_of
 from hf_fst.reporting.overlays import default_palette, overlay
 from tests.evaluation.conftest import NAMES, run_dir, tiny_model  # noqa: F401  the fixture
+from tests.reporting.test_card import make_facts
 
 
 def noise(path, size=(48, 64), seed=0):
@@ -165,8 +167,11 @@ class TestGoingOn:
 
     def test_predictions_of_unknown_origin_are_refused(self, run_dir, images, tmp_path, capsys):  # noqa: F811
         (tmp_path / "out/predictions").mkdir(parents=True)
-        assert predict(run_dir, images, "-o", tmp_path / "out") == 1
-        assert "holds predictions/ but no predict.json that tells how it was made" in capsys.readouterr().err
+        (tmp_path / "out/predictions/mine.png").write_text("mine")
+        for flags in ([], ["--overwrite"]):
+            assert predict(run_dir, images, "-o", tmp_path / "out", *flags) == 1
+            assert "holds predictions/ but no predict.json that tells how it was made" in capsys.readouterr().err
+        assert (tmp_path / "out/predictions/mine.png").read_text() == "mine"
 
     def test_nothing_half_written_is_left(self, run_dir, images, tmp_path, monkeypatch, capsys):  # noqa: F811
         def full(*args):
@@ -244,3 +249,10 @@ class TestNames:
         noise(images / ".thumbs/a.png")
         noise(images / ".b.png")
         assert len(list_inputs(images)[0]) == 5
+
+
+def test_the_colors_are_those_of_the_run_also_where_names_have_blanks(tmp_path):
+    colors = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    make_facts(classes=["road", "traffic_light", "sky"], palette=colors).save(tmp_path)  # as the log spells them
+    assert palette_of(tmp_path, ["road", "traffic light", "sky"]).tolist() == colors
+    assert palette_of(tmp_path, ["road", "car", "sky"]).tolist() == default_palette(3).tolist()

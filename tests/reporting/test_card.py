@@ -420,6 +420,13 @@ def test_a_model_without_a_run_gets_a_card_that_claims_nothing(model_folder):
     assert "\n\n\n" not in str(text) and "None" not in str(text)
 
 
+def test_two_classes_without_names_have_a_card_too(model_folder):
+    config = json.loads((model_folder / "config.json").read_text())
+    del config["id2label"]  # as transformers saves them
+    (model_folder / "config.json").write_text(json.dumps(config))
+    assert "Classes: LABEL_0, LABEL_1." in card.bare_card(model_folder, "owner/found").text
+
+
 def test_the_tables_of_a_supervised_run_have_one_network():
     facts_of_run = make_facts(rule="supervised", objective="supervised", unlabeled=None)
     assert [line.split("|")[4].strip() for line in card.results_table(facts_of_run).splitlines()[:3]] == [
