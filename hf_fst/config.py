@@ -95,7 +95,7 @@ class FSTConfig(TrainingArguments):
             with those of the `"batch"` at hand (the authors' domain adaptation code).
         sync_batchnorm (`bool`, *optional*, defaults to `False`):
             Take BatchNorm statistics over all processes (`torch.nn.SyncBatchNorm`), so that two GPUs of two images are
-            one of four. GPUs only; without it each process normalizes by its own images.
+            one of four. On GPUs; on CPUs, with a warning, and without it each process normalizes by its own images.
 
         > Parameters that control the objective
 

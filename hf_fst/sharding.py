@@ -17,8 +17,11 @@ from accelerate.utils import fsdp2_prepare_model, load_fsdp_model, save_fsdp_mod
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
+from transformers.utils import logging
 
 from hf_fst.adapters import is_adapted
+
+logger = logging.get_logger(__name__)
 
 SYNC_DEVICES = ("cuda", "xpu", "hpu")
 SHARDS = "pytorch_model_fsdp_0"  # the directory that accelerate writes the shards of a network into
@@ -53,15 +56,16 @@ def refuse_sharding(accelerator: Accelerator, model: nn.Module) -> None:
 def synchronize_batchnorm(model: nn.Module, args) -> None:
     """With `sync_batchnorm` and several processes, replace BatchNorm by SyncBatchNorm; names of weights stay.
 
-    Raises:
-        ValueError: the processes run on CPUs, for which PyTorch has no synchronized BatchNorm.
+    PyTorch has none for CPUs: there a warning says that each process keeps to its own images.
     """
     if not args.sync_batchnorm or args.world_size == 1:
         return
     if args.device.type not in SYNC_DEVICES:
-        raise ValueError(
-            f"sync_batchnorm needs GPUs but the device is {args.device.type!r}; leave it out or run on one process."
+        logger.warning_once(
+            f"sync_batchnorm needs GPUs but the device is {args.device.type!r}: BatchNorm takes the statistics of each "
+            "process's own images."
         )
+        return
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 

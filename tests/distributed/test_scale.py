@@ -207,7 +207,6 @@ def test_two_nodes_of_one_process_are_one_node_of_two(two, tmp_path):
 def test_what_cannot_be_is_refused_with_what_to_do(two):
     said = two[0]["refused"]
     assert said == {
-        "sync_batchnorm": "sync_batchnorm needs GPUs but the device is 'cpu'; leave it out or run on one process.",
         "fsdp1": (
             "FSDP1 flattens the weights of student and teacher differently, so that no average can be taken; set "
             "fsdp_version: 2 in the accelerate config."
