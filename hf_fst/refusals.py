@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer
 from transformers.utils import ModelOutput
 
+from hf_fst.adapters import is_adapted
 from hf_fst.config import NO_DEEPSPEED
 from hf_fst.sharding import refuse_sharding
 
@@ -66,7 +67,8 @@ def refuse_launch(trainer: Trainer) -> None:
     """Refuse ways of being launched that would be silently wrong.
 
     Raises:
-        ValueError: several GPUs in one process, DeepSpeed, or FSDP other than `hf_fst.sharding` can do.
+        ValueError: several GPUs in one process, DeepSpeed, FSDP other than `hf_fst.sharding` can do, or adapters that
+            are to be pushed.
     """
     if trainer.args.n_gpu > 1:
         raise ValueError(
@@ -75,6 +77,11 @@ def refuse_launch(trainer: Trainer) -> None:
         )
     if trainer.is_deepspeed_enabled:
         raise ValueError(NO_DEEPSPEED)
+    if trainer.args.push_to_hub and is_adapted(trainer.model):
+        raise ValueError(
+            "push_to_hub publishes whole networks, but the model is one with adapters; leave it out, merge the teacher with "
+            "merge_and_unload() after training, save it and publish that with `hf-fst push`."
+        )
     refuse_sharding(trainer.accelerator, trainer.model)
 
 

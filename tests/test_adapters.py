@@ -11,6 +11,7 @@ import torch
 from hf_fst.adapters import keep_base_statistics
 from hf_fst.rules import DeepFST, WideFST
 from hf_fst.teacher import EMATeacher
+from hf_fst.trainer import FSTTrainer
 from tests import tiny
 from tests.architectures import make
 
@@ -181,3 +182,9 @@ def test_an_adapted_student_is_evaluated_reported_and_its_best_checkpoint_loaded
         loaded = peft.PeftModel.from_pretrained(make("segformer", 0), tmp_path / f"checkpoint-{best}" / where)
         ours = trainer.networks()[network].state_dict()
         assert all(torch.equal(tensor, ours[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_adapters_are_not_pushed_and_that_is_said_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(FSTTrainer, "init_hf_repo", lambda *args: None)
+    with pytest.raises(ValueError, match="push_to_hub publishes whole networks.*merge_and_unload"):
+        tiny.trainer(tmp_path, adapted(), push_to_hub=True)

@@ -46,7 +46,7 @@ class Look:
     exposure: float  # standard deviation in stops
     white_balance: float  # standard deviation of the log gains of the channels
     blur: tuple[float, float]  # standard deviation in pixels of a picture 96 high
-    noise: tuple[float, float]  # standard deviation in grey levels
+    noise: tuple[float, float]  # standard deviation in gray levels
 
 
 LOOKS: dict[str, Look] = {

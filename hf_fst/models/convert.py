@@ -151,7 +151,7 @@ def convert(
         raise ValueError(f"which={which!r} is not known: choose teacher or student.")
     path = os.fspath(path)
     state = _weights_of(_load(path), which, path)
-    family = _recognise(state, path)
+    family = _recognize(state, path)
     if isinstance(model, str):
         if model not in family.builds and model in BUILDS:
             raise ValueError(
@@ -235,7 +235,7 @@ def _weights_of(checkpoint: object, which: str, path: str) -> State:
     return found
 
 
-def _recognise(state: State, path: str) -> Family:
+def _recognize(state: State, path: str) -> Family:
     for family in FAMILIES:
         if all(any(key.startswith(mark) for key in state) for mark in family.marks):
             return family

@@ -93,16 +93,16 @@ def pspnet(state: State) -> State:
 
 
 def _undo_unfold(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """mmsegmentation merges patches with `nn.Unfold`: channel-major, neighbours row by row.
+    """mmsegmentation merges patches with `nn.Unfold`: channel-major, neighbors row by row.
 
-    Swin (and transformers) concatenates the four neighbours column by column, so the last axis (C,4) becomes (4,C)
-    with the two middle neighbours exchanged.
+    Swin (and transformers) concatenates the four neighbors column by column, so the last axis (C,4) becomes (4,C)
+    with the two middle neighbors exchanged.
     """
     if not re.search(r"\.downsample\.(reduction|norm)\.", name):
         return tensor
     channels = tensor.shape[-1] // 4
-    neighbours = tensor.unflatten(-1, (channels, 4)).transpose(-1, -2)
-    return neighbours[..., [0, 2, 1, 3], :].flatten(-2).clone()
+    neighbors = tensor.unflatten(-1, (channels, 4)).transpose(-1, -2)
+    return neighbors[..., [0, 2, 1, 3], :].flatten(-2).clone()
 
 
 def upernet_swin(state: State) -> State:

@@ -111,7 +111,8 @@ def claimed(
     """Takes an output folder for a job with these settings, as long as the context lasts.
 
     The settings stand in `output/settings_file`, so that a later run goes on only with the same. With `overwrite` what
-    another job, whose settings stand there, left in the folders `owned` is removed; nothing else ever is. All processes of a launch enter together.
+    another job, whose settings stand there, left in the folders `owned` is removed; nothing else ever is. All processes
+    of a launch enter together.
 
     Raises:
         ValueError: other settings made what is there, or it is of unknown origin, or another job is at it.
