@@ -91,6 +91,12 @@ def _guarded(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
                 f"{error.strerror}: {error.filename or 'where the command writes'}; make room or choose another place."
             )
             return FAILURE
+        if type(error).__name__ == "OutOfMemoryError":  # torch's
+            say(
+                "The memory of the accelerator is full; take smaller crops or batches (with more "
+                "gradient_accumulation_steps in training), or look at images in windows."
+            )
+            return FAILURE
         if not _is_ours(error):
             ask_for_report(type(error), error, error.__traceback__)
             return FAILURE
@@ -98,7 +104,8 @@ def _guarded(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
         return USAGE if type(error).__name__ == "UsageError" else FAILURE
     if arguments.json and is_first_process():
         print(json.dumps(result, indent=2))
-    return FAILURE if result.get("failed") else 0
+    # one process tells for all: a launcher stops the others where one fails, perhaps before it has told
+    return FAILURE if result.get("failed") and is_first_process() else 0
 
 
 def ask_for_report(kind: type[BaseException], error: BaseException, trace) -> None:

@@ -79,8 +79,8 @@ def refuse_launch(trainer: Trainer) -> None:
         raise ValueError(NO_DEEPSPEED)
     if trainer.args.push_to_hub and is_adapted(trainer.model):
         raise ValueError(
-            "push_to_hub publishes whole networks, but the model is one with adapters; leave it out, merge the teacher with "
-            "merge_and_unload() after training, save it and publish that with `hf-fst push`."
+            "push_to_hub publishes whole networks, but the model is one with adapters; leave it out, merge the teacher "
+            "with merge_and_unload() after training, save it and publish that with `hf-fst push`."
         )
     refuse_sharding(trainer.accelerator, trainer.model)
 

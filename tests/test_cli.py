@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from hf_fst import cli
 from hf_fst.commands.train import split_overrides
@@ -227,6 +228,22 @@ def test_an_error_that_is_not_ours_keeps_its_traceback_and_asks_for_a_report(cap
     error = capsys.readouterr().err
     assert "Traceback (most recent call last)" in error
     assert error.splitlines()[-1].startswith("hf-fst: This error is not expected; please report it to ")
+
+
+def test_a_full_accelerator_is_nobodys_bug(capsys, monkeypatch):
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("hf_fst.recipes.load.load_recipe", full)
+    assert says(capsys, ["train", "r.yaml"], 1).startswith("The memory of the accelerator is full; take smaller crops")
+
+
+def test_of_several_processes_the_first_alone_ends_with_a_failure_of_files(capsys, monkeypatch):
+    monkeypatch.setattr("hf_fst.recipes.load.load_recipe", lambda *args: None)
+    monkeypatch.setattr("hf_fst.recipes.run.run", lambda *args, **options: {"failed": [{"file": "a", "reason": "b"}]})
+    for rank, code in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.main(["train", "r.yaml"]) == code
 
 
 def test_an_error_of_any_kind_asks_for_a_report(capsys, monkeypatch):
