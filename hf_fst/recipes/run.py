@@ -20,7 +20,7 @@ from hf_fst.reporting.hub_strategy import push_output
 from hf_fst.reporting.pictures import FOLDER as PICTURES
 from hf_fst.reporting.plots import sampling_bars
 from hf_fst.reporting.report import HISTORY_FILE
-from hf_fst.reporting.summary import evaluation_of, peak_memory
+from hf_fst.reporting.summary import best_step, evaluation_of, peak_memory
 from hf_fst.reporting.tables import percent, text_table
 from hf_fst.trainer import FSTTrainer
 
@@ -282,8 +282,8 @@ def _logged_metrics(trainer: FSTTrainer, data: RunData) -> list[dict]:
     if logged[0]["step"] == 0:
         kept.append(("start", logged[0]))
     kept.append(("last", logged[-1]))
-    best = trainer.state.best_global_step
-    if trainer.args.load_best_model_at_end and best is not None:
+    best = best_step(trainer)
+    if best is not None:
         kept.append(("best", next(entry for entry in logged if entry["step"] == best)))
     return [_entry(trainer, entry, "eval", weights, entry["step"], data) for weights, entry in kept]
 

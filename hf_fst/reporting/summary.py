@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import resource
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,14 +40,25 @@ def default_data(trainer) -> dict[str, DatasetFacts]:
     }
 
 
+def best_step(trainer) -> int | None:
+    """The step whose weights were loaded at the end as the best; None where those of the last step stayed.
+
+    That need not be the best evaluation: only what was saved can be loaded, and neither the start nor an evaluation
+    between two checkpoints is.
+    """
+    loaded = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    return None if loaded is None else int(Path(loaded).name.rpartition("-")[2])
+
+
 def evaluations_of(trainer, dataset: DatasetFacts) -> list[Evaluation]:
-    """The best and the last evaluation in the trainer's log; under `supervised` the student stands for both."""
+    """The evaluation of the best weights, where they were loaded, and the last one in the trainer's log; under
+    `supervised` the student stands for both."""
     key = "eval_teacher_mean_iou" if trainer.has_teacher else "eval_student_mean_iou"
     entries = [entry for entry in trainer.state.log_history if key in entry]
     if not entries:
         return []
-    best, last = max(entries, key=lambda entry: entry[key]), entries[-1]
-    kept = {"best": best, "last": last} if trainer.args.load_best_model_at_end else {"last": last}
+    best = next((entry for entry in entries if entry["step"] == best_step(trainer)), None)
+    kept = {"last": entries[-1]} if best is None else {"best": best, "last": entries[-1]}
     return [evaluation_of(trainer, weights, entry, dataset) for weights, entry in kept.items()]
 
 
@@ -111,7 +123,7 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
         steps=trainer.state.global_step,
         settings=settings_of(trainer.args.to_dict()),
         versions=versions(),
-        saved="best" if trainer.args.load_best_model_at_end else "last",
+        saved="last" if best_step(trainer) is None else "best",
         cost=cost_of(trainer),
         base_model=hub_id(student.config._name_or_path),
         own_architecture=type(student).__module__.startswith("hf_fst."),
