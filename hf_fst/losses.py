@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -91,6 +93,17 @@ def entropy(logits: torch.Tensor, size: tuple[int, int], align_corners: bool = F
     """-Σ_c p_c log p_c (B,H,W) in nats of the softmax of `logits` (B,C,h,w) at `size`."""
     probabilities = resize_to(logits, size, align_corners).softmax(dim=1)
     return -(probabilities * torch.log(probabilities + 1e-10)).sum(dim=1)
+
+
+def percentile(values: torch.Tensor, percent: float) -> torch.Tensor:
+    """The percentile of `values` (…), `percent` in [0, 100], linear between the two values around it, (), float64."""
+    values = values.double().flatten()
+    place = percent / 100 * (len(values) - 1)
+    below = math.floor(place)
+    # not torch.quantile, which takes 16 million values at the most
+    first = values.kthvalue(below + 1).values
+    second = values.kthvalue(min(below + 2, len(values))).values
+    return torch.lerp(first, second, place - below)
 
 
 def pseudo_labels(

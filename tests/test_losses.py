@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from hf_fst.losses import cross_entropy, ignore_as_255, output_cross_entropy, pseudo_labels, resize_to
+from hf_fst.losses import cross_entropy, ignore_as_255, output_cross_entropy, percentile, pseudo_labels, resize_to
 
 # probabilities 3/4 and 1/4 everywhere: CE is ln(4/3) for class 0 and ln 4 for class 1
 LOGITS = torch.tensor([math.log(3), 0.0], dtype=torch.float64).view(1, 2, 1, 1).expand(1, 2, 2, 2)
@@ -73,3 +74,10 @@ def test_logits_are_resized_with_aligned_corners_where_the_network_wants_it():
     logits = torch.cat([row, 3 - row], dim=1)
     labels, _ = pseudo_labels(logits, (1, 3), align_corners=True)
     assert torch.equal(labels, torch.tensor([[[1, 0, 0]]]))
+
+
+@pytest.mark.parametrize("percent", [0, 12.5, 50, 80, 99.9, 100])
+@pytest.mark.parametrize("count", [1, 2, 7, 1000])
+def test_a_percentile_is_numpys(percent, count):
+    values = torch.rand(count, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
+    assert percentile(values, percent).item() == pytest.approx(np.percentile(values.numpy(), percent), abs=1e-15)

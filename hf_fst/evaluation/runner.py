@@ -56,6 +56,11 @@ def model_folder(model: str | Path, which: str) -> tuple[str, str]:
     if (folder / TEACHER_DIR / "config.json").is_file():
         return str(model), TEACHER_DIR if which == "teacher" else ""
     subfolder = STUDENT_DIR if which == "student" else ""
+    if (folder / subfolder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{folder / subfolder} holds adapters alone: load them with peft, and give the directory of the model that "
+            "merge_and_unload() returns and save_pretrained() has written."
+        )
     if not (folder / subfolder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder / subfolder} has no config.json, so there is no {which} to evaluate: give a directory that "

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, PreTrainedModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    PreTrainedModel,
+    SegformerImageProcessor,
+)
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 def from_hub(model: str, processor=None, id2label: dict[int, str] | None = None) -> tuple[PreTrainedModel, object]:
@@ -15,4 +23,10 @@ def from_hub(model: str, processor=None, id2label: dict[int, str] | None = None)
     """
     names = {} if id2label is None else {"id2label": id2label, "label2id": {v: k for k, v in id2label.items()}}
     network = AutoModelForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **names)
-    return network, processor or AutoImageProcessor.from_pretrained(model)
+    if processor is None:
+        try:
+            processor = AutoImageProcessor.from_pretrained(model)
+        except OSError:
+            logger.warning("%s has no image processor: one is made with ImageNet's mean and deviation.", model)
+            processor = SegformerImageProcessor(do_resize=False)
+    return network, processor

@@ -12,6 +12,7 @@ from hf_fst.losses import (
     entropy,
     hard_pixels,
     ignore_as_255,
+    percentile,
     pseudo_labels,
 )
 from hf_fst.objectives.cut_mix import CutMixObjective
@@ -66,7 +67,7 @@ class EntropyDropObjective(CutMixObjective):
         joint = torch.cat([batch["pixel_values"], batch["mixed_pixel_values"]])
         uncertainty = entropy(teacher(joint).logits[-len(images) :], size, self.align_corners)
         teacher.label_mode()
-        limit = torch.quantile(uncertainty.double().flatten(), self.drop_percent / 100)
+        limit = percentile(uncertainty, self.drop_percent)
         batch["mixed_labels"] = batch["mixed_labels"].masked_fill(uncertainty >= limit, IGNORE_INDEX)
         return batch
 

@@ -290,3 +290,9 @@ class TestBadInput:
             evaluate(run_dir, [])
         with pytest.raises(ValueError, match="needs its image processor"):
             evaluate(tiny_model(1), dataset)
+
+
+def test_adapters_alone_are_to_be_merged_first(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds adapters alone: load them with peft, .* merge_and_unload"):
+        load_model(tmp_path)

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from hf_fst.rules import DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
 from tests import tiny
 
 
-def uneven():
-    """Eight labelled images, the first 60% void and the second without any label, and eight unlabelled ones."""
-    labeled = tiny.images(8, 1, (10, 10))
-    labeled[0]["labels"][:6] = 255
+def uneven(size=(10, 10)):
+    """Eight labeled images, the first 60% void and the second without any label, and eight unlabeled ones."""
+    labeled = tiny.images(8, 1, size)
+    labeled[0]["labels"][: size[0] * 6 // 10] = 255
     labeled[1]["labels"][:] = -100
-    return labeled, tiny.images(8, 2, (10, 10), labels=False)
+    return labeled, tiny.images(8, 2, size, labels=False)
 
 
-def result(tmp_path, rule, accumulation, optimizer="sgd", **options):
+def segformer():
+    """Without dropout, and without the BatchNorm of its head: it sees a micro-batch alone."""
+    sizes = {"depths": [1] * 4, "hidden_sizes": [8] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
+    noise = dict.fromkeys(("hidden_dropout_prob", "drop_path_rate", "classifier_dropout_prob"), 0.0)
+    torch.manual_seed(3)
+    network = SegformerForSemanticSegmentation(SegformerConfig(num_labels=tiny.CLASSES, **sizes, **noise)).double()
+    [name] = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    network.set_submodule(name, nn.Identity())
+    return network
+
+
+def result(tmp_path, rule, accumulation, optimizer="sgd", network=None, size=(10, 10), **options):
     optimizers = {
         "sgd": (torch.optim.SGD, {"lr": 0.2, "momentum": 0.9}),
         "adamw": (torch.optim.AdamW, {"lr": 0.01}),
@@ -25,7 +38,8 @@ def result(tmp_path, rule, accumulation, optimizer="sgd", **options):
     quality = {"objective": "pseudo_label", "unlabeled_weighting": "quality", "confidence_threshold": 0.4}
     trainer = tiny.trainer(
         tmp_path,
-        sets=uneven(),
+        network,
+        sets=uneven(size),
         trainer_options={"rule": rule, "optimizer_cls_and_kwargs": optimizers[optimizer]},
         **{
             **({} if isinstance(rule, Supervised) else quality),
@@ -58,6 +72,12 @@ def test_the_split_of_a_group_does_not_matter(tmp_path, rule, optimizer):
         assert tiny.distance(whole[0], other[0]) < 1e-12
         assert tiny.distance(whole[1], other[1]) < 1e-12
         assert torch.allclose(whole[2], other[2], rtol=0, atol=1e-6)  # logged in single precision
+
+
+@pytest.mark.parametrize("rule", [DeepFST(2), WideFST(2)], ids=repr)
+def test_the_split_of_a_group_does_not_matter_to_a_segformer_either(tmp_path, rule):
+    whole, single = (result(tmp_path, rule, n, network=segformer(), size=(60, 64), max_steps=2) for n in (1, 4))
+    assert tiny.distance(whole[0], single[0]) < 1e-12 and tiny.distance(whole[1], single[1]) < 1e-12
 
 
 def test_the_quality_ratio_is_that_of_the_group(tmp_path):
