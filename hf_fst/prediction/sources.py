@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import datasets
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError, HTTPError
 
 from hf_fst.data.files import SUFFIXES
 from hf_fst.data.hub import IMAGE_COLUMNS
@@ -113,7 +113,7 @@ def _hub(source: str, split: str, column: str | None, config: str | None, revisi
     try:
         revision = HfApi().dataset_info(source, revision=revision).sha  # the order must not change while we read
         dataset = datasets.load_dataset(source, config, split=split, revision=revision, streaming=True)
-    except (FileNotFoundError, ConnectionError, HfHubHTTPError, HFValidationError) as error:
+    except (FileNotFoundError, ConnectionError, HTTPError, HFValidationError) as error:  # HTTPError: no network, too
         reason = str(error).strip().partition("\n")[0]
         raise FileNotFoundError(f"There is no dataset {source!r} on the Hub, nor such a folder ({reason}).") from error
     except ValueError as error:  # `datasets` lists the splits and configurations that there are

@@ -206,13 +206,17 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_set(run_dir, tmp_path, caps
 
 @pytest.mark.parametrize("option, value, sentence", [
     ("--confidence_threshold", 1.5, "confidence_threshold is 1.5; use a number from 0 to 1."),
-    ("--shard_size", 0, "shard_size is 0, but at least 1 is needed."),
     ("--image", "photo", "{0}/shards has no column of images (photo); its columns are image, caption."),
 ])  # fmt: skip
 def test_wrong_options_are_told(run_dir, images, tmp_path, capsys, option, value, sentence):  # noqa: F811
     as_parquet(images, tmp_path / "shards")
     assert label(run_dir, tmp_path / "shards", "-o", tmp_path / "out", option, value) == 1
     assert capsys.readouterr().err.splitlines()[-1] == f"hf-fst: {sentence.format(tmp_path)}"
+
+
+def test_a_shard_of_no_images_is_wrong_usage(run_dir, images, tmp_path, capsys):  # noqa: F811
+    assert label(run_dir, images, "-o", tmp_path / "out", "--shard_size", 0) == 2
+    assert "--shard_size" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_collection_or_settings_that_changed_are_refused(run_dir, images, tmp_path, capsys):  # noqa: F811
