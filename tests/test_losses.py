@@ -81,3 +81,13 @@ def test_logits_are_resized_with_aligned_corners_where_the_network_wants_it():
 def test_a_percentile_is_numpys(percent, count):
     values = torch.rand(count, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
     assert percentile(values, percent).item() == pytest.approx(np.percentile(values.numpy(), percent), abs=1e-15)
+
+
+def test_pixels_of_auxiliary_heads_are_weighted_where_wanted():
+    output = SemanticSegmenterOutput(logits=LOGITS)
+    output["auxiliary_logits"] = {"a": LOGITS}
+    weight = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]], dtype=torch.float64)  # of class 0, 1, ignored, 1
+    weighted = output_cross_entropy(output, LABELS, 3, weight, auxiliary_weight=0.5)
+    assert weighted.item() == pytest.approx(1.5 * ONE / 3)
+    plain = output_cross_entropy(output, LABELS, 3, weight, auxiliary_weight=0.5, weigh_auxiliary=False)
+    assert plain.item() == pytest.approx(ONE / 3 + 0.5 * (ZERO + 2 * ONE) / 3)

@@ -12,6 +12,7 @@ from hf_fst.objectives import (
     OBJECTIVES,
     ClassMixObjective,
     CutMixObjective,
+    EntropyDropObjective,
     PseudoLabelObjective,
     SupervisedObjective,
     make_objective,
@@ -196,3 +197,30 @@ def test_only_what_the_student_sees_is_augmented_strongly():
     assert len(seen) == 1 and torch.equal(seen[0], UNLABELED)
     assert not torch.equal(prepared["mixed_pixel_values"], UNLABELED)
     assert torch.equal(prepared["pixel_values"], BATCH["pixel_values"])
+
+
+@pytest.mark.parametrize("ohem", [{}, {"ohem_threshold": 0.5, "ohem_min_kept": 1}])
+def test_entropy_drop_teaches_auxiliary_heads_labels_alone(ohem):
+    def two_heads(pixel_values):
+        output = student(pixel_values)
+        output["auxiliary_logits"] = {"auxiliary_head": -output.logits}  # class 0 with probability 1/4
+        return output
+
+    objective = EntropyDropObjective(unlabeled_weight=0.5, auxiliary_loss_weight=0.4, **ohem)
+    batch = {
+        "pixel_values": image([1, 1]),
+        "labels": torch.tensor([[[0, 0]]]),
+        "mixed_pixel_values": image([1, 1]),
+        "mixed_labels": torch.tensor([[[0, 255]]]),
+    }
+    [(names, (labeled, unlabeled))] = objective.terms(two_heads, None, batch, objective.counts(batch))
+    assert names == ("labeled_loss", "unlabeled_loss")
+    assert labeled.item() == pytest.approx(ZERO + 0.4 * ONE)
+    assert unlabeled.item() == pytest.approx(0.5 * (2 / 1) * ZERO)  # λ · P / n · CE
+
+
+@pytest.mark.parametrize("weighs", [True, False])
+def test_whether_auxiliary_heads_weigh_pseudo_labels_is_an_option(weighs):
+    args = tiny.config("unused", objective="class_mix", rule="mean_teacher", auxiliary_pseudo_weight=weighs)
+    args.resolve()
+    assert make_objective(args, 2).weigh_auxiliary is weighs
