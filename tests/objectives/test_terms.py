@@ -224,3 +224,12 @@ def test_whether_auxiliary_heads_weigh_pseudo_labels_is_an_option(weighs):
     args = tiny.config("unused", objective="class_mix", rule="mean_teacher", auxiliary_pseudo_weight=weighs)
     args.resolve()
     assert make_objective(args, 2).weigh_auxiliary is weighs
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_teacher_that_has_labeled_is_in_evaluation_mode_again(name):
+    args = tiny.config("unused", objective=name, rule="mean_teacher")
+    args.resolve()
+    teacher = EMATeacher(tiny.model(batch_norm=True, dropout=0.5))
+    make_objective(args, 2).prepare(teacher, BATCH)
+    assert not any(module.training for module in teacher.model.modules())
