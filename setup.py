@@ -20,7 +20,9 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["hf_fst", "hf_fst.*"]),
     include_package_data=True,
-    package_data={"hf_fst": ["data/splits/**/*", "evaluation/**/*", "reporting/*.jinja"]},
+    package_data={
+        "hf_fst": ["data/splits/**/*", "evaluation/**/*", "publishing/*.jinja", "recipes/library/**/*.yaml"]
+    },
     install_requires=[
         "accelerate>=1.15",
         "datasets>=5.2",

@@ -1,8 +1,8 @@
 """The rules once more, as a plain torch loop over deep copies: the reference that the trainer is measured against.
 
-It knows nothing of `hf_fst.rules`, `lookahead`, `teacher`, `losses` or `objectives`; only the order of the images is
-asked of `hf_fst.data.pairing`, which is what a run's images are. The student's virtual futures are deep copies with
-optimizers of their own, so nothing has to be put back.
+It knows nothing of `hf_fst.method.rules`, `lookahead`, `teacher`, `losses` or `objectives`; only the order of the
+images is asked of `hf_fst.data.pairing`, which is what a run's images are. The student's virtual futures are deep
+copies with optimizers of their own, so nothing has to be put back.
 """
 
 from __future__ import annotations

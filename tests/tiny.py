@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from hf_fst.config import FSTConfig
-from hf_fst.trainer import FSTTrainer
+from hf_fst.training.config import FSTConfig
+from hf_fst.training.trainer import FSTTrainer
 
 CLASSES = 3
 

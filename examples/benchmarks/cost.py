@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback, set_seed
 
+from hf_fst.evaluation.machine import hardware, versions
 from hf_fst.recipes.data import build_data
 from hf_fst.recipes.load import load_recipe, to_config
 from hf_fst.recipes.network import build_network
 from hf_fst.recipes.trainer import RecipeTrainer
-from hf_fst.reporting.facts import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = {

@@ -24,12 +24,12 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
+from hf_fst.evaluation.machine import hardware, versions
 from hf_fst.models import BUILDS
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import load_recipe, sweep_points, to_config
 from hf_fst.recipes.network import build_network
 from hf_fst.recipes.trainer import RecipeTrainer
-from hf_fst.reporting.facts import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Path(__file__).with_suffix(".yaml")

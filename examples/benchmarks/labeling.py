@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from hf_fst.data import load
-from hf_fst.reporting.facts import hardware, versions
+from hf_fst.evaluation.machine import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = f"{shlex.quote(sys.executable)} -m torch.distributed.run --standalone --nproc_per_node {{}}"

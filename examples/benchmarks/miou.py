@@ -31,7 +31,7 @@ from PIL import Image
 
 from hf_fst.data.cityscapes import RAW_IDS
 from hf_fst.evaluation import MEAN_IOU, ConfusionMatrix
-from hf_fst.reporting.facts import hardware, versions
+from hf_fst.evaluation.machine import hardware, versions
 
 sys.path.insert(0, str(Path(__file__).parent / "usual_mean_iou"))
 import usual_mean_iou

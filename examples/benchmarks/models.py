@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from hf_fst.evaluation.machine import versions
 from hf_fst.models import BUILDS, build
-from hf_fst.reporting.facts import versions
 
 ROOT = Path(__file__).resolve().parents[2]
 

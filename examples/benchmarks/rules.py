@@ -19,7 +19,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hf_fst.rules import RULES
+from hf_fst.method.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {

@@ -4,7 +4,7 @@
     python examples/benchmarks/tables.py --check    # exit with 1 if a table is out of date
 
 A table stands between `<!-- table: NAME -->` and `<!-- /table -->` and comes from docs/results/NAME.json, whose form
-`hf_fst.reporting.tables` describes.
+`hf_fst.drawing.tables` describes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hf_fst.reporting.tables import update_tables
+from hf_fst.drawing.tables import update_tables
 
 
 def main(arguments: list[str] | None = None) -> int:

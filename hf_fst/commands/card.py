@@ -34,7 +34,7 @@ def add(commands) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
-    from hf_fst.reporting.report import rewrite_report
+    from hf_fst.publishing.report import rewrite_report
 
     changes = {"license": arguments.license, "model_name": arguments.name}
     changes = {key: value for key, value in changes.items() if value is not None}

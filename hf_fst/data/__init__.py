@@ -8,18 +8,18 @@ from collections.abc import Callable
 
 import datasets
 
-from .camvid import camvid
-from .cityscapes import cityscapes
-from .errors import DataError
-from .folders import folder
-from .gta5 import gta5
-from .hub import hub
-from .labels import LabelMap
-from .pairing import DrawSampler, Pairs, collate
-from .street import street
-from .synthia import synthia
-from .views import View
-from .voc import voc
+from hf_fst.data.camvid import camvid
+from hf_fst.data.cityscapes import cityscapes
+from hf_fst.data.folders import folder
+from hf_fst.data.gta5 import gta5
+from hf_fst.data.hub import hub
+from hf_fst.data.labels import LabelMap
+from hf_fst.data.pairing import DrawSampler, Pairs, collate
+from hf_fst.data.street.dataset import street
+from hf_fst.data.synthia import synthia
+from hf_fst.data.views import View
+from hf_fst.data.voc import voc
+from hf_fst.errors import DataError
 
 DATASETS: dict[str, Callable[..., datasets.DatasetDict]] = {
     "street": street,

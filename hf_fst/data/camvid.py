@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datasets
 
-from .files import MASK_SUFFIXES, Row, build, find_folder, find_root, list_files, match
-from .labels import IGNORED, LabelMap
-from .sampling import class_pixels
-from .splits import FOLDER, semi_supervised
+from hf_fst.data.files import MASK_SUFFIXES, Row, build, find_folder, find_root, list_files, match
+from hf_fst.data.labels import IGNORED, LabelMap
+from hf_fst.data.sampling import class_pixels
+from hf_fst.data.splits import FOLDER, semi_supervised
 
 NAMES = "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
 PALETTE = [

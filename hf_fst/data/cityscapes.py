@@ -6,10 +6,10 @@ from pathlib import PurePosixPath
 
 import datasets
 
-from .files import MASK_SUFFIXES, Row, build, find_folder, find_root, list_files, match
-from .labels import IGNORED, LabelMap
-from .sampling import class_pixels
-from .splits import semi_supervised
+from hf_fst.data.files import MASK_SUFFIXES, Row, build, find_folder, find_root, list_files, match
+from hf_fst.data.labels import IGNORED, LabelMap
+from hf_fst.data.sampling import class_pixels
+from hf_fst.data.splits import semi_supervised
 
 NAMES = (
     "road,sidewalk,building,wall,fence,pole,traffic light,traffic sign,vegetation,terrain,sky,person,rider,car,truck,bus,"

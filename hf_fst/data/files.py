@@ -7,7 +7,7 @@ from pathlib import Path
 
 import datasets
 
-from .labels import LabelMap
+from hf_fst.data.labels import LabelMap
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # masks need a lossless format

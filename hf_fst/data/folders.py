@@ -8,8 +8,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from .files import MASK_SUFFIXES, Row, build, default_palette, find_folder, find_root, list_files, match
-from .labels import IGNORED, LabelMap
+from hf_fst.data.files import MASK_SUFFIXES, Row, build, default_palette, find_folder, find_root, list_files, match
+from hf_fst.data.labels import IGNORED, LabelMap
 
 SPLITS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datasets
 
-from .cityscapes import COLORS, ID_MAP, NAMES, PALETTE
-from .files import build, find_folder, find_root, list_files, match, without
-from .labels import IGNORED, LabelMap
+from hf_fst.data.cityscapes import COLORS, ID_MAP, NAMES, PALETTE
+from hf_fst.data.files import build, find_folder, find_root, list_files, match, without
+from hf_fst.data.labels import IGNORED, LabelMap
 
 LAYOUT = (
     "images/*.png (01_images.zip to 10_images.zip) and labels/*.png (01_labels.zip to 10_labels.zip) of the same names"

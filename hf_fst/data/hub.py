@@ -7,9 +7,9 @@ from pathlib import Path
 
 import datasets
 
-from .files import default_palette
-from .folders import read_id2label
-from .labels import LabelMap
+from hf_fst.data.files import default_palette
+from hf_fst.data.folders import read_id2label
+from hf_fst.data.labels import LabelMap
 
 # The first that is there is taken; jpg and png are the columns of WebDataset shards with 0001.jpg, 0001.png.
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg", "jpeg")

@@ -20,7 +20,7 @@ from datasets.features.features import register_feature
 from datasets.utils.file_utils import is_local_path, xopen
 from torchvision.io import ImageReadMode, decode_image
 
-from .errors import DataError
+from hf_fst.errors import DataError
 
 IGNORED = 255
 MAX_SIDE = 32_768  # pixels; beyond this an image is a mistake, and several decoders overflow at 2**15 or 2**16

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from .labels import LabelMap
-from .views import View
+from hf_fst.data.labels import LabelMap
+from hf_fst.data.views import View
 
 
 def _count(row: dict, label_map: LabelMap) -> dict:

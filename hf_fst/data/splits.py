@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from .files import Row, pick
+from hf_fst.data.files import Row, pick
 
 FOLDER = Path(__file__).parent / "splits"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datasets
 
-from .cityscapes import NAMES, PALETTE
-from .files import build, find_folder, find_root, list_files, match, without
-from .labels import IGNORED, LabelMap
+from hf_fst.data.cityscapes import NAMES, PALETTE
+from hf_fst.data.files import build, find_folder, find_root, list_files, match, without
+from hf_fst.data.labels import IGNORED, LabelMap
 
 LAYOUT = "RGB/*.png and GT/LABELS/*.png of the same names (SYNTHIA_RAND_CITYSCAPES.rar)"
 # Raw ids: 0 void, 1 sky, 2 building, 3 road, 4 sidewalk, 5 fence, 6 vegetation, 7 pole, 8 car, 9 traffic sign, 10

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from .errors import DataError
-from .labels import LabelMap, file_of, open_image
+from hf_fst.data.labels import LabelMap, file_of, open_image
+from hf_fst.errors import DataError
 
 
 def check_columns(dataset: datasets.Dataset) -> None:

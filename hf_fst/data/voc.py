@@ -6,10 +6,10 @@ from pathlib import Path
 
 import datasets
 
-from .files import Row, build, default_palette, find_folder, find_root, list_files
-from .labels import LabelMap
-from .sampling import class_pixels
-from .splits import read_list, semi_supervised
+from hf_fst.data.files import Row, build, default_palette, find_folder, find_root, list_files
+from hf_fst.data.labels import LabelMap
+from hf_fst.data.sampling import class_pixels
+from hf_fst.data.splits import read_list, semi_supervised
 
 NAMES = (
     "background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,person,pottedplant,"

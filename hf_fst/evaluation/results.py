@@ -16,8 +16,8 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from PIL import Image
 
 from hf_fst.data.cityscapes import RAW_IDS
-from hf_fst.reporting.overlays import default_palette, overlay
-from hf_fst.reporting.tables import percent, text_table
+from hf_fst.drawing.overlays import default_palette, overlay
+from hf_fst.drawing.tables import percent, text_table
 
 RESULTS_FILE = "evaluation.json"
 PREDICTIONS, OVERLAYS = "predictions", "overlays"

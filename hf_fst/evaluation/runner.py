@@ -22,7 +22,6 @@ from transformers import (
 )
 
 import hf_fst.models  # noqa: F401  registers our architectures
-from hf_fst.checkpoints import STUDENT_DIR, TEACHER_DIR
 from hf_fst.data.labels import LabelMap
 from hf_fst.data.pairing import collate
 from hf_fst.data.transforms import ResizeWithin
@@ -30,8 +29,9 @@ from hf_fst.data.views import View
 from hf_fst.evaluation.boundary import BoundaryIoU
 from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, scores
 from hf_fst.evaluation.inference import check_views, predict
+from hf_fst.evaluation.machine import hardware, versions
 from hf_fst.evaluation.results import Pictures, write_scores
-from hf_fst.reporting.facts import hardware, versions
+from hf_fst.models.loading import STUDENT_DIR, TEACHER_DIR
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ import numpy as np
 from matplotlib import colormaps
 
 from hf_fst.data import load
-from hf_fst.data.errors import DataError
+from hf_fst.drawing.overlays import overlay
+from hf_fst.errors import DataError
 from hf_fst.prediction.files import list_inputs
 from hf_fst.prediction.predict import index_image
 from hf_fst.prediction.segmenter import Picture, Segmenter, one_by_one_if_it_fails
-from hf_fst.reporting.overlays import overlay
 
 EXAMPLES = 4
 STYLE = """

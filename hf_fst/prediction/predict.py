@@ -15,12 +15,12 @@ from accelerate.utils import gather_object
 from PIL import Image
 from tqdm.auto import tqdm
 
-from hf_fst.data.errors import DataError
 from hf_fst.data.files import SUFFIXES
+from hf_fst.drawing.overlays import labels_in, overlay, with_legend
+from hf_fst.errors import DataError
 from hf_fst.prediction.files import claimed, list_inputs, output_names, write_whole
 from hf_fst.prediction.segmenter import Picture, Segmenter, ahead, batches, one_by_one_if_it_fails
 from hf_fst.prediction.video import VIDEO_SUFFIXES, check_video_support, predict_video
-from hf_fst.reporting.overlays import labels_in, overlay, with_legend
 
 SETTINGS_FILE = "predict.json"
 PREDICTIONS, OVERLAYS, VIDEOS = "predictions", "overlays", "videos"

@@ -19,13 +19,13 @@ from hf_fst.data.camvid import LABELS as CAMVID
 from hf_fst.data.cityscapes import NAMES as CITYSCAPES_NAMES
 from hf_fst.data.cityscapes import PALETTE as CITYSCAPES_PALETTE
 from hf_fst.data.labels import open_image
-from hf_fst.data.street import NAMES as STREET_NAMES
-from hf_fst.data.street import PALETTE as STREET_PALETTE
+from hf_fst.data.street.dataset import NAMES as STREET_NAMES
+from hf_fst.data.street.dataset import PALETTE as STREET_PALETTE
 from hf_fst.data.voc import LABELS as VOC
+from hf_fst.drawing.overlays import default_palette
 from hf_fst.evaluation.inference import check_views, predict, segment
 from hf_fst.evaluation.runner import Prepare, describe, load_model
-from hf_fst.reporting.facts import FACTS_FILE, RunFacts
-from hf_fst.reporting.overlays import default_palette
+from hf_fst.publishing.facts import FACTS_FILE, RunFacts
 
 # of the datasets with these classes, for models that come without colors
 KNOWN_PALETTES = [

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from hf_fst.data.errors import DataError
+from hf_fst.drawing.overlays import overlay, with_legend
+from hf_fst.errors import DataError
 from hf_fst.prediction.files import write_whole
 from hf_fst.prediction.segmenter import Segmenter, batches, one_by_one_if_it_fails
-from hf_fst.reporting.overlays import overlay, with_legend
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .keys import Recipe, UsageError
-from .load import load_recipe, sweep_points
+from hf_fst.recipes.keys import Recipe, UsageError
+from hf_fst.recipes.load import load_recipe, sweep_points
 
 __all__ = ["Recipe", "UsageError", "load_recipe", "sweep_points"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-from hf_fst.config import FSTConfig
-from hf_fst.reporting.facts import DatasetFacts, hub_id
-
-from .data import RunData
-from .keys import Recipe
+from hf_fst.publishing.facts import DatasetFacts, hub_id
+from hf_fst.recipes.data import RunData
+from hf_fst.recipes.keys import Recipe
+from hf_fst.training.config import FSTConfig
 
 # name for people, license of the data where it has a plain one, address
 KNOWN = {

@@ -10,16 +10,15 @@ from pathlib import Path, PurePosixPath
 import datasets
 from torch.utils.data import Dataset
 
-from hf_fst.config import FSTConfig
 from hf_fst.data import DATASETS, LabelMap, View, load
 from hf_fst.data.folders import read_id2label
 from hf_fst.data.sampling import RareClasses, class_pixels, combine
 from hf_fst.data.splits import nested_order, read_list
 from hf_fst.data.transforms import CenterCrop, Evaluation, size_within, training
 from hf_fst.evaluation.confusion import CLASS_LISTS
-from hf_fst.objectives import OBJECTIVES
-
-from .keys import Recipe, UsageError
+from hf_fst.method.objectives import OBJECTIVES
+from hf_fst.recipes.keys import Recipe, UsageError
+from hf_fst.training.config import FSTConfig
 
 # numbers of `RareClasses` that a recipe may set
 _RARE = ("temperature", "min_pixels", "min_crop_ratio", "tries", "scale_by_crop")

@@ -12,16 +12,15 @@ from transformers import PrinterCallback, set_seed
 from hf_fst.data.camvid import NAMES as CAMVID
 from hf_fst.data.cityscapes import NAMES as CITYSCAPES
 from hf_fst.data.folders import read_id2label
-from hf_fst.data.street import NAMES as STREET
+from hf_fst.data.street.dataset import NAMES as STREET
 from hf_fst.data.voc import NAMES as VOC
+from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.models import BUILDS
-from hf_fst.objectives import OBJECTIVES
-
-from .data import scored_classes
-from .keys import Recipe
-from .load import merge, to_config
-from .network import build_network
-from .trainer import RecipeTrainer
+from hf_fst.recipes.data import scored_classes
+from hf_fst.recipes.keys import Recipe
+from hf_fst.recipes.load import merge, to_config
+from hf_fst.recipes.network import build_network
+from hf_fst.recipes.trainer import RecipeTrainer
 
 SIDE = 64  # pixels of the small step
 CLASSES = {

@@ -128,7 +128,7 @@ def own_keys() -> dict[str, object]:
 
 def key_table() -> str:
     """The keys of a recipe for `hf-fst train --help`, by group."""
-    from hf_fst.config import FSTConfig
+    from hf_fst.training.config import FSTConfig
 
     rows = [(f.metadata["group"], f.name, f.metadata["help"]) for f in fields(Recipe) if f.metadata]
     base = {f.name for f in fields(FSTConfig.__mro__[1])}

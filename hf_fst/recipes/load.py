@@ -12,10 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from hf_fst.config import FSTConfig
 from hf_fst.data import DATASETS
-
-from .keys import Recipe, UsageError, own_keys
+from hf_fst.recipes.keys import Recipe, UsageError, own_keys
+from hf_fst.training.config import FSTConfig
 
 EXAMPLES = ("examples", "recipes")
 # set by the trainer or by flags of the command, or not sayable in YAML
@@ -52,7 +51,7 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None, sw
             value = {part: value}
         values = merge(values, {head: value})
     recipe = make_recipe(values, Path(path).name, point)
-    recipe.folder = "/".join(EXAMPLES) if Path(path).resolve().parts[-3:-1] == EXAMPLES else None
+    recipe.folder = "/".join(EXAMPLES) if Path(path).resolve().parts[-3:-1] == ("recipes", "library") else None
     return recipe
 
 

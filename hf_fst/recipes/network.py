@@ -9,8 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel, SegformerImageProcessor
 
 from hf_fst.models import BUILDS, build
-
-from .keys import Recipe, UsageError
+from hf_fst.recipes.keys import Recipe, UsageError
 
 
 def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:

@@ -14,22 +14,23 @@ from accelerate import PartialState
 from transformers import ProgressCallback, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
-from hf_fst.checkpoints import STUDENT_DIR, all_checkpoints, complete_checkpoints
-from hf_fst.reporting.facts import FACTS_FILE, LOCAL, TOKEN, hardware, settings_of, versions
-from hf_fst.reporting.hub_strategy import push_output
-from hf_fst.reporting.pictures import FOLDER as PICTURES
-from hf_fst.reporting.plots import sampling_bars
-from hf_fst.reporting.report import HISTORY_FILE
-from hf_fst.reporting.summary import best_step, evaluation_of, peak_memory
-from hf_fst.reporting.tables import percent, text_table
-from hf_fst.trainer import FSTTrainer
-
-from .about import data_facts
-from .data import RunData, build_data, scored_classes
-from .keys import Recipe, UsageError
-from .load import as_dict, to_config
-from .network import build_network, build_processor
-from .trainer import RecipeTrainer
+from hf_fst.drawing.plots import sampling_bars
+from hf_fst.drawing.tables import percent, text_table
+from hf_fst.evaluation.machine import hardware, peak_memory, versions
+from hf_fst.models.loading import STUDENT_DIR
+from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN, settings_of
+from hf_fst.publishing.report import HISTORY_FILE
+from hf_fst.recipes.about import data_facts
+from hf_fst.recipes.data import RunData, build_data, scored_classes
+from hf_fst.recipes.keys import Recipe, UsageError
+from hf_fst.recipes.load import as_dict, to_config
+from hf_fst.recipes.network import build_network, build_processor
+from hf_fst.recipes.trainer import RecipeTrainer
+from hf_fst.training.checkpoints import all_checkpoints, complete_checkpoints
+from hf_fst.training.hub_strategy import push_output
+from hf_fst.training.pictures import FOLDER as PICTURES
+from hf_fst.training.summary import best_step, evaluation_of
+from hf_fst.training.trainer import FSTTrainer
 
 RECIPE_FILE, RESULTS_FILE = "recipe.yaml", "results.json"
 CLASS_SAMPLING = "class_sampling.png"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
-from hf_fst.trainer import FSTTrainer
-
-from .keys import Recipe
+from hf_fst.recipes.keys import Recipe
+from hf_fst.training.trainer import FSTTrainer
 
 
 class RecipeTrainer(FSTTrainer):

@@ -6,7 +6,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_fst.data.pairing import collate
-from hf_fst.trainer import FSTTrainer
+from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
 
 KINDS = ("Trainer", "FSTTrainer")

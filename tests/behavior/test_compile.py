@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_fst.rules import DeepFST, WideFST
+from hf_fst.method.rules import DeepFST, WideFST
 from tests import tiny
 
 

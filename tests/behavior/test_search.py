@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from transformers import logging as transformers_logging
 
-from hf_fst.rules import DeepFST
-from hf_fst.trainer import FSTTrainer
+from hf_fst.method.rules import DeepFST
+from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
 from tests.behavior.both import images, make
 

@@ -10,8 +10,8 @@ from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from hf_fst.data.epochs import EpochOfDraws
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
+from hf_fst.training.epochs import EpochOfDraws
 from tests import tiny
 
 

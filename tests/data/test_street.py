@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from hf_fst.data import LabelMap, load, street_scene
-from hf_fst.data.street import NAMES, PALETTE, draw, street
+from hf_fst.data import LabelMap, load
+from hf_fst.data.street import scene as street_scene
+from hf_fst.data.street.dataset import NAMES, PALETTE, draw, street
 
 SMALL = {"size": (48, 80), "num_train": 4, "num_validation": 2, "num_test": 3}
 SIZE = (96, 160)
@@ -57,7 +58,7 @@ import hashlib, sys, types
 package = types.ModuleType("scenes")
 package.__path__ = [{str(Path(street_scene.__file__).parent)!r}]
 sys.modules["scenes"] = package
-from scenes.street_scene import draw
+from scenes.scene import draw
 for look in ("real", "synthetic"):
     parts = draw(look, "test", 4, (48, 80), 3)
     print(hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest())
@@ -202,7 +203,7 @@ def test_a_second_call_draws_nothing(tmp_path, monkeypatch):
         raise RuntimeError("drawn again")
 
     first = street(tmp_path, **SMALL)
-    monkeypatch.setattr(sys.modules["hf_fst.data.street"], "draw", refuse)
+    monkeypatch.setattr(sys.modules["hf_fst.data.street.dataset"], "draw", refuse)
     second = street(tmp_path, **SMALL)
     assert second["train"].cache_files == first["train"].cache_files
     with pytest.raises(datasets.exceptions.DatasetGenerationError) as error:

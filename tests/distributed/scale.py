@@ -18,13 +18,13 @@ from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.distributed.tensor import DTensor
 
-from hf_fst import sharding
-from hf_fst.rules import DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
-from hf_fst.trainer import FSTTrainer
+from hf_fst.method.rules import DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
+from hf_fst.training import sharding
+from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
 from tests.architectures import make
 from tests.distributed.fsdp_on_cpu import sharding_on_cpu
-from tests.test_adapters import adapted
+from tests.training.test_adapters import adapted
 
 IMAGES_A_STEP = 4
 SHARDED_RULES = {"mean_teacher": MeanTeacher(), "fst_d": DeepFST(2), "fst_w": WideFST(2)}

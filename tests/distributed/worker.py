@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from hf_fst.rules import DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
+from hf_fst.method.rules import DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
 from tests import tiny
 
 RULES = {

@@ -23,11 +23,11 @@ from hf_fst.cli import main
 from hf_fst.commands.train import split_overrides
 from hf_fst.data import DATASETS
 from hf_fst.data.cityscapes import COLORS
+from hf_fst.method.rules import RULES
 from hf_fst.models import BUILDS, build
 from hf_fst.models.convert import FAMILIES
 from hf_fst.recipes import load_recipe
 from hf_fst.recipes.load import sweep_points
-from hf_fst.rules import RULES
 from tests.data import trees
 from tests.evaluation.conftest import tiny_model
 
@@ -150,8 +150,8 @@ def test_lines_beside_equations_are_those_of_the_code():
     shown = {}
     for content in blocks(ROOT / "docs" / "how-it-works.md", "python"):
         place, *lines = content.splitlines()
-        file, name = re.fullmatch(r"# hf_fst/(\w+)\.py: ([\w.]+)", place).groups()
-        function = importlib.import_module(f"hf_fst.{file}")
+        file, name = re.fullmatch(r"# (hf_fst/[\w/]+)\.py: ([\w.]+)", place).groups()
+        function = importlib.import_module(file.replace("/", "."))
         for part in name.split("."):
             function = getattr(function, part)
         code = without_comments(inspect.getsource(function).splitlines())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from hf_fst import checkpoints
+from hf_fst.training import checkpoints
 from tests import tiny
 from tests.faults.killed import ended, forked
 

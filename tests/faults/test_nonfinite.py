@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_fst.rules import RULES, DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
+from hf_fst.method.rules import RULES, DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
 from tests import tiny
 
 # rule, virtual steps of one real one

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, ModelCard
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, SegformerImageProcessor
 
 from hf_fst import cli
-from hf_fst.reporting.push import command
+from hf_fst.publishing.push import command
 from tests.hub.server import CUT, READER, TOKEN
 from tests.models.tiny import tiny as own_network
 from tests.recipes import tiny

@@ -121,7 +121,7 @@ def test_a_push_that_fails_on_the_way_is_a_warning_and_the_last_one_counts(hub, 
     hub.fail("POST", "/commit/", 503, times=1)
     logging.enable_propagation()
     warnings = []
-    logger = logging.get_logger("hf_fst.reporting.hub_strategy")
+    logger = logging.get_logger("hf_fst.training.hub_strategy")
     logger.addFilter(lambda record: warnings.append(record.getMessage()) or True)
     out, code, _ = train("unlucky", "--max_steps", "1")
     assert code == 0 and messages(hub, "alice/unlucky") == ["End of training"]

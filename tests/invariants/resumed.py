@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from hf_fst.rules import DeepFST, ImprovedFST, WideFST
-from hf_fst.trainer import FSTTrainer
+from hf_fst.method.rules import DeepFST, ImprovedFST, WideFST
+from hf_fst.training.trainer import FSTTrainer
 from tests import architectures, tiny
 from tests.models import tiny as own
 

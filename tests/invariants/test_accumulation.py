@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from hf_fst.rules import DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
+from hf_fst.method.rules import DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
 from tests import tiny
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_fst.rules import DeepFST, ImprovedFST, MeanTeacher, WideFST
+from hf_fst.method.rules import DeepFST, ImprovedFST, MeanTeacher, WideFST
 from tests import tiny
 
 

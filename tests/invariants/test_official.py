@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from hf_fst.config import FSTConfig
-from hf_fst.trainer import FSTTrainer
+from hf_fst.training.config import FSTConfig
+from hf_fst.training.trainer import FSTTrainer
 from tests.official import CLASSES, IGNORE, Loop, toy
 
 RECORDINGS = Path(__file__).parents[1] / "data"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Trainer
 
-from hf_fst.rules import DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
+from hf_fst.method.rules import DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
 from tests import tiny
 from tests.architectures import make
 from tests.plain import Plain

@@ -14,9 +14,9 @@ from transformers import (
     SwinConfig,
 )
 
+from hf_fst.method.rules import RULES
 from hf_fst.models import UniversalSegmenter, UniversalSegmenterConfig
 from hf_fst.models.universal import per_pixel_log_probabilities
-from hf_fst.rules import RULES
 from tests import tiny as tiny_run
 
 NAMES = {0: "road", 1: "car", 2: "sky"}

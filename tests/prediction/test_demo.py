@@ -10,9 +10,9 @@ from transformers import SegformerImageProcessor
 
 from hf_fst import cli
 from hf_fst.data import DataError
+from hf_fst.drawing.overlays import overlay
 from hf_fst.prediction import demo as module
 from hf_fst.prediction.segmenter import Segmenter
-from hf_fst.reporting.overlays import overlay
 from tests.evaluation.conftest import run_dir, tiny_model  # noqa: F401  the fixture
 from tests.prediction.test_predict import noise
 

@@ -19,9 +19,9 @@ from PIL import Image
 
 from hf_fst import cli
 from hf_fst.data import LabelMap, load
+from hf_fst.drawing.overlays import default_palette
 from hf_fst.prediction import label as module
 from hf_fst.prediction.shards import read_footers
-from hf_fst.reporting.overlays import default_palette
 from tests.evaluation.conftest import NAMES, run_dir  # noqa: F401  the fixture
 from tests.prediction.test_predict import by_hand, noise
 from tests.recipes import tiny

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 from transformers import AutoModelForSemanticSegmentation
 
 from hf_fst import cli
+from hf_fst.drawing.overlays import default_palette, overlay
 from hf_fst.prediction.files import list_inputs, output_names
 from hf_fst.prediction.segmenter import palette_of
-from hf_fst.reporting.overlays import default_palette, overlay
 from tests.evaluation.conftest import NAMES, run_dir, tiny_model  # noqa: F401  the fixture
-from tests.reporting.test_card import make_facts
+from tests.publishing.test_card import make_facts
 
 
 def noise(path, size=(48, 64), seed=0):

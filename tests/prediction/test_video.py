@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from hf_fst import cli
+from hf_fst.drawing.overlays import overlay
 from hf_fst.prediction import video as module
-from hf_fst.reporting.overlays import overlay
 from tests.evaluation.conftest import run_dir  # noqa: F401  the fixture
 
 av = pytest.importorskip("av", reason="PyAV, of the extra `video`, is not installed")

@@ -14,12 +14,12 @@ import yaml
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from hf_fst import cli
-from hf_fst.checkpoints import complete_checkpoints
 from hf_fst.recipes import UsageError, load_recipe
 from hf_fst.recipes.about import data_facts
 from hf_fst.recipes.data import build_data, scored_classes
 from hf_fst.recipes.load import make_recipe, to_config
 from hf_fst.recipes.run import run, shareable
+from hf_fst.training.checkpoints import complete_checkpoints
 from tests.data import trees
 from tests.recipes import tiny
 

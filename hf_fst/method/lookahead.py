@@ -1,0 +1,323 @@
+"""The verbs in which the rules are written: one optimizer step, the look-ahead before it, and the way back.
+
+`Present` remembers the student as it was; `Step` is one optimizer step over its whole accumulation group. Virtual steps
+are taken with the student itself (no copy of it is made) and undone in place, so they work alike on plain, DDP-wrapped
+and sharded parameters.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
+from hf_fst.method.rules import MeanTeacher
+from hf_fst.method.teacher import momentum_at
+
+STATES = ("restore", "carry")
+FOLLOWS = ("before", "after", "both")
+WARMUP_COUNTS = ("steps", "forwards")
+
+
+def local(tensors) -> list[torch.Tensor]:
+    """The shards at hand of sharded tensors, the tensors themselves otherwise (foreach copies need plain tensors)."""
+    return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]
+
+
+def copy_all(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
+    """target ← source for all, one foreach call for each device and type."""
+    groups: dict[tuple, tuple[list, list]] = {}
+    for target, source in zip(targets, sources, strict=True):
+        group = groups.setdefault((target.device, target.dtype), ([], []))
+        group[0].append(target)
+        group[1].append(source)
+    for group in groups.values():
+        torch._foreach_copy_(*group)
+
+
+class Present:
+    """A copy of everything a virtual step changes, allocated once and filled at every look-ahead.
+
+    With `state="restore"` that is parameters, buffers and optimizer state; with `"carry"` parameters alone (what the
+    authors' code puts back).
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: str):
+        self.model, self.optimizer, self.everything = model, optimizer, state == "restore"
+        self.kept_state: dict[tuple, torch.Tensor] = {}
+        self._allocate()
+
+    @torch.no_grad()
+    def _allocate(self) -> None:
+        self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self.live = local(self.trainable)
+        if self.everything:
+            self.live += local(self.model.buffers())
+        self.kept = [torch.empty_like(t) for t in self.live]
+
+    def _state(self) -> tuple[dict[tuple, torch.Tensor], dict[tuple, object]]:
+        """The optimizer's tensors and its other values, by parameter and key."""
+        flat = {(p, key): value for p, state in self.optimizer.state.items() for key, value in state.items()}
+        tensors = {key: value for key, value in flat.items() if isinstance(value, torch.Tensor)}
+        return tensors, {key: value for key, value in flat.items() if key not in tensors}
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Remember the present."""
+        if list(map(id, self.trainable)) != [id(p) for p in self.model.parameters() if p.requires_grad]:
+            self._allocate()  # weights were frozen or freed since
+        copy_all(self.kept, self.live)
+        if not self.everything:
+            return
+        tensors, self.values = self._state()
+        if tensors.keys() != self.kept_state.keys():  # at the first steps, when an optimizer's state is born
+            self.kept_state = {key: torch.empty_like(value) for key, value in tensors.items()}
+        copy_all(local(self.kept_state.values()), local(tensors[key] for key in self.kept_state))
+        # learning rates and, for some optimizers, counters live in the groups
+        self.groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the student back: what was there is copied in place, what a virtual step gave birth to is removed."""
+        copy_all(self.live, self.kept)
+        if not self.everything:
+            return
+        tensors, values = self._state()
+        for parameter, key in [*tensors, *values]:
+            if (parameter, key) not in self.kept_state and (parameter, key) not in self.values:
+                del self.optimizer.state[parameter][key]
+                if not self.optimizer.state[parameter]:
+                    del self.optimizer.state[parameter]
+        copy_all(local(tensors[key] for key in self.kept_state), local(self.kept_state.values()))
+        for (parameter, key), value in self.values.items():
+            self.optimizer.state[parameter][key] = value
+        for group, kept in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group.update(kept)
+
+    def nbytes(self, with_mean: bool = False) -> int:
+        """Bytes of the copy, `with_mean` also of a mean of futures."""
+        mean = local([*self.trainable, *self.model.buffers()]) if with_mean else []
+        return sum(t.nbytes for t in [*self.kept, *local(self.kept_state.values()), *mean])
+
+
+def sum_over_processes(accelerator, counts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Counts of micro-batches, summed over them and over the processes."""
+    sums = {key: sum(count[key] for count in counts) for key in counts[0]}
+    if accelerator.num_processes > 1:
+        flat = torch.cat([value.double().flatten() for value in sums.values()])
+        parts = accelerator.reduce(flat, "sum").split([value.numel() for value in sums.values()])
+        sums = {k: part.view_as(v).to(v.dtype) for (k, v), part in zip(sums.items(), parts, strict=True)}
+    return sums
+
+
+@contextmanager
+def same_noise_after(device: torch.device):
+    """Put Python's, numpy's and torch's random number generators back on exit."""
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy_state)
+
+
+class Step:
+    """One optimizer step: the group of micro-batches it learns from, and the verbs of the rules.
+
+    Args:
+        trainer: gives the teacher, objective, optimizer and accelerator.
+        model: the student as the training loop holds it (wrapped).
+        group: the micro-batches of this step.
+        watchers: objects whose `before(teacher)` is called with the teacher as it is and where it follows the present,
+            not a future: they keep the pseudo-labels before the look-ahead, for the log and for pictures.
+    """
+
+    def __init__(self, trainer, model: nn.Module, group: list[dict], watchers: Sequence = ()):
+        self.trainer, self.model, self.group = trainer, model, group
+        self.teacher = trainer.teacher
+        self.student = trainer.accelerator.unwrap_model(model, keep_torch_compile=False)
+        self.watchers = watchers
+        self.remembered: list[torch.Tensor] | None = None
+        self.at_present = True
+        self.gradients = 0  # taken in this step so far
+        #: before `lookahead_start`: no look-ahead, and the teacher follows the student after its step as well
+        self.plain = trainer.state.global_step < trainer.args.lookahead_start and trainer.virtual_steps > 0
+        self._keep_labels()
+
+    def look_ahead(self) -> None:
+        """What the rule does, before `lookahead_start` what a mean teacher does."""
+        rule = MeanTeacher() if self.plain else self.trainer.rule
+        rule.look_ahead(self)
+
+    # what the teacher does
+
+    def teacher_follows_student(self) -> None:
+        """φ ← μφ + (1-μ)θ, θ being the student as it now is (not again where it followed after the last step)."""
+        if self.at_present and self.trainer.args.teacher_follows == "after":
+            return
+        self._follow_student(self.trainer.args.teacher_momentum)
+        self._keep_labels()
+
+    def teacher_follows_future(self) -> None:
+        """φ ← μ'φ + (1-μ')θ̃, θ̃ being the student in its imagined future."""
+        self._follow_student(self.trainer.args.lookahead_momentum)
+
+    def teacher_follows_remembered(self) -> None:
+        """φ ← μ'φ + (1-μ')·(mean of the remembered futures)."""
+        count = len(list(self.student.parameters()))
+        self._follow(self.remembered[:count], self.remembered[count:], self.trainer.args.lookahead_momentum)
+
+    def teacher_follows_outcome(self) -> None:
+        """φ ← μφ + (1-μ)θ_{t+1} after the real step, where `teacher_follows` says so."""
+        if self.plain or self.trainer.args.teacher_follows != "before":
+            self._follow_student(self.trainer.args.teacher_momentum)
+
+    def _follow_student(self, momentum: float) -> None:
+        self._follow(list(self.student.parameters()), list(self.student.buffers()), momentum)
+
+    def _follow(self, parameters, buffers, momentum: float) -> None:
+        args, count = self.trainer.args, self.trainer.state.global_step
+        if args.warmup_counts == "forwards":  # virtual ones too, those of earlier steps and of this one
+            count += self.trainer.virtual_steps * max(0, count - args.lookahead_start) + self.gradients
+        self.teacher.follow(parameters, buffers, momentum_at(count, momentum, args.momentum_warmup))
+        if self.teacher.buffers != "batch":
+            self.share_buffers(self.teacher.model)
+
+    @torch.no_grad()
+    def share_buffers(self, network: nn.Module) -> None:
+        """All processes take a network's buffers of the first: BatchNorm statistics are those of one's own images."""
+        if self.trainer.accelerator.num_processes == 1:
+            return
+        buffers = [b for b in local(network.buffers()) if b.is_floating_point()]
+        if buffers:
+            flat = torch.cat([buffer.double().flatten() for buffer in buffers])
+            torch.distributed.broadcast(flat, src=0)
+            for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+                buffer.copy_(part.view_as(buffer))
+
+    def _keep_labels(self) -> None:
+        if self.watchers and self.at_present:
+            with self.trainer.accelerator.autocast():  # as when it labels for a step
+                for watcher in self.watchers:
+                    watcher.before(self.teacher)
+
+    # what the student imagines
+
+    @contextmanager
+    def imagine(self) -> Iterator[None]:
+        """Virtual steps happen inside; on exit the student is what it was (`lookahead_state`)."""
+        trainer = self.trainer
+        self.present = trainer.present(self.student)
+        self.present.take()
+        restore_noise = trainer.args.lookahead_state == "restore"
+        try:
+            with same_noise_after(trainer.args.device) if restore_noise else nullcontext():
+                yield
+        finally:  # also where a run is interrupted in the middle: what is saved then is a present student
+            self.present.restore()
+
+    def return_to_present(self) -> None:
+        """θ̃ ← θ_t."""
+        self.present.restore()
+        self.at_present = True
+
+    def groups(self, count: int, batches: str) -> Iterator[list[dict]]:
+        """`count` groups of micro-batches: this step's own (`"same"`) or fresh ones (`"different"`)."""
+        if batches == "different":
+            yield from self.trainer.lookahead_groups(count, len(self.group))
+            return
+        for _ in range(count):
+            yield self.group
+
+    def descend(self, group: list[dict]) -> None:
+        """θ̃ ← θ̃ - γ∇L(θ̃ | φ): one step of the run's own optimizer with its clipping; no schedule advances."""
+        trainer = self.trainer
+        loss, _ = self.gradient(group, virtual=True)
+        if loss is not None:
+            if trainer.args.max_grad_norm > 0:
+                trainer._clip_grad_norm(self.model)
+            trainer.optimizer.step()
+        self.at_present = False
+        self.model.zero_grad()
+
+    @torch.no_grad()
+    def remember_future(self, weight: float) -> None:
+        """Add `weight` θ̃ to the remembered mean (floating-point buffers alike, counters as they are)."""
+        parameters, buffers = list(self.student.parameters()), list(self.student.buffers())
+        future = [*parameters, *buffers]
+        # frozen parameters have no future: they are not copied, and no rounding touches them
+        moving = [p.requires_grad for p in parameters] + [b.is_floating_point() for b in buffers]
+        if self.remembered is None:
+            kept = [p.detach() for p in parameters] + [b.clone() for b in buffers]
+            self.remembered = [t * weight if moves else k for t, k, moves in zip(future, kept, moving, strict=True)]
+            return
+        averaged = [i for i, moves in enumerate(moving) if moves]
+        torch._foreach_add_([self.remembered[i] for i in averaged], [future[i] for i in averaged], alpha=weight)
+
+    # the gradient, virtual or real
+
+    def gradient(self, group: list[dict], virtual: bool = False) -> tuple[torch.Tensor | None, list[dict]]:
+        """∇L(θ | φ) of a whole group, accumulated into `.grad`; one path for virtual and real steps.
+
+        The teacher labels all micro-batches first, so that what normalizes a loss is counted over the group and over
+        the processes; then each term is backpropagated as it comes. All but the last backward run without gradient
+        synchronization.
+
+        Returns:
+            the loss of the group, (), such that its mean over processes is the loss of the whole, or None (and no
+            gradient) if it is not finite on some process; and the prepared micro-batches.
+        """
+        trainer, objective, accelerator = self.trainer, self.trainer.learning_objective, self.trainer.accelerator
+        buffers = local([*self.student.buffers(), *self.teacher.model.buffers()])
+        kept = [buffer.clone() for buffer in buffers]
+        with torch.no_grad(), accelerator.autocast():
+            group = [objective.prepare(self.teacher, batch) for batch in group]
+        totals = sum_over_processes(accelerator, [objective.counts(batch) for batch in group])
+
+        losses: dict[str, torch.Tensor] = {}
+        for i, batch in enumerate(group):
+            terms = iter(objective.terms(self.model, self.teacher, batch, totals))
+            for n in range(len(objective.names)):
+                last = i == len(group) - 1 and n == len(objective.names) - 1
+                with nullcontext() if last else accelerator.no_sync(self.model):
+                    with trainer.compute_loss_context_manager():
+                        names, shares = next(terms)
+                    if isinstance(names, str):
+                        names, shares = (names,), (shares,)
+                    # gradients are averaged over processes, the totals are sums over them
+                    shares = [share * accelerator.num_processes for share in shares]
+                    accelerator.backward(sum(shares))
+                for name, share in zip(names, shares, strict=True):
+                    losses[name] = losses.get(name, 0) + share.detach()
+        self.gradients += 1
+
+        checked = dict(losses)
+        if accelerator.scaler is None:  # a scaler looks at the gradients itself
+            gradients = local(p.grad for p in self.student.parameters() if p.grad is not None)
+            checked["gradient"] = torch.stack(torch._foreach_norm(gradients)).double().sum()
+        if trainer.journal.is_finite(checked, accelerator, virtual):
+            if not virtual:
+                trainer.journal.add(losses)
+            return sum(losses.values()), group
+        copy_all(buffers, kept)  # statistics of a batch that is not finite would outlive the step
+        if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale
+            self.model.zero_grad()
+        trainer.journal.stop_after_too_many(checked, trainer.state.global_step + 1)
+        return None, group
+
+
+class TeacherAfterStep(TrainerCallback):
+    """Lets the teacher of an `FSTTrainer` follow the student after its real step, where `teacher_follows` says so."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        """Before the schedule advances and the step is counted."""
+        if self.trainer.has_teacher:
+            self.trainer.step.teacher_follows_outcome()

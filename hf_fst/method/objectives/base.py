@@ -1,0 +1,85 @@
+"""What the student learns from a batch and a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from hf_fst.method.losses import IGNORE_INDEX, ignore_as_255, output_cross_entropy
+from hf_fst.method.objectives.feature_distance import FeatureDistance
+
+
+class Objective:
+    """Base of the objectives: the labeled cross entropy, and the three calls that the gradient path makes.
+
+    For each micro-batch of a group `prepare` runs first, without gradient: the teacher labels and images are mixed. What
+    `counts` gives is then summed over the group and over the processes. `terms` finally yields the loss terms, each
+    already divided by the totals, so that they add up to the loss of the group; each is backpropagated as it comes.
+
+    Args:
+        loss_reduction: means over `"valid"` pixels or over `"all"`.
+        auxiliary_loss_weight: weight of each auxiliary head.
+        align_corners: how the network wants its logits resized (`config.align_corners` of some architectures).
+        feature_distance: keeps the features on labeled images near those of another network.
+    """
+
+    #: the terms that `terms` yields, in order; names of terms that share a forward pass are a tuple
+    names: tuple[str | tuple[str, ...], ...] = ("labeled_loss",)
+    #: whether batches need unlabeled images
+    needs_unlabeled = False
+    #: confidence in [0, 1] above which a pseudo-label counts as confident in what is logged
+    confidence_threshold = 0.968
+
+    def __init__(
+        self,
+        *,
+        loss_reduction: str = "valid",
+        auxiliary_loss_weight: float = 0.4,
+        align_corners: bool = False,
+        feature_distance: FeatureDistance | None = None,
+    ):
+        self.loss_reduction = loss_reduction
+        self.auxiliary_loss_weight = auxiliary_loss_weight
+        self.align_corners = align_corners
+        self.feature_distance = feature_distance
+        if feature_distance is not None:
+            self.names = (("labeled_loss", "feature_distance"), *self.names[1:])
+
+    def prepare(self, teacher, batch: dict) -> dict:
+        """The batch with whatever `terms` needs; labels (B,H,W) have 255 where they are ignored."""
+        batch = {**batch, "labels": ignore_as_255(batch["labels"])}
+        return batch if self.feature_distance is None else self.feature_distance.prepare(batch)
+
+    def counts(self, batch: dict) -> dict[str, torch.Tensor]:
+        """What normalizes the terms: `labeled` pixels, scalars on the batch's device."""
+        counts = {"labeled": self.pixels(batch["labels"])}
+        return counts if self.feature_distance is None else counts | self.feature_distance.counts(batch)
+
+    def pixels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Number of pixels a mean is taken over: valid ones, or all (`loss_reduction`)."""
+        if self.loss_reduction == "all":
+            return torch.tensor(labels.numel(), device=labels.device)
+        return (labels != IGNORE_INDEX).sum()
+
+    def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield (name, loss), or (names, losses) of one forward pass, in the order of `names`; the labeled term first.
+
+        Args:
+            student: the wrapped model, called as `student(pixel_values=…)`.
+            teacher: the `EMATeacher`, called alike, without gradient.
+            batch: what `prepare` returned.
+            totals: the counts, summed over the group and the processes.
+        """
+        yield self.labeled_term(student, batch, totals)
+
+    def labeled_term(self, student, batch: dict, totals: dict):
+        """CE(g_θ(x_l), y_l), the mean over the labeled pixels of the group; and the feature distance where set."""
+        features = {} if self.feature_distance is None else {"output_hidden_states": True}
+        output = student(pixel_values=batch["pixel_values"], **features)
+        loss = output_cross_entropy(
+            output, batch["labels"], totals["labeled"], None, self.auxiliary_loss_weight, self.align_corners
+        )
+        if self.feature_distance is None:
+            return self.names[0], loss
+        return self.names[0], (loss, self.feature_distance.loss(output, batch, totals))

@@ -1,0 +1,103 @@
+"""The authors' semi-supervised loop: pseudo-labels whose pixels of highest entropy are dropped, with joint batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from hf_fst.method.losses import (
+    IGNORE_INDEX,
+    cross_entropy,
+    entropy,
+    hard_pixels,
+    ignore_as_255,
+    percentile,
+    pseudo_labels,
+)
+from hf_fst.method.objectives.cut_mix import CutMixObjective
+
+
+class EntropyDropObjective(CutMixObjective):
+    """CE(g_θ(x_l), y_l) + λ·(P / n)·CE(g_θ(x_u), ŷ_u), a mean over the n of P pixels whose entropy is low (U2PL, Wang et
+    al., 2022, without its contrastive branch).
+
+    The teacher labels in evaluation mode, then sees labeled and (cut) unlabeled images in training mode: that moves its
+    BatchNorm statistics and gives the entropies. The student sees both kinds in one batch, so that its BatchNorm
+    statistics are joint. Percentile and OHEM are taken over a micro-batch of a process, as in the authors' code: they are
+    not the same for another split of a batch.
+
+    Args:
+        drop_percent: percentile in [0, 100]; pixels of at least that entropy are dropped (80 for VOC; 100 drops the
+            largest alone).
+        ohem_threshold: in [0, 1]; where set, the labeled loss is over hard pixels alone (0.7 for Cityscapes).
+        ohem_min_kept: at least so many pixels of a micro-batch.
+        cut_probability: with which images are cut (`hf_fst.method.mixing.cut_mask`); 0 for none.
+    """
+
+    names = (("labeled_loss", "unlabeled_loss"),)
+
+    def __init__(
+        self,
+        *,
+        drop_percent: float = 80.0,
+        ohem_threshold: float | None = None,
+        ohem_min_kept: int = 100_000,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.drop_percent, self.ohem_threshold, self.ohem_min_kept = drop_percent, ohem_threshold, ohem_min_kept
+
+    def prepare(self, teacher, batch: dict) -> dict:
+        """Adds `pseudo_labels`, `pseudo_confidence` (B,H,W) and `mixed_*`, dropped pixels 255 in `mixed_labels`."""
+        batch = {**batch, "labels": ignore_as_255(batch["labels"])}
+        images = batch["unlabeled_pixel_values"]
+        size = images.shape[-2:]
+        if batch["pixel_values"].shape[-2:] != size:
+            raise ValueError(
+                f"entropy_drop got labeled crops of {tuple(batch['pixel_values'].shape[-2:])} and unlabeled ones of "
+                f"{tuple(size)} pixels, which go through the network together; give both the same crop size."
+            )
+        teacher.model.eval()
+        labels, confidence = pseudo_labels(teacher(images).logits, size, self.align_corners)
+        batch |= {"pseudo_labels": labels, "pseudo_confidence": confidence}
+        batch |= self.mix(batch, images, labels, torch.ones_like(confidence))
+        batch["mixed_pixel_values"] = self.augment(batch["mixed_pixel_values"])
+        teacher.model.train()
+        joint = torch.cat([batch["pixel_values"], batch["mixed_pixel_values"]])
+        uncertainty = entropy(teacher(joint).logits[-len(images) :], size, self.align_corners)
+        teacher.label_mode()
+        limit = percentile(uncertainty, self.drop_percent)
+        batch["mixed_labels"] = batch["mixed_labels"].masked_fill(uncertainty >= limit, IGNORE_INDEX)
+        return batch
+
+    def counts(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Labeled pixels, pixels `P` and `kept` ones `n` of the unlabeled images, and the number of micro-batches."""
+        labels = batch["mixed_labels"]
+        return {
+            "labeled": self.pixels(batch["labels"]),
+            "pixels": torch.tensor(labels.numel(), device=labels.device),
+            "kept": (labels != IGNORE_INDEX).sum(),
+            "batches": torch.tensor(1, device=labels.device),
+        }
+
+    def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[tuple[tuple[str, ...], tuple]]:
+        """Both terms of one forward pass: CE on labels, λ·(P / n)·CE on the labels that are kept."""
+        joint = torch.cat([batch["pixel_values"], batch["mixed_pixel_values"]])
+        output = student(pixel_values=joint)
+        count = len(batch["pixel_values"])
+        heads = [(1.0, output.logits)]
+        heads += [(self.auxiliary_loss_weight, h) for h in (output.get("auxiliary_logits") or {}).values()]
+        labeled = sum(weight * self.head_loss(head[:count], batch["labels"], totals) for weight, head in heads)
+        mixed = batch["mixed_labels"]
+        unlabeled = cross_entropy(output.logits[count:], mixed, totals["kept"], align_corners=self.align_corners)
+        factor = (totals["pixels"] / totals["kept"].clamp(min=1)).to(unlabeled.dtype)
+        yield self.names[0], (labeled, self.unlabeled_weight * factor * unlabeled)
+
+    def head_loss(self, logits: torch.Tensor, labels: torch.Tensor, totals: dict) -> torch.Tensor:
+        """CE of one head over the labeled pixels of the group, or over the hard ones of this micro-batch."""
+        total = totals["labeled"]
+        if self.ohem_threshold is not None:
+            hard = hard_pixels(logits, labels, self.ohem_threshold, self.ohem_min_kept, self.align_corners)
+            labels, total = labels.masked_fill(~hard, IGNORE_INDEX), hard.sum() * totals["batches"]
+        return cross_entropy(logits, labels, total, align_corners=self.align_corners)

@@ -1,0 +1,186 @@
+"""The six rules: what happens to the teacher φ before the student θ takes its real step.
+
+Every real step is θ_{t+1} = θ_t - γ∇L(θ_t | φ_{t+1}); a rule says what φ_{t+1} is. The verbs (`step.…`) are those of
+`hf_fst.method.lookahead.Step`; `virtual_steps` counts the optimizer steps that a rule takes and undoes. μ is
+`teacher_momentum`, μ' is `lookahead_momentum`. "Learning from Future" (FST, NeurIPS 2022).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+BATCHES = ("same", "different")
+LABELS = ("followed", "present")
+
+
+def _check_batches(batches: str) -> None:
+    if batches not in BATCHES:
+        raise ValueError(f"lookahead_batches is {batches!r}; use 'same' or 'different'.")
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """No teacher: the student learns from labels alone (SourceOnly, SupOnly)."""
+
+    virtual_steps: ClassVar[int] = 0
+
+    def look_ahead(self, step) -> None:
+        """φ is unused."""
+
+
+@dataclass(frozen=True)
+class MeanTeacher:
+    """Self-training (ST): φ_{t+1} = μφ_t + (1-μ)θ_t."""
+
+    virtual_steps: ClassVar[int] = 0
+
+    def look_ahead(self, step) -> None:
+        """φ_{t+1} = μφ_t + (1-μ)θ_t."""
+        step.teacher_follows_student()
+
+
+@dataclass(frozen=True)
+class NaiveFST:
+    """φ_{t+1} = μφ_t + (1-μ)(θ_t - γ∇L(θ_t | φ_t)): the teacher follows one virtual step, not the present."""
+
+    batches: str = "same"
+    virtual_steps: ClassVar[int] = 1
+
+    def __post_init__(self):
+        _check_batches(self.batches)
+
+    def look_ahead(self, step) -> None:
+        """θ̃ = θ_t - γ∇L(θ_t | φ_t); φ_{t+1} = μφ_t + (1-μ)θ̃."""
+        with step.imagine():
+            for group in step.groups(1, self.batches):
+                step.descend(group)
+                step.teacher_follows_student()
+
+
+@dataclass(frozen=True)
+class ImprovedFST:
+    """φ' = μφ_t + (1-μ)θ_t;  φ_{t+1} = μ'φ' + (1-μ')(θ_t - γ∇L(θ_t | φ'))."""
+
+    batches: str = "same"
+    virtual_steps: ClassVar[int] = 1
+
+    def __post_init__(self):
+        _check_batches(self.batches)
+
+    def look_ahead(self, step) -> None:
+        """The teacher first follows the present, then one virtual step taken with its labels."""
+        step.teacher_follows_student()
+        with step.imagine():
+            for group in step.groups(1, self.batches):
+                step.descend(group)
+                step.teacher_follows_future()
+
+
+@dataclass(frozen=True)
+class DeepFST:
+    """FST-D: K virtual steps, the teacher following each.
+
+    φ̃ = μφ_t + (1-μ)θ_t, θ̃ = θ_t; K times: θ̃ ← θ̃ - γ∇L(θ̃ | φ̃), φ̃ ← μ'φ̃ + (1-μ')θ̃;  φ_{t+1} = φ̃.
+    """
+
+    num_steps: int = 3
+    batches: str = "same"
+
+    def __post_init__(self):
+        _check_batches(self.batches)
+        if self.num_steps < 0:
+            raise ValueError(f"lookahead_steps (K) is {self.num_steps}; use 0 (mean teacher) or more.")
+
+    @property
+    def virtual_steps(self) -> int:
+        """Optimizer steps that are undone, K."""
+        return self.num_steps
+
+    def look_ahead(self, step) -> None:
+        """φ̃ follows the present, then K futures, each reached with the labels of the φ̃ before it."""
+        step.teacher_follows_student()
+        with step.imagine():
+            for group in step.groups(self.num_steps, self.batches):
+                step.descend(group)
+                step.teacher_follows_future()
+
+
+@dataclass(frozen=True)
+class WideFST:
+    """FST-W: N virtual students, one step each from θ_t, the teacher following their mean.
+
+    φ' = μφ_t + (1-μ)θ_t;  φ_{t+1} = μ'φ' + (1-μ')·(1/N)Σ_i(θ_t - γ∇L_i(θ_t | ψ)), ψ = φ' (`labels="followed"`, the
+    authors' code) or φ_t (`labels="present"`, as printed). Each student starts from the present parameters, buffers and
+    optimizer state and draws its own noise.
+    """
+
+    num_students: int = 3
+    batches: str = "different"
+    labels: str = "followed"
+
+    def __post_init__(self):
+        _check_batches(self.batches)
+        if self.num_students < 1:
+            raise ValueError(f"lookahead_students (N) is {self.num_students}; use 1 or more.")
+        if self.labels not in LABELS:
+            raise ValueError(f"lookahead_labels is {self.labels!r}; use 'followed' or 'present'.")
+
+    @property
+    def virtual_steps(self) -> int:
+        """Optimizer steps that are undone, N."""
+        return self.num_students
+
+    def look_ahead(self, step) -> None:
+        """The teacher follows the present and then the mean of N futures."""
+        if self.labels == "followed":
+            step.teacher_follows_student()
+        with step.imagine():
+            for group in step.groups(self.num_students, self.batches):
+                step.return_to_present()
+                step.descend(group)
+                step.remember_future(1 / self.num_students)
+            step.return_to_present()
+            if self.labels == "present":
+                step.teacher_follows_student()
+            step.teacher_follows_remembered()
+
+
+RULES = {
+    "supervised": Supervised,
+    "mean_teacher": MeanTeacher,
+    "naive_fst": NaiveFST,
+    "improved_fst": ImprovedFST,
+    "fst_d": DeepFST,
+    "fst_w": WideFST,
+}
+
+# the field of a rule and the name it has in `FSTConfig`
+CONFIG_NAMES = {
+    "num_steps": "lookahead_steps",
+    "num_students": "lookahead_students",
+    "batches": "lookahead_batches",
+    "labels": "lookahead_labels",
+}
+
+
+def rule_settings(rule) -> dict[str, object]:
+    """The numbers of a rule object under their names in `FSTConfig`, e.g. `{"lookahead_steps": 3, …}`."""
+    return {CONFIG_NAMES[f.name]: getattr(rule, f.name) for f in fields(rule) if f.name in CONFIG_NAMES}
+
+
+def make_rule(name: str, settings: dict[str, object]):
+    """The rule called `name` with the numbers in `settings` (names of `FSTConfig`; None stands for the rule's default).
+
+    Raises:
+        ValueError: no such rule, or a number that this rule does not have.
+    """
+    if name not in RULES:
+        raise ValueError(f"rule is {name!r}; use one of {', '.join(RULES)}.")
+    own = {CONFIG_NAMES[f.name]: f.name for f in fields(RULES[name])}
+    given = {key: value for key, value in settings.items() if value is not None}
+    for key in given:
+        if key not in own:
+            owners = [r for r, cls in RULES.items() if any(CONFIG_NAMES[f.name] == key for f in fields(cls))]
+            raise ValueError(f"{key} is set but the rule is {name}; leave it out or use {' or '.join(owners)}.")
+    return RULES[name](**{own[key]: value for key, value in given.items()})

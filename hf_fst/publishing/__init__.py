@@ -1,0 +1,1 @@
+"""What is told of a run: facts, model card, report, and their way to the Hub."""

@@ -1,0 +1,339 @@
+"""The model card of a run: README.md with the Hub's metadata, made from `RunFacts` and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import jinja2
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from hf_fst.drawing.tables import class_rows, markdown_table, percent
+from hf_fst.publishing.facts import Comparison, Evaluation, RunFacts
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+BARE_TEMPLATE = TEMPLATE.with_name("bare_card.md.jinja")
+FIGURES = ("curves.png", "class_iou.png", "samples.png")
+
+FOLLOW = "φ_{t+1} = μφ_t + (1-μ)θ_t"
+# What each rule makes of the teacher before the student's real step, and the settings its symbols stand for.
+RULES = {
+    "supervised": ("learns from the labeled images only; no teacher takes part", "", {}),
+    "mean_teacher": (
+        "the teacher is the moving average of the student (classical self-training, ST)",
+        FOLLOW,
+        {"μ": "teacher_momentum"},
+    ),
+    "naive_fst": (
+        "the teacher takes in the student of the next step, which is computed first and taken back",
+        "φ_{t+1} = μφ_t + (1-μ)(θ_t - γ∇L(θ_t, φ_t))",
+        {"μ": "teacher_momentum"},
+    ),
+    "improved_fst": (
+        "the teacher takes in the present student, then the student of the next step",
+        "φ' = μφ_t + (1-μ)θ_t\nφ_{t+1} = μ'φ' + (1-μ')(θ_t - γ∇L(θ_t, φ'))",
+        {"μ": "teacher_momentum", "μ'": "lookahead_momentum"},
+    ),
+    "fst_d": (
+        "FST-D: the teacher takes in the students of the next K steps, one after the other",
+        "φ̃ = μφ_t + (1-μ)θ_t,  θ̃ = θ_t\nK times:  θ̃ ← θ̃ - γ∇L(θ̃, φ̃),  φ̃ ← μ'φ̃ + (1-μ')θ̃\nφ_{t+1} = φ̃",
+        {"μ": "teacher_momentum", "μ'": "lookahead_momentum", "K": "lookahead_steps", "batches": "lookahead_batches"},
+    ),
+    "fst_w": (
+        "FST-W: the teacher takes in the mean of N students of the next step, each from its own batch",
+        "φ' = μφ_t + (1-μ)θ_t\nφ_{t+1} = μ'φ' + (1-μ')·(1/N)Σ_i (θ_t - γ∇L_i(θ_t, ψ))\n"
+        "ψ = φ' (as in the authors' code) or φ_t (as printed in the paper)",
+        {
+            "μ": "teacher_momentum",
+            "μ'": "lookahead_momentum",
+            "N": "lookahead_students",
+            "batches": "lookahead_batches",
+            "labels of the virtual steps": "lookahead_labels",
+        },
+    ),
+}
+LOOKAHEAD_RULES = ("naive_fst", "improved_fst", "fst_d", "fst_w")
+OBJECTIVES = {
+    "supervised": "cross entropy on labeled images",
+    "pseudo_label": "cross entropy on labeled images, and on unlabeled ones with the teacher's hard labels",
+    "class_mix": "as `pseudo_label`, on unlabeled images into which half the classes of a labeled one are pasted "
+    "(ClassMix), with color jitter and blur",
+    "cut_mix": "as `pseudo_label`, on unlabeled images with rectangles exchanged between them (CutMix)",
+    "entropy_drop": "as `cut_mix`, without the unlabeled pixels on which the teacher is least sure (by entropy)",
+}
+
+
+def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
+    """The card of a run.
+
+    Args:
+        facts: What it may tell.
+        figures: File names, out of `FIGURES`, of the pictures that lie beside the card.
+    """
+    rule, equation, symbols = RULES.get(facts.rule, (f"a rule of its own, `{facts.rule}`", "", {}))
+    saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
+    text = _render(
+        TEMPLATE,
+        facts=facts,
+        own_architecture=facts.own_architecture,
+        hub_id=facts.hub_id,
+        rule=rule,
+        equation=equation,
+        symbols=", ".join(
+            f"{s} = {_value(facts.settings[key])}" for s, key in symbols.items() if key in facts.settings
+        ),
+        objective=OBJECTIVES.get(facts.objective, f"an objective of its own, `{facts.objective}`"),
+        lookahead_rules=LOOKAHEAD_RULES,
+        learns_from_teacher=facts.rule != "supervised",
+        saved=saved,
+        results=results_table(facts) if facts.evaluations else "",
+        classes=class_table(facts, saved[-1]) if saved and saved[-1].teacher.per_category_iou else "",
+        comparison=comparison_table(facts),
+        verdict=verdict(facts),
+        command=command(facts),
+        datasets=_used_datasets(facts),
+        figures=figures,
+    )
+    return ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{text}")
+
+
+def bare_card(directory: str | Path, hub_id: str, has_student: bool = False) -> ModelCard:
+    """The card of a model without the facts of a run, such as a converted checkpoint: how to use it, and no results.
+
+    Args:
+        directory: Holds its config.json.
+        hub_id: Where it is published.
+        has_student: Whether `student/` is published with it.
+    """
+    config = json.loads(Path(directory, "config.json").read_text(encoding="utf-8"))
+    name = hub_id.rpartition("/")[2]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        tags=["semantic-segmentation", "hf_fst"],
+        model_name=name,
+    )
+    text = _render(
+        BARE_TEMPLATE,
+        name=name,
+        hub_id=hub_id,
+        has_student=has_student,
+        architecture=(config.get("architectures") or [config["model_type"]])[0],
+        own_architecture="auto_map" in config,
+        # a config leaves out the names of two classes that nobody named
+        classes=list(config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).values()),
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def _render(template: Path, **values) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(template.parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"percent": percent, "duration": duration, "value": _value}
+    return re.sub(r"\n{3,}", "\n\n", environment.get_template(template.name).render(**values))
+
+
+def write_card(directory: str | Path, facts: RunFacts) -> Path:
+    """Write README.md, and `.eval_results/*.yaml` for evaluation data that is on the Hub, into a directory.
+
+    The card shows those of `FIGURES` that lie in the directory.
+
+    Returns:
+        The path of README.md.
+    """
+    directory = Path(directory)
+    card = make_card(facts, tuple(name for name in FIGURES if (directory / name).is_file()))
+    path = directory / "README.md"
+    card.save(path)
+    for name, content in eval_results_files(facts).items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(content, encoding="utf-8")
+    return path
+
+
+def metadata(facts: RunFacts) -> ModelCardData:
+    """The card's YAML block, with the teacher's mIoU (0..1) by dataset, config and split as `model-index`."""
+    datasets = {data.hub_id for data in (facts.labeled, facts.unlabeled) if data and data.hub_id}
+    tags = ["semantic-segmentation", "hf_fst", facts.rule]
+    if facts.rule != "supervised":
+        tags.insert(1, "self-training")
+    results = [
+        EvalResult(
+            task_type="image-segmentation",
+            task_name="Semantic segmentation",
+            dataset_type=evaluation.dataset.hub_id or evaluation.dataset.name,
+            dataset_name=evaluation.dataset.title,
+            dataset_config=evaluation.dataset.config,
+            dataset_split=evaluation.dataset.split,
+            metric_type="mean_iou",
+            metric_name="mIoU" if facts.rule == "supervised" else "mIoU of the teacher",
+            metric_value=round(evaluation.teacher.mean_iou, 4),
+        )
+        for evaluation in facts.evaluations
+        if evaluation.weights == facts.saved
+    ]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-segmentation",
+        license=facts.license,
+        base_model=facts.base_model,
+        datasets=sorted(datasets) or None,
+        metrics=["mean_iou"],
+        tags=tags,
+        model_name=facts.model_name,
+        eval_results=results or None,
+    )
+
+
+def eval_results_files(facts: RunFacts) -> dict[str, str]:
+    """Contents of the Hub's `.eval_results/*.yaml` by file name; only data with a Hub id can stand in them."""
+    files = {}
+    for evaluation in facts.evaluations:
+        data = evaluation.dataset
+        if data.hub_id and evaluation.weights == facts.saved:
+            entry = EvalResultEntry(
+                dataset_id=data.hub_id,
+                task_id=data.config or "default",
+                value=round(evaluation.teacher.mean_iou, 4),
+                notes=f"mIoU of the {'student' if facts.rule == 'supervised' else 'teacher'}, split {data.split}",
+            )
+            name = re.sub(r"[^\w.-]+", "-", "-".join(filter(None, (data.name, data.config, data.split))))
+            files[f".eval_results/{name}.yaml"] = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+    return files
+
+
+def results_table(facts: RunFacts) -> str:
+    """Markdown: last against best weights, student against teacher; the saved ones are marked.
+
+    Under `supervised` there is one network, and its scores stand once.
+    """
+    supervised = facts.rule == "supervised"
+    rows = [
+        [
+            f"{evaluation.weights}{' (saved here)' if evaluation.weights == facts.saved else ''}",
+            _dataset_name(evaluation),
+            str(evaluation.step),
+            *([] if supervised else [percent(evaluation.student.mean_iou)]),
+            percent(evaluation.teacher.mean_iou),
+            percent(evaluation.teacher.mean_accuracy),
+            percent(evaluation.teacher.overall_accuracy),
+        ]
+        for evaluation in facts.evaluations
+    ]
+    columns = ["mIoU", "mean acc.", "pixel acc."]
+    if not supervised:
+        columns = ["student mIoU", *(f"teacher {column}" for column in columns)]
+    return markdown_table(["weights", "data", "step", *columns], rows, left=2)
+
+
+def class_table(facts: RunFacts, evaluation: Evaluation) -> str:
+    """Markdown: IoU of each class, student against teacher, or of the one network under `supervised`."""
+    student, teacher = evaluation.student.per_category_iou, evaluation.teacher.per_category_iou
+    columns, rows = class_rows(
+        facts.classes, student or [None] * len(teacher), teacher, facts.settings.get("eval_classes")
+    )
+    if facts.rule == "supervised":
+        columns, rows = ["class", "IoU (%)"], [[name, teacher] for name, _, teacher, _ in rows]
+    return markdown_table(columns, rows)
+
+
+def as_comparison(facts: RunFacts) -> Comparison:
+    """A run as another one's card shows it."""
+    kept = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
+    seed = facts.settings.get("seed")
+    return Comparison(facts.model_name, facts.rule, facts.steps, kept, command(facts), seed)
+
+
+def _side_by_side(facts: RunFacts) -> list[tuple[Comparison, Evaluation, Evaluation]]:
+    """Other runs with their evaluation and this run's on the same data."""
+    own = {_dataset_name(e): e for e in facts.evaluations if e.weights == facts.saved}
+    return [
+        (other, evaluation, own[_dataset_name(evaluation)])
+        for other in facts.compared
+        for evaluation in other.evaluations
+        if _dataset_name(evaluation) in own
+    ]
+
+
+def comparison_table(facts: RunFacts) -> str:
+    """Markdown: this run and those it is compared with, by data; empty without any."""
+    pairs = _side_by_side(facts)
+    rows = []
+    for name, evaluation in {_dataset_name(mine): mine for _, _, mine in pairs}.items():
+        rows.append([f"**{facts.model_name}**", facts.rule, name, *_networks(facts.rule, evaluation)])
+        rows += [
+            [other.name, other.rule, name, *_networks(other.rule, theirs)]
+            for other, theirs, _ in pairs
+            if _dataset_name(theirs) == name
+        ]
+    return markdown_table(["run", "rule", "data", "student mIoU", "teacher mIoU"], rows, left=3) if rows else ""
+
+
+def verdict(facts: RunFacts) -> str:
+    """Sentences: by how many points the weights kept here are above or below those of the others, on the last data."""
+    last = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved][-1:]
+    sentences = []
+    for other, theirs, mine in _side_by_side(facts):
+        if mine not in last:  # what the weights were picked on comes first, and says less
+            continue
+        points = 100 * (mine.teacher.mean_iou - theirs.teacher.mean_iou)
+        relation = f"{abs(points):.1f} points {'above' if points > 0 else '**below**'}"
+        relation = "level with" if abs(points) < 0.05 else relation
+        sentences.append(f"On {_dataset_name(mine)} it is {relation} {other.name}.")
+    if sentences:
+        sentences.append("Each is one run with one seed; a point or two can be the seed alone.")
+    return " ".join(sentences)
+
+
+def _networks(rule: str, evaluation: Evaluation) -> list[str]:
+    """mIoU of student and teacher; under `supervised` there is no teacher."""
+    teacher = "–" if rule == "supervised" else percent(evaluation.teacher.mean_iou)
+    return [percent(evaluation.student.mean_iou), teacher]
+
+
+def command(facts: RunFacts) -> str | None:
+    """The command that makes the run again: recipe and overrides. None for a run started from Python."""
+    if facts.recipe is None:
+        return None
+    words = []
+    for key, value in facts.overrides.items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        words += [f"--{key}", *(_value(item) for item in values)]
+    return " ".join(["hf-fst train", shlex.quote(facts.recipe), *words])
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `42 s`, `5 min 30 s`, `3 h 7 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _value(value) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_value, value))
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _dataset_name(evaluation: Evaluation) -> str:
+    data = evaluation.dataset
+    return ", ".join(filter(None, (data.title, data.config, data.split)))
+
+
+def _used_datasets(facts: RunFacts) -> list:
+    """Each dataset once, by name."""
+    used = [facts.labeled, facts.unlabeled, *(evaluation.dataset for evaluation in facts.evaluations)]
+    return list({data.name: data for data in reversed(used) if data}.values())[::-1]

@@ -1,0 +1,346 @@
+"""The facts of a run that its model card may tell, as plain data: `fst_run.json` beside the weights.
+
+What a card says is chosen here, field by field. There is no field for a folder, a host, an account or a token, settings
+are taken by name from a fixed list, and a text that looks like a path or a token is refused rather than cleaned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+FACTS_FILE = "fst_run.json"
+# The settings a card tells, all others stay out: those of the method, then those of the training.
+SETTINGS = (
+    "rule", "lookahead_steps", "lookahead_students", "lookahead_batches", "lookahead_labels", "lookahead_state",
+    "preset", "lookahead_start", "teacher_momentum", "lookahead_momentum", "momentum_warmup", "warmup_counts",
+    "teacher_follows", "teacher_buffers",
+    "objective", "unlabeled_weight", "unlabeled_weighting", "confidence_threshold", "pseudo_ignore_top",
+    "pseudo_ignore_bottom", "mix_classes", "cut_probability", "jitter_probability", "jitter_strength",
+    "blur_probability", "augmentation_draw", "entropy_drop_percent", "ohem_threshold", "ohem_min_kept",
+    "feature_distance_weight", "feature_distance_classes", "loss_reduction", "auxiliary_loss_weight",
+    "auxiliary_pseudo_weight", "unlabeled_per_labeled", "eval_window", "eval_stride", "eval_classes",
+    "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
+    "lr_scheduler_type", "warmup_steps", "warmup_ratio", "optim", "weight_decay", "adam_beta1", "adam_beta2",
+    "max_grad_norm", "bf16", "fp16", "seed", "data_seed",
+)  # fmt: skip
+Plain = bool | int | float | str | list | None
+
+LOCAL = re.compile(r"(?:^|[\s\"'=(,:])(?:/\w|~\w*/|\.{1,2}/|[A-Za-z]:[\\/](?!/)|\\\\)|\bfile:")
+TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}|\b(?:sk|gh[opsu]|wandb)[-_][A-Za-z0-9]{16,}")
+WORD = re.compile(r"[\w.+-]*")
+NAME = re.compile(r"[\w.,+() -]+")
+FILE = re.compile(r"(?:examples/recipes/)?[^/\\]+")
+
+
+@dataclass
+class DatasetFacts:
+    """One dataset split as it was used.
+
+    Args:
+        name: Short name, such as `street`; stands for the dataset where it is not on the Hub.
+        title: The name for people.
+        split: `train`, `validation` or `test`.
+        images: How many.
+        config: The variant, such as `real` or `1/8 labeled`.
+        hub_id: Its id on the Hub, if it is there.
+        license: Of the data, for people.
+        source: Web address of its home.
+        note: A sentence on its limits.
+    """
+
+    name: str
+    title: str
+    split: str
+    images: int
+    config: str | None = None
+    hub_id: str | None = None
+    license: str | None = None
+    source: str | None = None
+    note: str | None = None
+
+
+@dataclass
+class Scores:
+    """Scores of one model in 0..1; a class that does not occur has None (nan is turned into it)."""
+
+    mean_iou: float
+    mean_accuracy: float | None = None
+    overall_accuracy: float | None = None
+    per_category_iou: list[float | None] = field(default_factory=list)
+
+    def __post_init__(self):
+        self.mean_accuracy, self.overall_accuracy = _number(self.mean_accuracy), _number(self.overall_accuracy)
+        self.per_category_iou = [_number(value) for value in self.per_category_iou]
+
+    @classmethod
+    def from_metrics(cls, metrics: Mapping[str, float], model: str, classes: Sequence[str], prefix: str = "eval"):
+        """Read them from a log entry with keys such as `eval_teacher_mean_iou` and `eval_teacher_iou_road`.
+
+        Args:
+            metrics: The entry.
+            model: `student` or `teacher`.
+            classes: Names of all classes.
+            prefix: `eval`, or what the evaluation was called.
+
+        Raises:
+            ValueError: If it has no mean IoU of that model.
+        """
+        start = f"{prefix}_{model}_"
+        if f"{start}mean_iou" not in metrics:
+            raise ValueError(f"The metrics have no {start}mean_iou; their keys are {sorted(metrics)}.")
+        return cls(
+            float(metrics[f"{start}mean_iou"]),
+            metrics.get(f"{start}mean_accuracy"),
+            metrics.get(f"{start}overall_accuracy"),
+            [metrics.get(f"{start}iou_{name}") for name in classes],
+        )
+
+
+@dataclass
+class Evaluation:
+    """Student and teacher on one split.
+
+    Args:
+        weights: `best` (of the kept checkpoint) or `last` (after the last step).
+        step: The training step of these weights.
+        dataset: What they were evaluated on.
+        student: Scores of the student.
+        teacher: Scores of the teacher.
+    """
+
+    weights: str
+    step: int
+    dataset: DatasetFacts
+    student: Scores
+    teacher: Scores
+
+
+@dataclass
+class Cost:
+    """What the run took.
+
+    Args:
+        hardware: See `hardware`.
+        train_seconds: Wall-clock time of training, evaluations included.
+        images_per_second: Labeled and unlabeled images of real steps, over that time.
+        peak_memory_bytes: The most memory one process held.
+        memory_of: Which memory: `GPU` or `process`.
+        processes: How many trained together.
+    """
+
+    hardware: str
+    train_seconds: float
+    images_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    memory_of: str = "process"
+    processes: int = 1
+
+
+@dataclass
+class Comparison:
+    """Another run that was evaluated on the same data.
+
+    Args:
+        name: Its model name.
+        rule: Its rule.
+        steps: Optimizer steps made.
+        evaluations: With the weights it kept.
+        command: What makes it again.
+        seed: Its seed.
+    """
+
+    name: str
+    rule: str
+    steps: int
+    evaluations: list[Evaluation]
+    command: str | None = None
+    seed: int | None = None
+
+
+@dataclass
+class RunFacts:
+    """Everything a card tells about a run; plain data that goes through JSON unchanged.
+
+    Args:
+        rule: Name of the rule, `fst_d` or the like, or the class name of an own one.
+        objective: Name of the objective.
+        architecture: Class name of the model.
+        parameters: How many the model has.
+        classes: Their names in the order of the labels.
+        labeled: The labeled training data.
+        evaluations: In the order they should be shown; those with `weights == saved` go into the metadata.
+        steps: Optimizer steps made.
+        settings: See `settings_of`; `seed` among them.
+        versions: See `versions`.
+        saved: Which weights stand in the output directory: `best` or `last`.
+        unlabeled: The unlabeled training data, if any.
+        cost: What it took.
+        palette: Colors of the classes, (C, 3) in 0..255.
+        model_name: Name for people and for the metadata; made from model, data and rule by default.
+        base_model: Hub id of the weights the run started from (see `hub_id`).
+        hub_id: Hub id the result is published under.
+        license: Identifier of the license of the weights, as the Hub spells it.
+        recipe: File name of the recipe, without a folder unless it is `examples/recipes/`.
+        overrides: Settings given on the command line beside the recipe, through `settings_of` too.
+        own_architecture: Whether `import hf_fst.models` is needed to load it.
+        compared: Other runs on the same data.
+
+    Raises:
+        ValueError: If a text looks like a local path or a token, or numbers do not fit together.
+    """
+
+    rule: str
+    objective: str
+    architecture: str
+    parameters: int
+    classes: list[str]
+    labeled: DatasetFacts
+    evaluations: list[Evaluation]
+    steps: int
+    settings: dict[str, Plain]
+    versions: dict[str, str]
+    saved: str = "last"
+    unlabeled: DatasetFacts | None = None
+    cost: Cost | None = None
+    palette: list[list[int]] | None = None
+    model_name: str | None = None
+    base_model: str | None = None
+    hub_id: str | None = None
+    license: str | None = None
+    recipe: str | None = None
+    overrides: dict[str, Plain] = field(default_factory=dict)
+    own_architecture: bool = False
+    compared: list[Comparison] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.model_name is None:
+            short = self.architecture.removesuffix("ForSemanticSegmentation")
+            self.model_name = f"{short}-{self.labeled.name}-{self.rule}"
+        for where, text in _texts(dataclasses.asdict(self), "facts"):
+            if LOCAL.search(text) or TOKEN.search(text):
+                raise ValueError(
+                    f"{where} is {text!r}, which looks like a local path or a token; a card holds neither."
+                )
+        for where in ("settings", "overrides"):
+            for key, value in getattr(self, where).items():
+                if not (WORD.fullmatch(key) and _is_plain(value)):
+                    raise ValueError(
+                        f"facts.{where}[{key!r}] is {value!r}; a card holds numbers and single words only."
+                    )
+        if not NAME.fullmatch(self.model_name):
+            raise ValueError(f"facts.model_name is {self.model_name!r}; give letters, digits, blanks and . , + ( ) -.")
+        for where in ("rule", "objective", "architecture", "license"):
+            if not WORD.fullmatch(getattr(self, where) or ""):
+                raise ValueError(f"facts.{where} is {getattr(self, where)!r}; give a single word without slashes.")
+        if self.recipe is not None and not FILE.fullmatch(self.recipe):
+            raise ValueError(f"facts.recipe is {self.recipe!r}; give the file's name without its folder.")
+        for repository in (self.base_model, self.hub_id):
+            if repository is not None:
+                validate_repo_id(repository)
+        if self.saved not in ("best", "last") or {e.weights for e in self.evaluations} - {"best", "last"}:
+            raise ValueError("facts.saved and the weights of each evaluation must be 'best' or 'last'.")
+        for evaluation in self.evaluations:
+            for scores in (evaluation.student, evaluation.teacher):
+                if len(scores.per_category_iou) not in (0, len(self.classes)):
+                    raise ValueError(
+                        f"An evaluation has {len(scores.per_category_iou)} class values for {len(self.classes)} classes."
+                    )
+
+    def save(self, directory: str | Path) -> Path:
+        """Write `fst_run.json` into a directory and return its path."""
+        path = Path(directory) / FACTS_FILE
+        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, directory: str | Path) -> RunFacts:
+        """Read `fst_run.json` from a directory.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If it is not such a file.
+        """
+        path = Path(directory) / FACTS_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{directory} has no {FACTS_FILE}, which training writes at its end.")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content["labeled"] = DatasetFacts(**content["labeled"])
+            content["unlabeled"] = content["unlabeled"] and DatasetFacts(**content["unlabeled"])
+            content["cost"] = content["cost"] and Cost(**content["cost"])
+            content["evaluations"] = _evaluations(content["evaluations"])
+            content["compared"] = [
+                Comparison(**other | {"evaluations": _evaluations(other["evaluations"])})
+                for other in content.get("compared", [])
+            ]
+            return cls(**content)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} does not hold the facts of a run: {error}.") from error
+
+
+def _evaluations(content: list[dict]) -> list[Evaluation]:
+    return [
+        Evaluation(
+            **evaluation
+            | {"dataset": DatasetFacts(**evaluation["dataset"])}
+            | {model: Scores(**evaluation[model]) for model in ("student", "teacher")}
+        )
+        for evaluation in content
+    ]
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _is_plain(value: Plain) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, str):
+        return WORD.fullmatch(value) is not None
+    return value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _texts(value, where: str) -> Iterable[tuple[str, str]]:
+    """Every text in nested dicts and lists, keys too, with the place it stands."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield where, key
+            yield from _texts(item, f"{where}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _texts(item, f"{where}[{index}]")
+
+
+def settings_of(config: Mapping[str, object]) -> dict[str, Plain]:
+    """What a card may tell of all settings (`args.to_dict()`): those named in `SETTINGS`, if set to something.
+
+    Values other than numbers, single words and lists of them stay out.
+    """
+    told = {key: config[key] for key in SETTINGS if config.get(key) is not None and _is_plain(config[key])}
+    if told.get("max_steps", 0) > 0:
+        told.pop("num_train_epochs", None)  # which max_steps overrides
+    return told
+
+
+def hub_id(name: str | None) -> str | None:
+    """`name` if it can be an id on the Hub and is no local folder, else None."""
+    if not name or Path(name).exists() or LOCAL.search(name):
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name

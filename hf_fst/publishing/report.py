@@ -1,0 +1,100 @@
+"""The report of a run: pictures, model card and facts, written into its output directory in one go."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hf_fst.drawing.overlays import default_palette, grid
+from hf_fst.drawing.plots import class_bars, curves
+from hf_fst.publishing.card import FIGURES, as_comparison, write_card
+from hf_fst.publishing.facts import RunFacts
+
+HISTORY_FILE = "history.json"
+
+
+def write_report(
+    output_dir: str | Path,
+    facts: RunFacts,
+    log_history: Sequence[Mapping],
+    samples: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]] = (),
+) -> Path:
+    """Write curves.png, class_iou.png, samples.png, fst_run.json and README.md.
+
+    A picture without data is not written, and one that an earlier report left there is removed.
+
+    Args:
+        output_dir: The directory of the weights; made if missing.
+        facts: What the card tells.
+        log_history: The trainer's log (see `plots.curves`).
+        samples: Image uint8 (H, W, 3), label or None, student and teacher (H, W) of some images.
+
+    Returns:
+        The path of README.md.
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for name in FIGURES:
+        (output_dir / name).unlink(missing_ok=True)
+    palette = default_palette(len(facts.classes)) if facts.palette is None else facts.palette
+    _plots(output_dir, facts, log_history, palette)
+    if samples and facts.rule == "supervised":  # one network, one column
+        grid([s[:3] for s in samples], facts.classes, palette, output_dir / "samples.png", ("image", "label", "model"))
+    elif samples:
+        grid(samples, facts.classes, palette, output_dir / "samples.png")
+    facts.save(output_dir)
+    return write_card(output_dir, facts)
+
+
+def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), **changes) -> Path:
+    """Write the card of a run anew from the files it left, without training: fst_run.json and, where it is, history.json.
+
+    The sample pictures stay; curves and bars are drawn again where there is a history. What an editor wrote into the
+    card is lost.
+
+    Args:
+        directory: The output directory of a run.
+        compared: Directories of other runs on the same data, for a table beside this one.
+        changes: Fields of `RunFacts` to set, such as `license` or `hub_id`; they are kept in fst_run.json.
+
+    Returns:
+        The path of README.md.
+
+    Raises:
+        FileNotFoundError: If a directory has no fst_run.json.
+        ValueError: If one is not such a file, or a change is not something a card may tell.
+    """
+    directory = Path(directory)
+    facts = RunFacts.load(directory)
+    if compared:
+        changes["compared"] = [as_comparison(RunFacts.load(other)) for other in compared]
+    facts = dataclasses.replace(facts, **changes)
+    history = directory / HISTORY_FILE
+    if history.is_file():
+        for name in ("curves.png", "class_iou.png"):
+            (directory / name).unlink(missing_ok=True)
+        palette = default_palette(len(facts.classes)) if facts.palette is None else facts.palette
+        _plots(directory, facts, json.loads(history.read_text(encoding="utf-8")), palette)
+    facts.save(directory)
+    return write_card(directory, facts)
+
+
+def _plots(output_dir: Path, facts: RunFacts, log_history: Sequence[Mapping], palette) -> None:
+    """Curves of the training and bars of the classes, as far as there is data for them."""
+    saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
+    best_step = saved[0].step if saved and facts.saved == "best" else None
+    curves(log_history, output_dir / "curves.png", best_step, facts.classes, palette)
+    if saved and saved[-1].teacher.per_category_iou:
+        evaluation = saved[-1]
+        class_bars(
+            evaluation.student.per_category_iou or None,
+            evaluation.teacher.per_category_iou if facts.rule != "supervised" else None,
+            facts.classes,
+            output_dir / "class_iou.png",
+            title=f"IoU per class, {evaluation.dataset.title}, {evaluation.dataset.split}",
+            scored=facts.settings.get("eval_classes"),
+        )

@@ -1,0 +1,1 @@
+"""The glue to `transformers.Trainer`: trainer, options, checkpoints, journal, what is refused, several processes."""

@@ -1,0 +1,64 @@
+"""Batches for virtual steps on other images than the real step's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from hf_fst.data.pairing import AheadSampler, Pairs
+
+
+class AheadBatches:
+    """Groups of micro-batches drawn by (seed, step, k, position), never from the epoch's iterator.
+
+    They are loaded ahead of time by workers of their own; after an interruption they go on where the run does.
+
+    Args:
+        pairs: what is drawn from.
+        collate_fn: makes a batch of items.
+        micro_batches: micro-batches in a whole accumulation group.
+        batch_size: images a micro-batch and process.
+        process_index, num_processes: which process this is, of how many.
+        num_workers, pin_memory: as in `DataLoader`.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        collate_fn: Callable,
+        micro_batches: int,
+        batch_size: int,
+        process_index: int = 0,
+        num_processes: int = 1,
+        **loader_options,
+    ):
+        self.pairs, self.collate_fn, self.loader_options = pairs, collate_fn, loader_options
+        self.micro_batches, self.batch_size = micro_batches, batch_size
+        self.process_index, self.num_processes = process_index, num_processes
+        self._next: tuple[int, int] | None = None
+        self._batches: Iterator[dict] = iter(())
+
+    def groups(self, step: int, count: int, size: int) -> Iterator[list[dict]]:
+        """`count` groups of `size` micro-batches for an optimizer step; `size` is smaller for a short last group."""
+        if count == 0:  # a sampler of nothing, for ever, would keep its workers waiting
+            return
+        if self._next != (step, count):
+            sampler = AheadSampler(
+                step, count, self.micro_batches, self.batch_size, self.process_index, self.num_processes
+            )
+            # starting workers draws a seed, which must not come from the run's own noise
+            generator = torch.Generator().manual_seed(0)
+            loader = DataLoader(
+                self.pairs,
+                batch_sampler=sampler,
+                collate_fn=self.collate_fn,
+                generator=generator,
+                **self.loader_options,
+            )
+            self._batches = iter(loader)
+        self._next = None
+        for _ in range(count):
+            yield [next(self._batches) for _ in range(self.micro_batches)][:size]
+        self._next = (step + 1, count)

@@ -1,0 +1,229 @@
+"""Layout of a run's directory: what makes a checkpoint complete, and how weights come back from one.
+
+`output_dir/` is the teacher, `output_dir/student/` the student. `checkpoint-N/` is the student, with the teacher in
+`teacher/`; it is complete when its marker, written last, is there. The marker holds size and checksum of every file,
+so that a file that was cut off or changed is found before anything is read from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import traceback
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from hf_fst.models.loading import MARKER, TEACHER_DIR
+from hf_fst.training.adapters import is_adapted, load_adapter
+from hf_fst.training.sharding import is_sharded, load_shards, load_whole, save_shards, saves_shards
+
+
+def discard(directory: str | os.PathLike) -> None:
+    """Remove a checkpoint, its marker first: one that is half removed must not count."""
+    Path(directory, MARKER).unlink(missing_ok=True)
+    if Path(directory).is_dir():
+        shutil.rmtree(directory)
+
+
+def mark_complete(directory: str | os.PathLike, trainer) -> None:
+    """Write the marker: from now on this checkpoint counts, also after a loss of power."""
+    directory = Path(directory)
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    facts = {
+        "step": trainer.state.global_step,
+        "rule": trainer.args.rule,
+        "model_type": model_type(trainer),
+        "files": {path.relative_to(directory).as_posix(): list(_fingerprint(path)) for path in paths},
+    }
+    temporary = directory / (MARKER + ".tmp")
+    temporary.write_text(json.dumps(facts), encoding="utf-8")
+    for path in (*paths, temporary):  # the marker must not reach the disk before what it vouches for
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
+    os.replace(temporary, directory / MARKER)
+
+
+def _fingerprint(path: Path) -> tuple[int, int]:
+    """Size in bytes and CRC-32 of a file."""
+    size = checksum = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
+    return size, checksum
+
+
+def model_type(trainer) -> str:
+    """The architecture's name in the student's config."""
+    return trainer.networks()["student"].config.model_type
+
+
+def complete_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
+    """The complete `checkpoint-N` directories of a run, oldest first."""
+    return [path for path in all_checkpoints(output_dir) if (path / MARKER).is_file()]
+
+
+def all_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
+    """All `checkpoint-N` directories, by N; names that a user made of them, such as `checkpoint-4-kept`, are no part."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name[len("checkpoint-") :].isdigit()]
+    return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name[len("checkpoint-") :]))
+
+
+def rotate(output_dir: str | os.PathLike, limit: int | None, newest: str | os.PathLike, best: str | None) -> None:
+    """Remove the oldest checkpoints but `limit`; never the newest, which must be complete, nor the best.
+
+    What an interruption left incomplete goes first.
+    """
+    if not limit or limit < 0:
+        return
+    kept = {Path(path).resolve() for path in (newest, best) if path is not None}
+    found = all_checkpoints(output_dir)
+    others = sorted((path for path in found if path.resolve() not in kept), key=lambda path: (path / MARKER).is_file())
+    for path in others[: max(len(found) - max(limit, len(kept)), 0)]:
+        discard(path)
+
+
+@contextmanager
+def checkpoint(trainer, run_dir: str) -> Iterator[None]:
+    """What all processes write inside becomes `checkpoint-N` of a run: it counts when the block is left.
+
+    Older checkpoints are removed (`save_total_limit`) only after that.
+
+    Raises:
+        OSError: a file could not be written, for a full disk in most cases; older checkpoints stay.
+    """
+    args, wait = trainer.args, trainer.accelerator.wait_for_everyone
+    directory = Path(run_dir, f"checkpoint-{trainer.state.global_step}")
+    if args.should_save:
+        discard(directory)  # what an interrupted or an earlier run left there
+    wait()
+    limit, args.save_total_limit = args.save_total_limit, None  # `Trainer` would remove older ones before the marker
+    try:
+        yield
+        if not args.save_only_model:
+            trainer.journal.save(directory, args.process_index, args.world_size)
+        wait()
+        if args.should_save:
+            mark_complete(directory, trainer)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch's writer raises a RuntimeError, and after it another one from closing the file
+        where = traceback.extract_tb(error.__traceback__)[-1].filename
+        if isinstance(error, RuntimeError) and where != torch.serialization.__file__:
+            raise
+        first = error
+        while first.__context__ is not None:
+            first = first.__context__
+        others = complete_checkpoints(run_dir)
+        hint = f"resume from {others[-1]}" if others else "start again"
+        reason = str(first).splitlines()[0].rstrip(".")
+        raise OSError(
+            f"The checkpoint {directory} could not be written ({reason}); free the disk and {hint}."
+        ) from error
+    finally:
+        args.save_total_limit = limit
+    if args.should_save:
+        rotate(run_dir, limit, directory, trainer.state.best_model_checkpoint)
+    wait()
+
+
+def to_resume(resume_from_checkpoint: str | bool | None, trainer) -> str | None:
+    """The checkpoint to go on from, checked: the given one, with True the newest complete one, else None.
+
+    Raises:
+        ValueError: there is none, or as `check`.
+    """
+    if not resume_from_checkpoint:
+        return None
+    if resume_from_checkpoint is True:
+        complete = complete_checkpoints(trainer.args.output_dir)
+        if not complete:
+            raise ValueError(f"{trainer.args.output_dir} holds no complete checkpoint to resume from.")
+        resume_from_checkpoint = str(complete[-1])
+    check(resume_from_checkpoint, trainer, resumes=True)
+    return resume_from_checkpoint
+
+
+def check(directory: str | os.PathLike, trainer, resumes: bool = False) -> None:
+    """Make sure that a run can take its weights from a checkpoint or, with `resumes`, go on from it.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+        ValueError: the checkpoint is incomplete, damaged, or one of another rule or architecture, or holds weights alone.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(
+            f"The checkpoint {directory} does not exist; give the path of a checkpoint-N directory."
+        )
+    others = [path for path in complete_checkpoints(directory.parent) if path.resolve() != directory.resolve()]
+    hint = f"use {others[-1]}" if others else "there is no complete one beside it"
+    if not (directory / MARKER).is_file():
+        raise ValueError(f"The checkpoint {directory} is incomplete (it has no {MARKER}); {hint}.")
+    try:
+        facts = json.loads((directory / MARKER).read_text(encoding="utf-8"))
+        files, found = facts["files"], {"rule": facts["rule"], "model_type": facts["model_type"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"The checkpoint {directory} is damaged: {MARKER} cannot be read; {hint}.") from error
+    for key, value in {"rule": trainer.args.rule, "model_type": model_type(trainer)}.items():
+        if found[key] != value:
+            raise ValueError(
+                f"The checkpoint {directory} is of {key} {found[key]!r} but this run has {value!r}; resume with the "
+                "same."
+            )
+    if resumes and "trainer_state.json" in files and "journal_0.pt" not in files:
+        raise ValueError(
+            f"The checkpoint {directory} holds weights alone (save_only_model), so that no run can go on from it; give "
+            "it as the model of a new run."
+        )
+    for name, fingerprint in files.items():
+        path = directory / name
+        if not path.is_file():
+            raise ValueError(f"The checkpoint {directory} is damaged: {name} is missing; {hint}.")
+        if list(_fingerprint(path)) != fingerprint:
+            raise ValueError(f"The checkpoint {directory} is damaged: {name} is not as it was written; {hint}.")
+
+
+def save_network(trainer, network: nn.Module, directory: str | os.PathLike, as_shards: bool = False) -> None:
+    """Write a network and its image processor; sharded weights are gathered, or with `as_shards` written as they are."""
+    if as_shards:
+        save_shards(trainer.accelerator, network, directory)
+        return
+    whole = trainer.accelerator.get_state_dict(network) if is_sharded(network) else None  # all processes take part
+    if trainer.args.should_save:
+        network.save_pretrained(directory, state_dict=whole)
+        trainer.processing_class.save_pretrained(directory)
+
+
+def load_weights(trainer, directory: str | os.PathLike) -> None:
+    """Load student and teacher from a checkpoint that was checked.
+
+    `from_pretrained` reads the files, since models are saved under other key names than their modules have.
+
+    Raises:
+        ValueError: the checkpoint is one of another model.
+    """
+    directory = Path(directory)
+    for name, network in trainer.networks().items():
+        path = directory if name == "student" else directory / TEACHER_DIR
+        if is_adapted(network):
+            load_adapter(network, path)
+            continue
+        if saves_shards(trainer.accelerator):
+            load_shards(trainer.accelerator, network, path)
+            continue
+        loaded = type(network).from_pretrained(path, dtype=network.dtype).state_dict()
+        ours = network.state_dict()
+        for key in sorted(loaded.keys() | ours.keys()):
+            theirs, own = (tuple(s[key].shape) if key in s else "none" for s in (loaded, ours))
+            if theirs != own:
+                raise ValueError(
+                    f"The checkpoint {directory} is of another model: its {key} has shape {theirs}, that of this run "
+                    f"{own}; resume with the same model and classes."
+                )
+        load_whole(network, loaded)

@@ -1,0 +1,115 @@
+"""Health of the pseudo-labels, seen on the step's own unlabeled images; needs no labels, uses them where they are."""
+
+from __future__ import annotations
+
+import torch
+
+from hf_fst.evaluation.confusion import confusion_matrix, scores
+from hf_fst.method.losses import ignore_as_255, pseudo_labels
+
+
+@torch.no_grad()
+def teacher_labels(teacher, images: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
+    """Labels (B,H,W) that a teacher gives to `images` (B,3,H,W) now; buffers that this moves are put back."""
+    kept = [buffer.clone() for buffer in teacher.model.buffers()] if teacher.buffers == "batch" else []
+    labels, _ = pseudo_labels(teacher(images).logits, images.shape[-2:], align_corners)
+    if kept:
+        torch._foreach_copy_(list(teacher.model.buffers()), kept)
+    return labels
+
+
+@torch.no_grad()
+def student_labels(student, images: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
+    """Labels (B,H,W) of a student in evaluation mode; every part of it is put back into the mode it was in."""
+    training = [module for module in student.modules() if module.training]
+    student.eval()
+    labels, _ = pseudo_labels(student(pixel_values=images).logits, images.shape[-2:], align_corners)
+    for module in training:
+        module.training = True
+    return labels
+
+
+class PseudoLabelHealth:
+    """Statistics of one step: made before the look-ahead, completed after it.
+
+    Looks at the first micro-batch of the group. Nothing here changes the run: networks label in evaluation mode and
+    buffers that a labeling teacher moves are put back.
+
+    Args:
+        images: (B,3,H,W) unlabeled images, as the teacher sees them.
+        names: class names, C of them.
+        threshold: confidence in [0, 1] that counts as confident.
+        align_corners: how the network wants its logits resized.
+        scored: ids of the classes that the accuracy and the mIoU of the pseudo-labels are over; None for all.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        names: list[str],
+        threshold: float,
+        align_corners: bool = False,
+        scored: list[int] | None = None,
+    ):
+        self.images, self.names, self.threshold, self.align_corners = images, names, threshold, align_corners
+        self.scored = scored
+        self.labels_before: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def before(self, teacher) -> None:
+        """Keep the labels that the teacher gives now; the last call before a virtual step counts (φ')."""
+        self.labels_before = teacher_labels(teacher, self.images, self.align_corners)
+
+    @torch.no_grad()
+    def after(self, student, batch: dict) -> dict[str, torch.Tensor]:
+        """Sums over pixels, ready to be added over processes.
+
+        Args:
+            student: the unwrapped student; labels in evaluation mode and is put back into training mode.
+            batch: the prepared micro-batch, with `pseudo_labels` and `pseudo_confidence` of φ_{t+1}.
+        """
+        labels, confidence = batch["pseudo_labels"], batch["pseudo_confidence"]
+        own = student_labels(student, self.images, self.align_corners)
+        sums = {
+            "pixels": torch.tensor(labels.numel(), device=labels.device),
+            "confidence": confidence.double().sum(),
+            "above_threshold": (confidence >= self.threshold).sum(),
+            "disagreement": (own != labels).sum(),
+            "changed": (self.labels_before != labels).sum(),
+            "histogram": torch.bincount(labels.flatten(), minlength=len(self.names)),
+        }
+        if "unlabeled_labels" in batch:
+            truth = ignore_as_255(batch["unlabeled_labels"])
+            sums["confusion"] = confusion_matrix(labels, truth, len(self.names)).sum(dim=0)
+        return sums
+
+    def logs(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
+        """Shares in 0..1 from the summed counts, under their log keys."""
+        pixels = sums["pixels"].item()
+        logs = {
+            f"pseudo_{key}": sums[key].item() / pixels
+            for key in ("confidence", "above_threshold", "disagreement", "changed")
+        }
+        for name, count in zip(self.names, sums["histogram"].tolist(), strict=True):
+            logs[f"pseudo_share_{name}"] = count / pixels
+        if "confusion" in sums:
+            result = scores(sums["confusion"], self.scored)
+            logs["pseudo_accuracy"], logs["pseudo_mean_iou"] = result["overall_accuracy"], result["mean_iou"]
+        return logs
+
+
+def health_when_logging(trainer, batch: dict) -> PseudoLabelHealth | None:
+    """The statistics of a step that will be logged, where there are pseudo-labels; None for all others.
+
+    Args:
+        trainer: an `FSTTrainer`.
+        batch: the prepared first micro-batch of the group.
+    """
+    args, objective = trainer.args, trainer.learning_objective
+    due = args.logging_strategy == "steps" and (trainer.state.global_step + 1) % trainer.state.logging_steps == 0
+    if not (due and trainer.has_teacher and objective.needs_unlabeled):
+        return None
+    images = batch["unlabeled_pixel_values"]
+    return PseudoLabelHealth(
+        images, trainer.class_names, objective.confidence_threshold, objective.align_corners, args.eval_classes
+    )

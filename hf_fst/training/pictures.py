@@ -1,0 +1,208 @@
+"""Pictures of what training really sees, every so many steps: crops, labels, mixed images, and how look-ahead changes
+the teacher's mind. They go to disk and to the trackers that the run reports to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+
+from hf_fst.drawing.overlays import colorize, default_palette, labels_in, legend
+from hf_fst.method.augmentation import IMAGE_MEAN, IMAGE_STD
+from hf_fst.method.losses import IGNORE_INDEX
+from hf_fst.training.health import student_labels, teacher_labels
+
+FOLDER, KEY = "pictures", "pictures"
+SAMPLES = 2
+TILE, MARGIN, TITLE = 320, 6, 20
+FADED = 0.2
+
+
+class Snapshot:
+    """What one step saw: made before its look-ahead, completed after it.
+
+    Looks at the first micro-batch of the group. Nothing here changes the run: networks label in evaluation mode, and
+    buffers that a labeling teacher moves are put back.
+
+    Args:
+        batch: the micro-batch: `pixel_values` (B,3,H,W), `labels` (B,H,W), and `unlabeled_pixel_values` where the
+            objective learns from unlabeled images.
+        align_corners: how the network wants its logits resized.
+    """
+
+    def __init__(self, batch: dict, align_corners: bool = False):
+        self.images, self.align_corners = batch.get("unlabeled_pixel_values"), align_corners
+        self.labels_before: torch.Tensor | None = None
+        self.labels_student: torch.Tensor | None = None
+        self.labels_mixed: torch.Tensor | None = None
+        self.batch: dict = batch
+
+    def before(self, teacher) -> None:
+        """Keep the labels that the teacher gives now; the last call before a virtual step counts (φ')."""
+        if self.images is not None:
+            self.labels_before = teacher_labels(teacher, self.images, self.align_corners)
+
+    def after(self, student, batch: dict) -> None:
+        """Keep the student's labels, and the micro-batch as the objective prepared it with φ_{t+1}."""
+        images = batch["pixel_values"] if self.images is None else self.images
+        self.labels_student, self.batch = student_labels(student, images, self.align_corners), batch
+        if "mixed_pixel_values" in batch:
+            self.labels_mixed = student_labels(student, batch["mixed_pixel_values"], self.align_corners)
+
+    def rows(self, palette: Sequence[Sequence[int]], samples: int = SAMPLES) -> list[list[tuple[str, np.ndarray]]]:
+        """Titles and pictures, uint8 (H,W,3): one row an image without unlabeled images, else two.
+
+        Args:
+            palette: colors of the classes, (C, 3).
+            samples: how many images of the micro-batch, at most.
+        """
+        batch = self.batch
+        count = min(samples, len(batch["labels"] if self.images is None else self.images))
+        rows = []
+        for i in range(count):
+            j = i % len(batch["labels"])  # with several unlabeled images for each labeled one
+            labeled = [
+                ("labeled crop", unnormalized(batch["pixel_values"][j])),
+                (_labels_title("its labels", batch["labels"][j]), colorize(_array(batch["labels"][j]), palette)),
+            ]
+            if self.images is None:
+                rows.append([*labeled, ("student on it", colorize(_array(self.labels_student[i]), palette))])
+                continue
+            if "mixed_pixel_values" in batch:
+                labels, counts = batch["mixed_labels"][i], batch["mixed_weight"][i] > 0
+                title = "mixed labels" if counts.all() else "mixed labels (faded: weight 0)"
+                labeled += [
+                    ("mixed image", unnormalized(batch["mixed_pixel_values"][i])),
+                    (title, marked(_array(labels), _array(counts), palette)),
+                    ("student on it", colorize(_array(self.labels_mixed[i]), palette)),
+                ]
+            after, confidence = batch["pseudo_labels"][i], batch["pseudo_confidence"][i]
+            changed = after != self.labels_before[i]
+            share = 100 * changed.float().mean().item()
+            unlabeled = [
+                ("unlabeled crop", unnormalized(self.images[i])),
+                ("teacher before look-ahead", colorize(_array(self.labels_before[i]), palette)),
+                (f"teacher after it: {share:.1f} % changed", marked(_array(after), _array(changed), palette)),
+                (f"its confidence, mean {confidence.float().mean():.2f}", shades(_array(confidence.float()))),
+                ("student on it", colorize(_array(self.labels_student[i]), palette)),
+            ]
+            rows += [labeled, unlabeled]
+        return rows
+
+    def picture(self, names: Sequence[str], palette: Sequence[Sequence[int]], samples: int = SAMPLES) -> np.ndarray:
+        """The rows as one picture with a legend of the classes that occur: uint8 (H,W,3)."""
+        prepared = [self.batch.get(key) for key in ("labels", "pseudo_labels", "mixed_labels")]
+        maps = [*prepared, self.labels_before, self.labels_student, self.labels_mixed]
+        shown = labels_in(*(_array(labels[:samples]) for labels in maps if labels is not None))
+        picture = tiled(self.rows(palette, samples))
+        return np.concatenate([picture, legend(names, palette, shown, picture.shape[1])])
+
+
+class Pictures(TrainerCallback):
+    """Draws the snapshots of a trainer with `picture_steps`, on the first process alone.
+
+    A picture is written to `output_dir/pictures/step-N.png` and sent to TensorBoard, trackio and W&B, as far as their
+    callbacks are there because `report_to` names them.
+
+    Args:
+        trainer: an `FSTTrainer`.
+        palette: colors of the classes, (C, 3); `overlays.default_palette` if not given.
+    """
+
+    def __init__(self, trainer, palette: Sequence[Sequence[int]] | None = None):
+        self.trainer, self.palette = trainer, palette
+        self.taken: Snapshot | None = None
+
+    def snapshot(self, batch: dict) -> Snapshot | None:
+        """For a step that gets a picture: something that watches it. The same steps on all processes."""
+        trainer = self.trainer
+        every, step = trainer.args.picture_steps, trainer.state.global_step + 1
+        self.taken = None
+        if every and (step == 1 or step % every == 0):
+            self.taken = Snapshot(batch, trainer.learning_objective.align_corners)
+        return self.taken
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Draw, write, send."""
+        taken, self.taken = self.taken, None
+        if taken is None or not state.is_world_process_zero:
+            return
+        names = self.trainer.class_names
+        palette = default_palette(len(names)) if self.palette is None else self.palette
+        picture = taken.picture(names, palette)
+        folder = Path(args.output_dir, FOLDER)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(folder / f"step-{state.global_step}.png")
+        self._send(picture, state.global_step)
+
+    def _send(self, picture: np.ndarray, step: int) -> None:
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                callback.tb_writer.add_image(KEY, picture, step, dataformats="HWC")
+            elif isinstance(callback, TrackioCallback):
+                import trackio
+
+                trackio.log({KEY: trackio.Image(picture, caption=f"step {step}"), "train/global_step": step})
+            elif isinstance(callback, WandbCallback):
+                import wandb
+
+                wandb.log({KEY: wandb.Image(picture, caption=f"step {step}"), "train/global_step": step})
+
+
+def unnormalized(pixel_values: torch.Tensor) -> np.ndarray:
+    """A model's input (3,H,W), normalized with ImageNet's mean and deviation, as uint8 (H,W,3)."""
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (IMAGE_MEAN, IMAGE_STD))
+    image = (pixel_values.float().cpu() * std + mean).clamp(0, 1) * 255
+    return image.round().byte().permute(1, 2, 0).numpy()
+
+
+def marked(labels: np.ndarray, changed: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """Labels (H,W) in color where `changed` (H,W) is True, faded towards white elsewhere: uint8 (H,W,3)."""
+    colors = colorize(labels, palette)
+    faded = np.rint(FADED * colors + (1 - FADED) * 255).astype(np.uint8)
+    return np.where(changed[..., None], colors, faded)
+
+
+def shades(values: np.ndarray) -> np.ndarray:
+    """Values (H,W) from 0, dark, to 1, bright: uint8 (H,W,3)."""
+    return colormaps["viridis"](values, bytes=True)[..., :3]
+
+
+def tiled(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
+    """Titled pictures in rows, about 320 pixels wide: small ones are enlarged by whole factors, large ones shrunk."""
+    rows = [[(title, _resized(picture)) for title, picture in row] for row in rows]
+    width = max(picture.width for row in rows for _, picture in row) + MARGIN
+    heights = [max(picture.height for _, picture in row) + MARGIN + TITLE for row in rows]
+    canvas = Image.new("RGB", (MARGIN + width * max(map(len, rows)), MARGIN + sum(heights)), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    top = MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, (title, picture) in enumerate(row):
+            left = MARGIN + column * width
+            draw.text((left, top + TITLE / 2), title, fill="black", font=font, anchor="lm")
+            canvas.paste(picture, (left, top + TITLE))
+        top += height
+    return np.asarray(canvas)
+
+
+def _resized(picture: np.ndarray) -> Image.Image:
+    image = Image.fromarray(picture)
+    if image.width <= 4 / 3 * TILE:
+        factor = max(1, round(TILE / image.width))
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    return image.resize((TILE, max(1, round(image.height * TILE / image.width))), Image.Resampling.BOX)
+
+
+def _labels_title(title: str, labels: torch.Tensor) -> str:
+    return f"{title} (black: ignored)" if (labels == IGNORE_INDEX).any() else title
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

@@ -1,0 +1,161 @@
+"""What cannot be trained, each said in one sentence before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+from torch import nn
+from torch.utils.data import IterableDataset
+from transformers import Trainer
+from transformers.utils import ModelOutput
+
+from hf_fst.training.adapters import is_adapted
+from hf_fst.training.config import NO_DEEPSPEED
+from hf_fst.training.sharding import refuse_sharding
+
+SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation"
+OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that steps when it is told to"
+
+
+def refuse_settings(args, optimizers=(None, None), optimizer_cls_and_kwargs=None, compute_loss_func=None) -> None:
+    """Refuse options under which a run would be silently wrong.
+
+    Raises:
+        ValueError: an optimizer that a look-ahead cannot put back, or an option that an `FSTTrainer` would not heed.
+    """
+    given = optimizers[0] if optimizer_cls_and_kwargs is None else optimizer_cls_and_kwargs[0]
+    kind = given if isinstance(given, type) else type(given)
+    name = f"the optimizer is {kind.__name__}" if given is not None else f"optim is {str(args.optim.value)!r}"
+    optim = "" if given is not None else str(args.optim.value)
+    # what `Trainer` goes by to switch these between the weights of training and those of evaluation
+    if optim.startswith("schedule_free") or callable(getattr(kind, "train", None)):
+        raise ValueError(
+            f"{name}, which is schedule-free: while training its weights are not those that are evaluated, so a teacher "
+            f"cannot follow them; {OPTIMIZERS}."
+        )
+    if optim in ("lomo", "adalomo") or optim.endswith("_layerwise") or callable(getattr(kind, "fused_backward", None)):
+        raise ValueError(
+            f"{name}, which moves weights within the backward pass, before the gradient of the group is whole; "
+            f"{OPTIMIZERS}."
+        )
+    if args.label_smoothing_factor:
+        raise ValueError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}, but no objective smooths labels; leave it at 0."
+        )
+    if args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"train_sampling_strategy is {args.train_sampling_strategy!r}, but pairs are always drawn at random; leave "
+            "it at 'random'."
+        )
+    if compute_loss_func is not None:
+        raise ValueError("compute_loss_func is given, but what is learned is an objective; give objective instead.")
+
+
+def refuse_streams(**datasets) -> None:
+    """Refuse datasets without a length.
+
+    Raises:
+        ValueError: with the name of the dataset.
+    """
+    for name, dataset in datasets.items():
+        if isinstance(dataset, IterableDataset):
+            raise ValueError(f"{name} is a stream, which cannot be drawn by index; give a dataset with a length.")
+
+
+def refuse_launch(trainer: Trainer) -> None:
+    """Refuse ways of being launched that would be silently wrong.
+
+    Raises:
+        ValueError: several GPUs in one process, DeepSpeed, FSDP other than `hf_fst.training.sharding` can do, or
+            adapters that are to be pushed.
+    """
+    if trainer.args.n_gpu > 1:
+        raise ValueError(
+            f"This process sees {trainer.args.n_gpu} GPUs; start one process for each with `accelerate launch`, or show "
+            "it one with CUDA_VISIBLE_DEVICES=0."
+        )
+    if trainer.is_deepspeed_enabled:
+        raise ValueError(NO_DEEPSPEED)
+    if trainer.args.push_to_hub and is_adapted(trainer.model):
+        raise ValueError(
+            "push_to_hub publishes whole networks, but the model is one with adapters; leave it out, merge the teacher "
+            "with merge_and_unload() after training, save it and publish that with `hf-fst push`."
+        )
+    refuse_sharding(trainer.accelerator, trainer.model)
+
+
+def refuse_eval_classes(eval_classes: list[int] | None, num_labels: int) -> None:
+    """Refuse classes that the model does not have.
+
+    Raises:
+        ValueError: an id is too large.
+    """
+    if eval_classes is not None and max(eval_classes) >= num_labels:
+        raise ValueError(f"eval_classes is {eval_classes}, but the model has the classes 0 to {num_labels - 1}.")
+
+
+def refuse_objective(objective, args, has_teacher: bool, unlabeled_is_missing: bool) -> None:
+    """Refuse an objective that learns from unlabeled images without a teacher or without such images.
+
+    Raises:
+        ValueError: with what to do.
+    """
+    if not objective.needs_unlabeled:
+        return
+    if not has_teacher:
+        raise ValueError(
+            f"rule 'supervised' has no teacher, but {type(objective).__name__} learns from its labels; "
+            "use objective 'supervised' or another rule."
+        )
+    if unlabeled_is_missing:
+        raise ValueError(
+            f"objective {args.objective!r} learns from unlabeled images but unlabeled_dataset is missing; give it, "
+            "or use rule 'supervised'."
+        )
+
+
+def refuse_model(model: nn.Module) -> None:
+    """Refuse a model that says itself that it has no per-pixel classes; one that does not say is looked at when used.
+
+    Raises:
+        ValueError: no `config.num_labels`, or a declared output without `logits`.
+    """
+    name = type(model).__name__
+    if getattr(getattr(model, "config", None), "num_labels", None) is None:
+        raise ValueError(f"The model is a {name} without config.num_labels; {SEGMENTATION}.")
+    try:
+        declared = typing.get_type_hints(type(model).forward).get("return")
+    except NameError:  # an annotation that can be read by type checkers alone
+        return
+    outputs = [kind for kind in (*typing.get_args(declared), declared) if _is_output(kind)]
+    if outputs and not any("logits" in {field.name for field in dataclasses.fields(kind)} for kind in outputs):
+        raise ValueError(f"The output of {name} is a {outputs[0].__name__}, which has no logits; {SEGMENTATION}.")
+
+
+def _is_output(kind) -> bool:
+    return isinstance(kind, type) and issubclass(kind, ModelOutput) and dataclasses.is_dataclass(kind)
+
+
+def look_at_first_output(networks: list[nn.Module]) -> None:
+    """Make sure, when the first of `networks` is used for the first time, that it returns per-pixel class `logits`.
+
+    Raises (then):
+        ValueError: it does not.
+    """
+    handles = []
+
+    def look(network, inputs, output) -> None:
+        name, classes = type(network).__name__, network.config.num_labels
+        logits = getattr(output, "logits", None)
+        if logits is None:
+            raise ValueError(f"The output of {name} is a {type(output).__name__} without logits; {SEGMENTATION}.")
+        if logits.ndim != 4 or logits.shape[1] != classes:
+            raise ValueError(
+                f"The logits of {name} have shape {tuple(logits.shape)}, but (images, {classes}, height, width) is "
+                f"needed; {SEGMENTATION}."
+            )
+        for handle in handles:
+            handle.remove()
+
+    handles += [network.register_forward_hook(look) for network in networks]

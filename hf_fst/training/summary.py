@@ -1,0 +1,146 @@
+"""What a trainer knows about its run, gathered for the report."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hf_fst.data.pairing import collate
+from hf_fst.evaluation.inference import predict
+from hf_fst.evaluation.machine import hardware, peak_memory, versions
+from hf_fst.method.augmentation import IMAGE_MEAN, IMAGE_STD
+from hf_fst.publishing.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores, hub_id, settings_of
+
+
+def default_data(trainer) -> dict[str, DatasetFacts]:
+    """Facts of data that nobody named: `labeled`, `unlabeled` and `evaluation`, with their numbers of images."""
+    sets = {
+        "labeled": (trainer.train_dataset, "train"),
+        "unlabeled": (trainer.unlabeled_dataset if trainer.learning_objective.needs_unlabeled else None, "train"),
+        "evaluation": (trainer.eval_dataset, "validation"),
+    }
+    return {
+        key: DatasetFacts(name="own-images", title="the user's own images", split=split, images=len(dataset))
+        for key, (dataset, split) in sets.items()
+        if dataset is not None and not isinstance(dataset, dict)
+    }
+
+
+def best_step(trainer) -> int | None:
+    """The step whose weights were loaded at the end as the best; None where those of the last step stayed.
+
+    That need not be the best evaluation: only what was saved can be loaded, and neither the start nor an evaluation
+    between two checkpoints is.
+    """
+    loaded = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    return None if loaded is None else int(Path(loaded).name.rpartition("-")[2])
+
+
+def evaluations_of(trainer, dataset: DatasetFacts) -> list[Evaluation]:
+    """The evaluation of the best weights, where they were loaded, and the last one in the trainer's log; under
+    `supervised` the student stands for both."""
+    key = "eval_teacher_mean_iou" if trainer.has_teacher else "eval_student_mean_iou"
+    entries = [entry for entry in trainer.state.log_history if key in entry]
+    if not entries:
+        return []
+    best = next((entry for entry in entries if entry["step"] == best_step(trainer)), None)
+    kept = {"last": entries[-1]} if best is None else {"best": best, "last": entries[-1]}
+    return [evaluation_of(trainer, weights, entry, dataset) for weights, entry in kept.items()]
+
+
+def evaluation_of(trainer, weights: str, metrics: dict, dataset: DatasetFacts, prefix: str = "eval") -> Evaluation:
+    """Student and teacher in one entry of metrics."""
+    student, teacher = (
+        Scores.from_metrics(metrics, network, trainer.class_names, prefix)
+        for network in ("student", "teacher" if trainer.has_teacher else "student")
+    )
+    step = metrics.get("step", trainer.state.best_global_step if weights == "best" else trainer.state.global_step)
+    return Evaluation(weights, step, dataset, student, teacher)
+
+
+def cost_of(trainer) -> Cost | None:
+    """Time, memory and speed of the training that the log tells of."""
+    runs = [entry for entry in trainer.state.log_history if "train_runtime" in entry]
+    if not runs:
+        return None
+    seconds = sum(entry["train_runtime"] for entry in runs)
+    images = trainer.state.global_step * trainer.get_total_train_batch_size(trainer.args)
+    if trainer.learning_objective.needs_unlabeled:
+        images *= 1 + trainer.args.unlabeled_per_labeled
+    memory, of = peak_memory(trainer.args.device)
+    return Cost(hardware(trainer.args.device), seconds, images / seconds, memory, of, trainer.args.world_size)
+
+
+def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = (), **facts) -> RunFacts:
+    """The facts of a trainer's run.
+
+    Args:
+        trainer: an `FSTTrainer` after training.
+        data: facts of the data it was given, under `labeled`, `unlabeled` and `evaluation`; see `default_data`.
+        tested: further evaluations, such as that on the test images.
+        facts: other fields of `RunFacts`: recipe, overrides, license, palette, hub_id, model_name.
+
+    Raises:
+        ValueError: a card has no such field.
+    """
+    unknown = sorted(facts.keys() - {field.name for field in dataclasses.fields(RunFacts)})
+    if unknown:
+        raise ValueError(f"A card has no {', '.join(unknown)}; it takes data, license, model_name, hub_id and recipe.")
+    data = {**default_data(trainer), **data}
+    student = trainer.networks()["student"]
+    evaluations = evaluations_of(trainer, data["evaluation"]) if "evaluation" in data else []
+    return RunFacts(
+        rule=trainer.args.rule,
+        objective=trainer.args.objective,
+        architecture=type(student).__name__,
+        parameters=sum(parameter.numel() for parameter in student.parameters()),
+        classes=trainer.class_names,
+        labeled=data["labeled"],
+        unlabeled=data.get("unlabeled"),
+        evaluations=[*evaluations, *tested],
+        steps=trainer.state.global_step,
+        settings=settings_of(trainer.args.to_dict()),
+        versions=versions(),
+        saved="last" if best_step(trainer) is None else "best",
+        cost=cost_of(trainer),
+        base_model=hub_id(student.config._name_or_path),
+        own_architecture=type(student).__module__.startswith("hf_fst."),
+        **facts,
+    )
+
+
+@torch.no_grad()
+def samples_of(trainer, count: int = 4) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Image uint8 (H,W,3), label, student and teacher (H,W) of images spread evenly over the evaluation set."""
+    dataset = trainer.eval_dataset
+    if dataset is None or isinstance(dataset, dict) or len(dataset) == 0:
+        return []
+    samples = []
+    for index in np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)):
+        item = collate([dataset[int(index)]])
+        pixel_values, labels = item["pixel_values"].to(trainer.args.device), item["labels"][0]
+        image = item["pixel_values"][0] * torch.tensor(IMAGE_STD).view(3, 1, 1) + torch.tensor(IMAGE_MEAN).view(
+            3, 1, 1
+        )
+        maps = []
+        for network in trainer.networks().values():
+            training = network.training
+            network.eval()
+            maps.append(predict(network, pixel_values, labels.shape)[0].cpu().numpy())
+            network.train(training)
+        trainer.teacher.label_mode()
+        image = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        samples.append((resized(image, labels.shape), labels.numpy(), maps[0], maps[-1]))
+    return samples
+
+
+def resized(image: np.ndarray, size) -> np.ndarray:
+    """`image` (h,w,3) uint8 at the size (H,W) of its label."""
+    if image.shape[:2] == tuple(size):
+        return image
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    pixels = torch.nn.functional.interpolate(pixels, size=tuple(size), mode="bilinear", align_corners=False)
+    return pixels[0].round().byte().permute(1, 2, 0).numpy()

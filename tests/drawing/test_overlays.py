@@ -1,0 +1,115 @@
+"""Label maps as pictures: pixels worked by hand."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_fst.drawing import overlays
+
+PALETTE = [[200, 0, 0], [0, 100, 50], [10, 20, 30]]
+NAMES = ["road", "car", "sky"]
+
+
+def test_colorize_uses_the_palette_and_black_for_ignored_pixels():
+    colors = overlays.colorize(np.array([[0, 1, 255], [2, -100, 0]]), PALETTE)
+    assert colors.dtype == np.uint8
+    assert colors.tolist() == [
+        [[200, 0, 0], [0, 100, 50], [0, 0, 0]],
+        [[10, 20, 30], [0, 0, 0], [200, 0, 0]],
+    ]
+    assert overlays.colorize(np.array([[255, 2]], dtype=np.uint8), PALETTE).tolist() == [[[0, 0, 0], [10, 20, 30]]]
+
+
+def test_overlay_mixes_image_and_color_and_leaves_ignored_pixels_alone():
+    image = np.array([[[100, 50, 0], [100, 50, 0]]], dtype=np.uint8)
+    # .75·100 + .25·0 = 75, .75·50 + .25·100 = 62.5 (to even: 62), .75·0 + .25·50 = 12.5 (to even: 12)
+    assert overlays.overlay(image, np.array([[1, 255]]), PALETTE, alpha=0.25).tolist() == [
+        [[75, 62, 12], [100, 50, 0]]
+    ]
+    assert overlays.overlay(image, np.array([[0, 0]]), PALETTE, alpha=0).tolist() == image.tolist()
+    assert overlays.overlay(image, np.array([[0, 0]]), PALETTE, alpha=1).tolist() == [[[200, 0, 0]] * 2]
+    assert image.tolist() == [[[100, 50, 0], [100, 50, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("image", "index_map", "alpha", "message"),
+    [
+        (
+            np.zeros((2, 2, 3), np.uint8),
+            np.zeros((2, 3), int),
+            0.5,
+            r"The image is \(2, 2\) \(H, W\) but its label map",
+        ),
+        (np.zeros((2, 2, 3), np.uint8), np.full((2, 2), 3), 0.5, "has label 3, but the palette has colors for 0 to 2"),
+        (np.zeros((2, 2, 3), np.uint8), np.full((2, 2), -1), 0.5, "has label -1, but the palette"),
+        (np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2)), 0.5, "integers, got .* of float64"),
+        (np.zeros((2, 2, 3)), np.zeros((2, 2), int), 0.5, "uint8, got .* of float64"),
+        (np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), int), 1.5, "alpha is 1.5"),
+    ],
+)
+def test_wrong_sizes_types_and_labels_are_refused(image, index_map, alpha, message):
+    with pytest.raises(ValueError, match=message):
+        overlays.overlay(image, index_map, PALETTE, alpha)
+
+
+def test_default_palette_gives_every_class_its_own_color():
+    palette = overlays.default_palette(60)
+    assert palette.shape == (60, 3) and palette.dtype == np.uint8
+    assert len({tuple(color) for color in palette.tolist()}) == 60
+    assert overlays.default_palette(2).tolist() == [[0, 114, 178], [230, 159, 0]]
+
+
+def test_legend_shows_a_swatch_of_each_class_and_wraps():
+    wide = overlays.legend(NAMES, PALETTE, width=400, font_size=14)
+    narrow = overlays.legend(NAMES, PALETTE, width=80, font_size=14)
+    assert wide.shape[1] == 400 and narrow.shape[1] == 80
+    assert narrow.shape[0] > wide.shape[0]
+    for strip in (wide, narrow):
+        counts = [(strip == color).all(-1).sum() for color in PALETTE]
+        assert counts == [12 * 12] * 3  # 14 pixels square, less the outline
+    only_car = overlays.legend(NAMES, PALETTE, labels=[1])
+    assert [(only_car == color).all(-1).any() for color in PALETTE] == [False, True, False]
+
+
+def test_with_legend_keeps_the_picture_on_top():
+    picture = np.full((20, 90, 3), 7, np.uint8)
+    result = overlays.with_legend(picture, NAMES, PALETTE)
+    assert result.shape[0] > 20 and result.shape[1] == 90
+    assert (result[:20] == 7).all() and (result[-1] == 255).all()
+
+
+def has_color(pixels, color):
+    return (pixels == color).all(-1).any()
+
+
+def test_grid_shows_each_map_in_its_column(tmp_path):
+    image = np.full((40, 60, 3), 90, np.uint8)
+    label, student, teacher = (np.full((40, 60), label) for label in (0, 1, 2))
+    overlays.grid([(image, label, student, teacher)] * 2, NAMES, PALETTE, tmp_path / "grid.png")
+    pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    columns = np.array_split(pixels[50 : len(pixels) // 2], 4, axis=1)  # below the titles, above the legend
+    colors = [[90, 90, 90], *PALETTE]
+    assert [[has_color(column[:, 20:-20], color) for color in colors] for column in columns] == np.eye(4).tolist()
+    assert pixels.shape[1] == 4 * 3 * 110
+
+
+def test_grid_takes_rows_of_different_sizes_missing_labels_and_ignored_pixels(tmp_path):
+    small, large = np.full((20, 30, 3), 90, np.uint8), np.full((80, 60, 3), 90, np.uint8)
+    ignored = np.full((20, 30), 255, np.uint8)
+    rows = [(small, ignored, ignored), (large, None, np.ones((80, 60), int))]
+    overlays.grid(rows, NAMES, PALETTE, tmp_path / "grid.png", titles=("image", "label", "teacher"))
+    pixels = np.asarray(Image.open(tmp_path / "grid.png").convert("RGB"))
+    assert has_color(pixels, PALETTE[1]) and has_color(pixels, [0, 0, 0])
+    assert not has_color(pixels, PALETTE[0])
+
+
+def test_grid_says_what_is_wrong_with_its_samples(tmp_path):
+    image, label = np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), int)
+    with pytest.raises(ValueError, match="at least one sample"):
+        overlays.grid([], NAMES, PALETTE, tmp_path / "grid.png")
+    with pytest.raises(ValueError, match="Sample 0 has 3 pictures for 4 columns"):
+        overlays.grid([(image, label, label)], NAMES, PALETTE, tmp_path / "grid.png")
+    with pytest.raises(ValueError, match=r"Sample 1: the image is \(4, 4\) \(H, W\) but its student \(2, 4\)"):
+        rows = [(image, label, label, label), (image, label, label[:2], label)]
+        overlays.grid(rows, NAMES, PALETTE, tmp_path / "grid.png")
+    assert not (tmp_path / "grid.png").exists()

@@ -1,0 +1,181 @@
+"""What cannot be trained is refused when the trainer is made, or else when the network is first used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import schedulefree
+import torch
+from torch import nn
+from transformers import (
+    SegformerConfig,
+    SegformerForImageClassification,
+    SegformerModel,
+)
+from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.utils import ModelOutput
+
+from tests import tiny
+
+SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation."
+OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that steps when it is told to."
+FREE = (
+    "which is schedule-free: while training its weights are not those that are evaluated, so a teacher cannot follow "
+    "them; "
+)
+FUSED = "which moves weights within the backward pass, before the gradient of the group is whole; "
+
+
+def refused(tmp_path, network=None, trainer_options=None, **options) -> str:
+    with pytest.raises(ValueError) as error:
+        tiny.trainer(tmp_path, network, trainer_options=trainer_options, rule="mean_teacher", **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["schedule_free_adamw", "schedule_free_sgd", "schedule_free_radam"])
+def test_schedule_free_optimizers_by_name(tmp_path, name):
+    assert refused(tmp_path, optim=name) == f"optim is {name!r}, {FREE}{OPTIMIZERS}"
+
+
+def test_schedule_free_optimizers_as_objects_and_classes(tmp_path):
+    network = tiny.model()
+    optimizer = schedulefree.AdamWScheduleFree(network.parameters())
+    sentence = f"the optimizer is AdamWScheduleFree, {FREE}{OPTIMIZERS}"
+    assert refused(tmp_path, network, {"optimizers": (optimizer, None)}) == sentence
+    options = {"optimizer_cls_and_kwargs": (schedulefree.AdamWScheduleFree, {})}
+    assert refused(tmp_path, network, options) == sentence
+
+
+@pytest.mark.parametrize("name", ["lomo", "adalomo", "galore_adamw_layerwise", "apollo_adamw_layerwise"])
+def test_optimizers_that_step_in_the_backward_pass_by_name(tmp_path, name):
+    assert refused(tmp_path, optim=name, optim_target_modules=["head"]) == f"optim is {name!r}, {FUSED}{OPTIMIZERS}"
+
+
+def test_optimizers_that_step_in_the_backward_pass_as_objects(tmp_path):
+    class Lomo(torch.optim.SGD):
+        def fused_backward(self, loss, lr):
+            """As that of lomo-optim."""
+
+    network = tiny.model()
+    options = {"optimizers": (Lomo(network.parameters(), lr=1.0), None)}
+    assert refused(tmp_path, network, options) == f"the optimizer is Lomo, {FUSED}{OPTIMIZERS}"
+
+
+def test_options_that_would_not_be_heeded(tmp_path):
+    assert refused(tmp_path, label_smoothing_factor=0.1) == (
+        "label_smoothing_factor is 0.1, but no objective smooths labels; leave it at 0."
+    )
+    assert refused(tmp_path, train_sampling_strategy="sequential") == (
+        "train_sampling_strategy is 'sequential', but pairs are always drawn at random; leave it at 'random'."
+    )
+    assert refused(tmp_path, trainer_options={"compute_loss_func": print}) == (
+        "compute_loss_func is given, but what is learned is an objective; give objective instead."
+    )
+
+
+def test_deepspeed_with_the_alternative(tmp_path, monkeypatch):
+    from hf_fst.training.trainer import FSTTrainer
+
+    create = FSTTrainer.create_accelerator_and_postprocess
+
+    def launched(self):
+        create(self)
+        self.is_deepspeed_enabled = True
+
+    monkeypatch.setattr(FSTTrainer, "create_accelerator_and_postprocess", launched)
+    assert refused(tmp_path) == (
+        "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
+    )
+    assert refused(tmp_path, deepspeed={"zero_optimization": {"stage": 2}}) == (
+        "deepspeed is given, but DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use "
+        "DDP or FSDP2."
+    )
+
+
+def segformer():
+    return SegformerConfig(num_labels=3, depths=[1] * 4, hidden_sizes=[8] * 4, num_attention_heads=[1] * 4)
+
+
+def test_a_model_that_declares_an_output_without_logits(tmp_path):
+    assert refused(tmp_path, SegformerModel(segformer())) in (
+        f"The output of SegformerModel is a BaseModelOutput, which has no logits; {SEGMENTATION}",
+        "The model you have picked (SegformerModel) cannot be used as is for training: it only computes hidden states "
+        "and does not accept any labels. You should choose a model with a head suitable for your task like any of the "
+        "`AutoModelForXxx` listed at https://huggingface.co/docs/transformers/model_doc/auto",
+    )
+
+
+@dataclass
+class ModelOutputWithMasks(ModelOutput):
+    masks: torch.Tensor | None = None
+
+
+class Declares(tiny.TinySegmenter):
+    def forward(self, pixel_values, labels=None) -> tuple | ModelOutputWithMasks:
+        """Never called."""
+
+
+def test_a_model_of_ones_own_that_declares_an_output_without_logits(tmp_path):
+    network = Declares(tiny.TinyConfig(num_labels=3))
+    assert refused(tmp_path, network) == (
+        f"The output of Declares is a ModelOutputWithMasks, which has no logits; {SEGMENTATION}"
+    )
+
+
+def test_a_module_without_classes(tmp_path):
+    network = nn.Conv2d(3, 3, 1)
+    assert refused(tmp_path, network) == f"The model is a Conv2d without config.num_labels; {SEGMENTATION}"
+
+
+class Silent(tiny.TinySegmenter):
+    """Does not declare what it returns."""
+
+    result = staticmethod(lambda output: output)
+
+    def forward(self, pixel_values, labels=None):
+        return self.result(super().forward(pixel_values))
+
+
+@pytest.mark.parametrize(
+    ("result", "sentence"),
+    [
+        (lambda output: (output.logits,), f"The output of Silent is a tuple without logits; {SEGMENTATION}"),
+        (
+            lambda output: SemanticSegmenterOutput(logits=output.logits.mean(dim=(2, 3))),
+            f"The logits of Silent have shape (2, 3), but (images, 3, height, width) is needed; {SEGMENTATION}",
+        ),
+        (
+            lambda output: SemanticSegmenterOutput(logits=output.logits[:, :2]),
+            f"The logits of Silent have shape (2, 2, 4, 4), but (images, 3, height, width) is needed; {SEGMENTATION}",
+        ),
+    ],
+)
+@pytest.mark.parametrize("rule", ["supervised", "fst_d"])
+def test_a_model_that_does_not_say_is_refused_when_it_is_first_used(tmp_path, monkeypatch, rule, result, sentence):
+    monkeypatch.setattr(Silent, "result", staticmethod(result))
+    network = Silent(tiny.TinyConfig(num_labels=3)).double()
+    trainer = tiny.trainer(tmp_path, network, rule=rule)
+    with pytest.raises(ValueError) as error:
+        trainer.train()
+    assert str(error.value) == sentence and trainer.state.global_step == 0
+
+
+def test_a_classifier_of_whole_images_is_refused_when_it_is_first_used(tmp_path):
+    network = SegformerForImageClassification(segformer())
+    size = (32, 32)
+    sets = (
+        tiny.images(2, 1, size, dtype=torch.float32),
+        tiny.images(2, 2, size, labels=False, dtype=torch.float32),
+    )
+    trainer = tiny.trainer(tmp_path, network, sets=sets, rule="mean_teacher")
+    with pytest.raises(ValueError, match=r"The logits of SegformerForImageClassification have shape \(2, 3\), but"):
+        trainer.train()
+
+
+def test_what_looks_at_the_first_output_is_gone_after_it(tmp_path):
+    network = tiny.model()
+    trainer = tiny.trainer(tmp_path, network, rule="fst_d", max_steps=1)
+    trainer.train()
+    assert not network._forward_hooks and not trainer.teacher.model._forward_hooks
