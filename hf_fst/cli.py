@@ -20,12 +20,12 @@ from pathlib import Path
 
 from hf_fst.commands import card, convert, demo, evaluate, export, label, predict, push, train
 from hf_fst.commands.common import is_first_process
+from hf_fst.errors import UsageError, UserError
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 COMMANDS = (train, evaluate, predict, label, export, demo, convert, card, push)
 # a disk that is full, a folder that may not be written to: nobody's bug
 NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-PACKAGE = Path(__file__).resolve().parent
 PROJECT = "the project's issue tracker"
 
 
@@ -83,25 +83,26 @@ def _guarded(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
             raise
         say("Stopped.")
         return INTERRUPTED
-    except (ValueError, OSError, RuntimeError) as error:
+    except UserError as error:
+        if arguments.debug:
+            raise
+        say(" ".join(str(error).split()))
+        return USAGE if isinstance(error, UsageError) else FAILURE
+    except (OSError, RuntimeError) as error:
         if arguments.debug:
             raise
         if isinstance(error, OSError) and error.errno in NO_PLACE:
             say(
                 f"{error.strerror}: {error.filename or 'where the command writes'}; make room or choose another place."
             )
-            return FAILURE
-        if type(error).__name__ == "OutOfMemoryError":  # torch's
+        elif type(error).__name__ == "OutOfMemoryError":  # torch's
             say(
                 "The memory of the accelerator is full; take smaller crops or batches (with more "
                 "gradient_accumulation_steps in training), or look at images in windows."
             )
-            return FAILURE
-        if not _is_ours(error):
+        else:
             ask_for_report(type(error), error, error.__traceback__)
-            return FAILURE
-        say(" ".join(str(error).split()))
-        return USAGE if type(error).__name__ == "UsageError" else FAILURE
+        return FAILURE
     if arguments.json and is_first_process():
         print(json.dumps(result, indent=2))
     # one process tells for all: a launcher stops the others where one fails, perhaps before it has told
@@ -113,14 +114,6 @@ def ask_for_report(kind: type[BaseException], error: BaseException, trace) -> No
     traceback.print_exception(kind, error, trace)
     if not issubclass(kind, KeyboardInterrupt):
         say(f"This error is not expected; please report it to {PROJECT} with the lines above.")
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether our own code raised it: then its text is a sentence for the user."""
-    if type(error).__name__ in ("UsageError", "DataError"):  # these also come through workers and other libraries
-        return type(error).__module__.startswith("hf_fst.")
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return PACKAGE in Path(frame.filename).resolve().parents
 
 
 def say(sentence: str) -> None:

@@ -1,4 +1,8 @@
-"""The one exception of the data part, and what to say when a process that loads images dies."""
+"""Errors that a user can mend: the command line turns these, and only these, into a sentence.
+
+Each message says what was given, what is accepted, and what to do. They are also the standard kinds, so that a script may
+catch `ValueError` or `FileNotFoundError`. Any other error is a fault of ours and keeps its traceback.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,32 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class DataError(ValueError):
-    """A file or a dataset that cannot be used, told in one sentence.
+class UserError(ValueError):
+    """Something that was given cannot be used."""
+
+
+class UsageError(UserError):
+    """The command or the recipe is wrong by itself, whatever the data."""
+
+
+class MissingError(UserError, FileNotFoundError):
+    """A file or directory that was named is not there."""
+
+
+class WriteError(UserError, OSError):
+    """A file could not be written, for a full disk in most cases."""
+
+
+class RunError(UserError, RuntimeError):
+    """Something on this machine stands in the way of a run."""
+
+
+class PushError(RunError):
+    """Publishing failed on the way; the message says why and what to run again."""
+
+
+class DataError(UserError):
+    """A file or a dataset that cannot be used.
 
     A loader worker hands an exception over as text with its whole traceback, and the main process raises the class
     again with that text. The sentence is its last line, so it is taken out again here: the user reads the same words
@@ -34,7 +62,7 @@ def dead_workers(place: Callable[[], str]) -> Iterator[None]:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
         reason = str(error).split(". ")[0].strip().rstrip(".")
-        raise RuntimeError(
+        raise RunError(
             f"A process that loads images died after {place()} ({reason}); lower dataloader_num_workers or free memory, "
             "then resume."
         ) from error

@@ -92,7 +92,7 @@ def _resize(given: str | None, model: str) -> list[int] | str | None:
 
 def numbers(text: str, name: str, kind: type, count: int | None = None) -> list:
     """Numbers with commas between them. Raises `UsageError`."""
-    from hf_fst.recipes.keys import UsageError
+    from hf_fst.errors import UsageError
 
     try:
         values = [kind(part) for part in text.split(",")]
@@ -107,7 +107,7 @@ def options(pairs: list[str]) -> dict[str, object]:
     """`KEY=VALUE` pairs, the values as YAML. Raises `UsageError`."""
     import yaml
 
-    from hf_fst.recipes.keys import UsageError
+    from hf_fst.errors import UsageError
 
     for pair in pairs:
         if "=" not in pair:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from hf_fst.commands.common import add_common
+from hf_fst.errors import UserError
 
 
 def add(commands) -> None:
@@ -41,13 +42,13 @@ def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
     from hf_fst.data.cityscapes import NAMES as CITYSCAPES
     from hf_fst.data.folders import read_id2label
     from hf_fst.data.voc import NAMES as VOC
+    from hf_fst.errors import UsageError
     from hf_fst.models import BUILDS
     from hf_fst.models.convert import convert
-    from hf_fst.recipes.keys import UsageError
 
     output = Path(arguments.output)
     if output.exists() and not arguments.overwrite and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} is not empty; give another --output, or --overwrite to write into it.")
+        raise UserError(f"{output} is not empty; give another --output, or --overwrite to write into it.")
     if arguments.model not in BUILDS:
         raise UsageError(f"There is no network {arguments.model!r}; use one of {', '.join(BUILDS)}.")
     names = read_id2label(arguments.id2label) if arguments.id2label else None

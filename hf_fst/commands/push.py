@@ -38,8 +38,8 @@ def add(commands) -> None:
 
 
 def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
+    from hf_fst.errors import UsageError
     from hf_fst.publishing.push import push
-    from hf_fst.recipes.keys import UsageError
 
     if arguments.create_pr and arguments.revision is not None:
         raise UsageError("--create-pr and --revision exclude each other: a pull request is made against main.")

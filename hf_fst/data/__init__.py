@@ -19,7 +19,7 @@ from hf_fst.data.street.dataset import street
 from hf_fst.data.synthia import synthia
 from hf_fst.data.views import View
 from hf_fst.data.voc import voc
-from hf_fst.errors import DataError
+from hf_fst.errors import DataError, UserError
 
 DATASETS: dict[str, Callable[..., datasets.DatasetDict]] = {
     "street": street,
@@ -49,12 +49,12 @@ def load(
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(DATASETS))}."
-        raise ValueError(f"There is no dataset {name!r}; {hint}")
+        raise UserError(f"There is no dataset {name!r}; {hint}")
     function = DATASETS[name]
     accepted = [option for option in inspect.signature(function).parameters if option not in ("data_dir", "streaming")]
     for option in options:
         if option not in accepted:
-            raise ValueError(f"The dataset {name!r} has no option {option!r}; it has {', '.join(accepted) or 'none'}.")
+            raise UserError(f"The dataset {name!r} has no option {option!r}; it has {', '.join(accepted) or 'none'}.")
     return function(data_dir, streaming=streaming, **options)
 
 

@@ -8,6 +8,7 @@ from hf_fst.data.files import MASK_SUFFIXES, Row, build, find_folder, find_root,
 from hf_fst.data.labels import IGNORED, LabelMap
 from hf_fst.data.sampling import class_pixels
 from hf_fst.data.splits import FOLDER, semi_supervised
+from hf_fst.errors import UserError
 
 NAMES = "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
 PALETTE = [
@@ -59,7 +60,7 @@ def camvid(
     made = {"train": list(train.values())}
     if labeled is not None:
         if isinstance(labeled, str) and labeled not in FRACTIONS:
-            raise ValueError(f"labeled is {labeled!r}; give {', '.join(FRACTIONS)}, or a number of images.")
+            raise UserError(f"labeled is {labeled!r}; give {', '.join(FRACTIONS)}, or a number of images.")
         count = len(train) // int(labeled[2:]) if isinstance(labeled, str) else labeled
         if splits is None and seed == 0 and len(train) == 367 and count in FRACTIONS.values():
             splits = FOLDER / "camvid"

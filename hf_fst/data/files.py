@@ -8,6 +8,7 @@ from pathlib import Path
 import datasets
 
 from hf_fst.data.labels import LabelMap
+from hf_fst.errors import MissingError, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # masks need a lossless format
@@ -18,10 +19,10 @@ Row = tuple[Path, Path | None]
 def find_root(data_dir: str | Path | None, layout: str) -> Path:
     """Gives the folder of a dataset. Raises `ValueError` where none is named, `FileNotFoundError` where it is missing."""
     if data_dir is None:
-        raise ValueError(f"data_dir is missing; name the folder that holds {layout}.")
+        raise UserError(f"data_dir is missing; name the folder that holds {layout}.")
     root = Path(data_dir).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"There is no folder {root}; data_dir must hold {layout}.")
+        raise MissingError(f"There is no folder {root}; data_dir must hold {layout}.")
     return root.absolute()
 
 
@@ -29,7 +30,7 @@ def find_folder(root: Path, relative: str, layout: str) -> Path:
     """Gives a folder inside `root`. Raises `FileNotFoundError`, naming the expected layout, where it is missing."""
     folder = root / relative
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}; {root} must hold {layout}.")
+        raise MissingError(f"There is no folder {folder}; {root} must hold {layout}.")
     return folder
 
 
@@ -46,11 +47,11 @@ def list_files(
             continue
         name = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
         if name in found:
-            raise ValueError(f"{found[name]} and {path.name} have the same stem; keep one of them.")
+            raise UserError(f"{found[name]} and {path.name} have the same stem; keep one of them.")
         found[name] = path
     if not found:
         kinds = ", ".join(f"*{ending}{suffix}" for suffix in suffixes)
-        raise FileNotFoundError(f"{folder} holds no files {kinds}; {layout} is expected.")
+        raise MissingError(f"{folder} holds no files {kinds}; {layout} is expected.")
     return found
 
 
@@ -59,7 +60,7 @@ def match(images: dict[str, Path], masks: dict[str, Path], layout: str) -> list[
     for ours, theirs, what, partner in ((images, masks, "images", "mask"), (masks, images, "masks", "image")):
         alone = [name for name in ours if name not in theirs]
         if alone:
-            raise ValueError(
+            raise UserError(
                 f"{len(alone)} of {len(ours)} {what} have no {partner}, the first is {ours[alone[0]]}; "
                 f"{layout} is expected."
             )
@@ -71,7 +72,7 @@ def pick(rows: dict[str, Row], ids: Iterable[str], source: str) -> list[Row]:
     picked = []
     for name in ids:
         if name not in rows:
-            raise ValueError(f"{source} names {name!r}, but the dataset has no such image with its mask.")
+            raise UserError(f"{source} names {name!r}, but the dataset has no such image with its mask.")
         picked.append(rows[name])
     return picked
 
@@ -86,7 +87,7 @@ def build(
     made = {}
     for split, rows in splits.items():
         if not rows:
-            raise ValueError(f"The split {split!r} is empty; it needs at least one image.")
+            raise UserError(f"The split {split!r} is empty; it needs at least one image.")
         features = datasets.Features(image=datasets.Image(mode="RGB"))
         columns = {"image": [str(image) for image, _ in rows]}
         if label_map is not None and rows[0][1] is not None:
@@ -115,5 +116,5 @@ def without(files: dict[str, Path], skip: Iterable[str]) -> dict[str, Path]:
     unknown = sorted(skip - set(files))
     if unknown:
         folder = next(iter(files.values())).parent
-        raise ValueError(f"{unknown[0]!r} is to be skipped, but {folder} has no such file; give names without suffix.")
+        raise UserError(f"{unknown[0]!r} is to be skipped, but {folder} has no such file; give names without suffix.")
     return {name: path for name, path in files.items() if name not in skip}

@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_fst.data.files import MASK_SUFFIXES, Row, build, default_palette, find_folder, find_root, list_files, match
 from hf_fst.data.labels import IGNORED, LabelMap
+from hf_fst.errors import MissingError, UserError
 
 SPLITS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 
@@ -21,19 +22,19 @@ def read_id2label(path: str | Path) -> list[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f'There is no file {path}; it must hold the class names, {{"0": "road", "1": "car"}} or ["road", "car"].'
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}).") from error
+        raise UserError(f"{path} is not valid JSON ({error}).") from error
     if isinstance(content, dict) and set(content) == {str(i) for i in range(len(content))}:
         content = [content[str(i)] for i in range(len(content))]
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
-        raise ValueError(f'{path} must name the ids 0 to n-1, like {{"0": "road", "1": "car"}} or ["road", "car"].')
+        raise UserError(f'{path} must name the ids 0 to n-1, like {{"0": "road", "1": "car"}} or ["road", "car"].')
     if len(content) > IGNORED:
-        raise ValueError(f"{path} names {len(content)} classes, but {IGNORED} is the most ({IGNORED} means ignored).")
+        raise UserError(f"{path} names {len(content)} classes, but {IGNORED} is the most ({IGNORED} means ignored).")
     return content
 
 
@@ -83,12 +84,12 @@ def folder(
     else:
         splits = {"train": rows(root)}
     if not 0 <= validation_share < 1:
-        raise ValueError(f"validation_share is {validation_share}, but it must be at least 0 and less than 1.")
+        raise UserError(f"validation_share is {validation_share}, but it must be at least 0 and less than 1.")
     if validation_share and "validation" not in splits:
         train = splits["train"]
         held = int(len(train) * validation_share)
         if held == 0:
-            raise ValueError(
+            raise UserError(
                 f"validation_share {validation_share} of {len(train)} images is less than one image; give a larger share."
             )
         chosen = set(np.random.default_rng(seed).permutation(len(train))[:held].tolist())

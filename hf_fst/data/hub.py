@@ -10,6 +10,7 @@ import datasets
 from hf_fst.data.files import default_palette
 from hf_fst.data.folders import read_id2label
 from hf_fst.data.labels import LabelMap
+from hf_fst.errors import MissingError, UserError
 
 # The first that is there is taken; jpg and png are the columns of WebDataset shards with 0001.jpg, 0001.png.
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg", "jpeg")
@@ -45,17 +46,15 @@ def hub(
     Raises `FileNotFoundError` where there is no such dataset, `ValueError` for missing columns or class names.
     """
     if data_dir is None:
-        raise ValueError("data_dir is missing; give the id of a dataset on the Hub or a local path.")
+        raise UserError("data_dir is missing; give the id of a dataset on the Hub or a local path.")
     try:
         loaded = datasets.load_dataset(str(data_dir), config, revision=revision, streaming=streaming)
     except (FileNotFoundError, ConnectionError) as error:
         reason = str(error).partition("\n")[0]
-        raise FileNotFoundError(
-            f"There is no dataset {str(data_dir)!r} on the Hub or in a folder ({reason})."
-        ) from error
+        raise MissingError(f"There is no dataset {str(data_dir)!r} on the Hub or in a folder ({reason}).") from error
     except ValueError as error:  # such as a configuration that it does not have; `datasets` lists those it has
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"The dataset {data_dir} cannot be read so: {reason}") from error
+        raise UserError(f"The dataset {data_dir} cannot be read so: {reason}") from error
     made = {
         SPLITS.get(split, split): _columns(dataset, image, label, names, id_map, data_dir)
         for split, dataset in loaded.items()
@@ -94,12 +93,10 @@ def _find(given: str | None, usual: tuple[str, ...], features: dict, what: str, 
         return None
     if found not in features:
         asked = f"no column {given!r}" if given is not None else f"no column of {what} ({', '.join(usual)})"
-        raise ValueError(f"The dataset has {asked}; its columns are {', '.join(features)}.")
+        raise UserError(f"The dataset has {asked}; its columns are {', '.join(features)}.")
     if not isinstance(features[found], datasets.Image):
         kind = type(features[found]).__name__
-        raise ValueError(
-            f"The column {found!r} should hold {what} (feature Image), but it holds {kind}; name another."
-        )
+        raise UserError(f"The column {found!r} should hold {what} (feature Image), but it holds {kind}; name another.")
     return found
 
 
@@ -109,12 +106,12 @@ def _names(names: list[str] | dict | str | None, feature: datasets.Image, data_d
     if names is None and (Path(data_dir) / "id2label.json").is_file():
         names = str(Path(data_dir) / "id2label.json")
     if names is None:
-        raise ValueError("The masks have no class names; give names as a list or as the path of an id2label.json.")
+        raise UserError("The masks have no class names; give names as a list or as the path of an id2label.json.")
     if isinstance(names, str):
         return read_id2label(names)
     if isinstance(names, dict):
         by_id = {int(key): name for key, name in names.items()}
         if set(by_id) != set(range(len(by_id))):
-            raise ValueError(f"names has the ids {sorted(by_id)}, but it must have 0 to {len(by_id) - 1}.")
+            raise UserError(f"names has the ids {sorted(by_id)}, but it must have 0 to {len(by_id) - 1}.")
         return [by_id[i] for i in range(len(by_id))]
     return list(names)

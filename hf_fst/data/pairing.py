@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from hf_fst.errors import UserError
+
 # What a random number is for; the first word after the seed, so that no two uses share a stream.
 _LABELED, _UNLABELED, _AUGMENT, _AHEAD = range(4)
 
@@ -65,18 +67,16 @@ class Pairs(Dataset):
         multiple_of: int = 1,
     ):
         if len(labeled) == 0:
-            raise ValueError("The labeled set is empty; give at least one labeled image.")
+            raise UserError("The labeled set is empty; give at least one labeled image.")
         if unlabeled is not None and len(unlabeled) == 0:
-            raise ValueError(
-                "The unlabeled set is empty; give at least one unlabeled image, or None to train without."
-            )
+            raise UserError("The unlabeled set is empty; give at least one unlabeled image, or None to train without.")
         for name, number, least in (
             ("seed", seed, 0),
             ("unlabeled_per_labeled", unlabeled_per_labeled, 1),
             ("multiple_of", multiple_of, 1),
         ):
             if number < least:
-                raise ValueError(f"{name} is {number}, but it must be at least {least}.")
+                raise UserError(f"{name} is {number}, but it must be at least {least}.")
         self.labeled, self.unlabeled = labeled, unlabeled
         self.seed, self.unlabeled_per_labeled = seed, unlabeled_per_labeled
         positions = len(labeled)
@@ -113,7 +113,7 @@ class Pairs(Dataset):
     def _item(self, index: int, others: list[int]) -> dict[str, torch.Tensor]:
         item = dict(self.labeled[index])
         if "labels" not in item:
-            raise ValueError("The labeled set yields no labels; give a dataset with a label column.")
+            raise UserError("The labeled set yields no labels; give a dataset with a label column.")
         views = [self.unlabeled[other] for other in others]
         for key in ("pixel_values", "labels"):
             if views and key in views[0]:

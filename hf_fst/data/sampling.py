@@ -17,6 +17,7 @@ from torch.utils.data import ConcatDataset, Dataset
 
 from hf_fst.data.labels import LabelMap
 from hf_fst.data.views import View
+from hf_fst.errors import UserError
 
 
 def _count(row: dict, label_map: LabelMap) -> dict:
@@ -56,7 +57,7 @@ def class_pixels(
     """
     label_map = dataset.features.get("label")
     if not isinstance(label_map, LabelMap) or not label_map.names:
-        raise ValueError("Class statistics need a column `label` with class names; give a labeled dataset.")
+        raise UserError("Class statistics need a column `label` with class names; give a labeled dataset.")
     stored = dataset.select_columns(["label"]).cast_column("label", datasets.Image(decode=False))
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_fst")
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,10 +88,10 @@ def class_probabilities(pixels: np.ndarray, temperature: float = 0.01) -> np.nda
     Raises `ValueError` for T <= 0 or where no pixel is labeled.
     """
     if temperature <= 0:
-        raise ValueError(f"The temperature is {temperature}, but it must be greater than 0.")
+        raise UserError(f"The temperature is {temperature}, but it must be greater than 0.")
     total = pixels.sum(0).astype(np.float64)
     if total.sum() == 0:
-        raise ValueError("No pixel of the dataset is labeled; rare classes cannot be found.")
+        raise UserError("No pixel of the dataset is labeled; rare classes cannot be found.")
     logits = np.where(total > 0, (1 - total / total.sum()) / temperature, -np.inf)
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
@@ -145,16 +146,16 @@ class RareClasses(Dataset):
         crop: int | tuple[int, int] | None = None,
     ):
         if not view.with_labels:
-            raise ValueError("Rare Class Sampling needs labels; give a view of a labeled dataset with its labels.")
+            raise UserError("Rare Class Sampling needs labels; give a view of a labeled dataset with its labels.")
         pixels = class_pixels(view.dataset) if pixels is None else np.asarray(pixels)
         names = view.label_map.names
         if pixels.shape != (len(view), len(names)):
-            raise ValueError(
+            raise UserError(
                 f"The statistics are for {pixels.shape[0]} images and {pixels.shape[1]} classes, but the dataset has "
                 f"{len(view)} and {len(names)}; count them anew."
             )
         if min_pixels < 0 or not 0 <= min_crop_ratio <= 1 or tries < 0:
-            raise ValueError(
+            raise UserError(
                 f"min_pixels is {min_pixels}, min_crop_ratio {min_crop_ratio} and tries {tries}, but they must be at "
                 "least 0 and min_crop_ratio at most 1."
             )
@@ -177,7 +178,7 @@ class RareClasses(Dataset):
                 )
         probabilities[[len(images) == 0 for images in self.images]] = 0
         if probabilities.sum() == 0:
-            raise ValueError(f"No image has more than {min_pixels:g} pixels of any class; lower min_pixels.")
+            raise UserError(f"No image has more than {min_pixels:g} pixels of any class; lower min_pixels.")
         self.probabilities = torch.from_numpy(probabilities / probabilities.sum())
 
     def __len__(self) -> int:
@@ -208,7 +209,7 @@ class Sources(Dataset):
 
     def __init__(self, sources: Sequence[Dataset], probabilities: Sequence[float]):
         if len(probabilities) != len(sources) or min(probabilities) < 0 or sum(probabilities) <= 0:
-            raise ValueError(
+            raise UserError(
                 f"The probabilities are {list(probabilities)} for {len(sources)} sources; give one for each, at least 0 "
                 "and not all 0."
             )
@@ -229,14 +230,14 @@ def combine(sources: Sequence[View | RareClasses], probabilities: Sequence[float
     Raises `ValueError` for no source, an empty one, wrong probabilities, or sources with different class names.
     """
     if not sources or any(len(source) == 0 for source in sources):
-        raise ValueError("Each labeled source needs at least one image; leave out empty ones.")
+        raise UserError("Each labeled source needs at least one image; leave out empty ones.")
     views = [source.view if isinstance(source, RareClasses) else source for source in sources]
     if not all(view.with_labels for view in views):
-        raise ValueError("Each labeled source needs labels; give views of labeled datasets with their labels.")
+        raise UserError("Each labeled source needs labels; give views of labeled datasets with their labels.")
     names = [view.label_map.names for view in views]
     for other in names[1:]:
         if other != names[0]:
-            raise ValueError(
+            raise UserError(
                 f"The labeled sources have different classes ({names[0]} and {other}); map them to the same."
             )
     return ConcatDataset(sources) if probabilities is None else Sources(sources, probabilities)

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from hf_fst.data.files import Row, pick
+from hf_fst.errors import MissingError, UserError
 
 FOLDER = Path(__file__).parent / "splits"
 
@@ -20,19 +21,19 @@ def read_list(path: str | Path) -> list[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no split list {path}; it must hold one id or path a line.")
+        raise MissingError(f"There is no split list {path}; it must hold one id or path a line.")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
-        raise ValueError(f"The split list {path} is empty; it must hold one id or path a line.")
+        raise UserError(f"The split list {path} is empty; it must hold one id or path a line.")
     seen = set()
     for line in lines:
         parts = PurePosixPath(line.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":")):
-            raise ValueError(
+            raise UserError(
                 f"The split list {path} names {line!r}; paths must be relative to the dataset and must not contain `..`."
             )
         if line in seen:
-            raise ValueError(f"The split list {path} names {line!r} twice; keep one of them.")
+            raise UserError(f"The split list {path} names {line!r} twice; keep one of them.")
         seen.add(line)
     return lines
 
@@ -95,14 +96,12 @@ def semi_supervised(
         place = folder if (folder / "labeled.txt").is_file() else folder / str(count)
         labeled, unlabeled = ([to_id(line) for line in lines] for lines in read_pair(place))
         if len(labeled) != count:
-            raise ValueError(
-                f"{place} lists {len(labeled)} labeled images, but {count} are asked for; correct either."
-            )
+            raise UserError(f"{place} lists {len(labeled)} labeled images, but {count} are asked for; correct either.")
         return pick(rows, labeled, str(place / "labeled.txt")), pick(rows, unlabeled, str(place / "unlabeled.txt"))
     pool = list(rows if pool is None else pool)
     most = len(pool) if len(pool) < len(rows) else len(pool) - 1
     if not 1 <= count <= most:
-        raise ValueError(f"{count} labeled images are asked for, but 1 to {most} can be chosen here.")
+        raise UserError(f"{count} labeled images are asked for, but 1 to {most} can be chosen here.")
     if count < len(pool):
         chosen = pick(rows, pool, "The list of images to choose from")
         pool = nested_order(pool, presence(chosen), seed, count)[:count]
@@ -118,7 +117,7 @@ def read_pair(folder: str | Path) -> tuple[list[str], list[str]]:
     labeled, unlabeled = (read_list(Path(folder) / f"{name}.txt") for name in ("labeled", "unlabeled"))
     both = set(labeled) & set(unlabeled)
     if both:
-        raise ValueError(f"{folder} names {min(both)!r} as labeled and as unlabeled; keep it in one of the two lists.")
+        raise UserError(f"{folder} names {min(both)!r} as labeled and as unlabeled; keep it in one of the two lists.")
     return labeled, unlabeled
 
 

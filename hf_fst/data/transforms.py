@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from hf_fst.data.labels import IGNORED
+from hf_fst.errors import UserError
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -60,7 +61,7 @@ class ResizeRandomly(v2.Transform):
     def __init__(self, low: float = 0.5, high: float = 2.0, antialias: bool = False):
         super().__init__()
         if not 0 < low <= 1 <= high:
-            raise ValueError(f"The factors are {low} and {high}, but 0 < low <= 1 <= high is needed.")
+            raise UserError(f"The factors are {low} and {high}, but 0 < low <= 1 <= high is needed.")
         self.low, self.high, self.antialias = low, high, antialias
 
     def make_params(self, flat_inputs: list) -> dict:
@@ -159,9 +160,9 @@ def training(
     """
     for name, number in (("cat_max_ratio", cat_max_ratio), ("flip", flip)):
         if not 0 <= number <= 1:
-            raise ValueError(f"{name} is {number}, but it must lie between 0 and 1.")
+            raise UserError(f"{name} is {number}, but it must lie between 0 and 1.")
     if min(_pair(crop)) < 1:
-        raise ValueError(f"crop is {crop}, but a side must have at least 1 pixel.")
+        raise UserError(f"crop is {crop}, but a side must have at least 1 pixel.")
     steps = []
     if scale is not None:
         steps.append(ResizeWithin(scale, antialias))

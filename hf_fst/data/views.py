@@ -11,17 +11,17 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from hf_fst.data.labels import LabelMap, file_of, open_image
-from hf_fst.errors import DataError
+from hf_fst.errors import DataError, UserError
 
 
 def check_columns(dataset: datasets.Dataset) -> None:
     """Checks that a dataset has the columns `image` and, if any, `label` as a `LabelMap`. Raises `ValueError`."""
     if dataset.features is None or "image" not in dataset.features:
         found = ", ".join(dataset.column_names or []) or "none"
-        raise ValueError(f"The dataset has no column `image` (its columns: {found}); rename the one with the images.")
+        raise UserError(f"The dataset has no column `image` (its columns: {found}); rename the one with the images.")
     label = dataset.features.get("label")
     if label is not None and not isinstance(label, LabelMap):
-        raise ValueError(
+        raise UserError(
             f"The column `label` is a {type(label).__name__}, but masks are expected; cast it with "
             "dataset.cast_column('label', hf_fst.data.labels.LabelMap(names=[...]))."
         )
@@ -46,7 +46,7 @@ class View(Dataset):
 
     def __init__(self, dataset: datasets.Dataset, transform: Callable, with_labels: bool = True):
         if isinstance(dataset, datasets.IterableDataset):
-            raise ValueError("A streamed dataset cannot be drawn by index; load it with streaming=False.")
+            raise UserError("A streamed dataset cannot be drawn by index; load it with streaming=False.")
         check_columns(dataset)
         self.dataset, self.transform = dataset, transform
         self.with_labels = with_labels and "label" in dataset.features

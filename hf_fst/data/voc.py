@@ -10,6 +10,7 @@ from hf_fst.data.files import Row, build, default_palette, find_folder, find_roo
 from hf_fst.data.labels import LabelMap
 from hf_fst.data.sampling import class_pixels
 from hf_fst.data.splits import read_list, semi_supervised
+from hf_fst.errors import MissingError, UserError
 
 NAMES = (
     "background,aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,person,pottedplant,"
@@ -75,7 +76,7 @@ def voc(
     made = {"train": list(train.values())}
     if labeled is not None:
         if pool not in (None, "classic", "augmented"):
-            raise ValueError(f"pool is {pool!r}; give 'classic' or 'augmented'.")
+            raise UserError(f"pool is {pool!r}; give 'classic' or 'augmented'.")
         classic = pool == "classic" or (pool is None and labeled in CLASSIC)
         made["train"], made["unlabeled"] = semi_supervised(
             train,
@@ -94,7 +95,7 @@ def _rows(ids: list[str], images: dict[str, Path], masks: dict[str, Path], root:
         missing = [name for name in ids if name not in found]
         if missing:
             folder = next(iter(found.values())).parent
-            raise FileNotFoundError(
+            raise MissingError(
                 f"{len(missing)} of {len(ids)} listed images have no {what}, the first is {missing[0]} (looked for in "
                 f"{folder}); {root} must hold {LAYOUT}."
             )

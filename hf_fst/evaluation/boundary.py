@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from hf_fst.errors import UserError
 from hf_fst.evaluation.confusion import ALWAYS_IGNORED, ConfusionMatrix, as_indices
 
 
@@ -48,11 +49,11 @@ class BoundaryIoU:
         gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
         if not 0 < ratio < 1:
-            raise ValueError(
+            raise UserError(
                 f"The boundary ratio is {ratio}, but it is a part of the image's diagonal between 0 and 1."
             )
         if num_labels > 254:
-            raise ValueError(f"There are {num_labels} classes, but boundary IoU takes at most 254.")
+            raise UserError(f"There are {num_labels} classes, but boundary IoU takes at most 254.")
         self.num_labels, self.ratio = num_labels, ratio
         self.ignored = {*ALWAYS_IGNORED, *([] if ignore_index is None else [ignore_index])}
         # one class more: the pixels far from any boundary
@@ -61,7 +62,7 @@ class BoundaryIoU:
     def update(self, predictions: Any, labels: Any) -> None:
         """Counts class indices (B, H, W), or lists of B maps (H, W) of different sizes; errors as `ConfusionMatrix`."""
         if len(predictions) != len(labels):
-            raise ValueError(f"There are {len(predictions)} predictions and {len(labels)} labels: they must be pairs.")
+            raise UserError(f"There are {len(predictions)} predictions and {len(labels)} labels: they must be pairs.")
         pairs = [self._rims(p, y) for p, y in zip(predictions, labels, strict=True)]
         self.matrix.update([prediction for prediction, _ in pairs], [label for _, label in pairs])
 
@@ -69,13 +70,11 @@ class BoundaryIoU:
         prediction = as_indices(prediction, "predictions").cpu().numpy().astype(np.int64)
         label = as_indices(label, "labels").cpu().numpy().astype(np.int64)
         if prediction.shape != label.shape or label.ndim != 2:
-            raise ValueError(
-                f"A prediction has shape {prediction.shape} and its label {label.shape}: both are (H, W)."
-            )
+            raise UserError(f"A prediction has shape {prediction.shape} and its label {label.shape}: both are (H, W).")
         void = np.isin(label, list(self.ignored))
         strange = np.unique(label[~void & ((label < 0) | (label >= self.num_labels))])
         if len(strange):
-            raise ValueError(
+            raise UserError(
                 f"The labels hold {strange[0]}, but there are {self.num_labels} classes and no such label."
             )
         distance = boundary_width(*label.shape, self.ratio)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_fst.errors import UserError
+
 # Train ids of the Cityscapes classes that SYNTHIA shares (16), and of those without wall, fence and pole (13), as
 # scored by the domain-adaptation literature: the model still has 19 classes, the mean is over the listed ones.
 SYNTHIA_16 = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 13, 15, 17, 18)
@@ -35,7 +37,7 @@ def as_indices(values: Any, what: str = "predictions") -> torch.Tensor:
         values = np.asarray(values)
         values = torch.from_numpy(values if values.flags.writeable else values.copy())  # torch refuses to promise
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise ValueError(f"{what} are of type {values.dtype}, but class indices are integers: take the argmax first.")
+        raise UserError(f"{what} are of type {values.dtype}, but class indices are integers: take the argmax first.")
     if values.dtype in (torch.uint16, torch.uint32, torch.uint64):  # few operations know these types
         values = values.to(torch.int64)
     return values
@@ -113,7 +115,7 @@ def _count(predictions: torch.Tensor, labels: torch.Tensor, num_labels: int, ign
     rows = pairs.any(dim=1).nonzero().flatten().tolist()
     strange |= {row for row in rows if row >= num_labels and row not in ignored}
     if strange:
-        raise ValueError(strange_labels(sorted(strange), num_labels, ignored))
+        raise UserError(strange_labels(sorted(strange), num_labels, ignored))
     known = min(num_labels, 256)
     counts[:known, :known] += pairs[:known, :known]
     counts[:known, num_labels] += pairs[:known, known:].sum(dim=1)
@@ -132,10 +134,10 @@ def strange_labels(values: Sequence[int], num_labels: int, ignored: Iterable[int
 
 def _checked(predictions: Any, labels: Any, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
     if num_labels < 1:
-        raise ValueError(f"num_labels is {num_labels}, but at least one class is needed.")
+        raise UserError(f"num_labels is {num_labels}, but at least one class is needed.")
     predictions, labels = as_indices(predictions, "predictions"), as_indices(labels, "labels")
     if predictions.shape != labels.shape:
-        raise ValueError(
+        raise UserError(
             f"The predictions have shape {tuple(predictions.shape)} and the labels {tuple(labels.shape)}: "
             "resize the logits to the labels' size before the argmax."
         )
@@ -162,14 +164,14 @@ def confusion_matrix(
     """
     predictions, labels = _checked(predictions, labels, num_labels)
     if predictions.dim() != 3:
-        raise ValueError(f"The predictions have shape {tuple(predictions.shape)}, but (B, H, W) is needed.")
+        raise UserError(f"The predictions have shape {tuple(predictions.shape)}, but (B, H, W) is needed.")
     counts = [
         _count(p.reshape(-1), y.reshape(-1), num_labels, ignore_index)
         for p, y in zip(predictions, labels, strict=True)
     ]
     matrix = torch.stack(counts) if counts else predictions.new_zeros((0, num_labels, num_labels + 1)).long()
     if matrix[..., num_labels].any():
-        raise ValueError(f"Some predictions are none of the {num_labels} classes (0 to {num_labels - 1}).")
+        raise UserError(f"Some predictions are none of the {num_labels} classes (0 to {num_labels - 1}).")
     return matrix[..., :num_labels]
 
 
@@ -194,11 +196,11 @@ def scores(matrix: torch.Tensor | np.ndarray, classes: Sequence[int] | None = No
     """
     matrix = np.asarray(matrix.cpu() if isinstance(matrix, torch.Tensor) else matrix).astype(np.float64)
     if matrix.ndim != 2 or matrix.shape[1] - matrix.shape[0] not in (0, 1) or not len(matrix):
-        raise ValueError(f"The confusion matrix has shape {matrix.shape}, but (classes, classes) is needed.")
+        raise UserError(f"The confusion matrix has shape {matrix.shape}, but (classes, classes) is needed.")
     num_labels = len(matrix)
     chosen = list(range(num_labels)) if classes is None else [int(index) for index in classes]
     if not chosen or min(chosen) < 0 or max(chosen) >= num_labels:
-        raise ValueError(f"The class list {chosen} must name some of the {num_labels} classes 0 to {num_labels - 1}.")
+        raise UserError(f"The class list {chosen} must name some of the {num_labels} classes 0 to {num_labels - 1}.")
     hits = np.diagonal(matrix)
     labeled = matrix.sum(axis=1)
     union = labeled + matrix[:, :num_labels].sum(axis=0) - hits
@@ -272,7 +274,7 @@ class ConfusionMatrix:
             ValueError: as `confusion_matrix`; nothing of the batch is counted then.
         """
         if len(predictions) != len(labels):
-            raise ValueError(f"There are {len(predictions)} predictions and {len(labels)} labels: they must be pairs.")
+            raise UserError(f"There are {len(predictions)} predictions and {len(labels)} labels: they must be pairs.")
         pairs = [_checked(p, y, self.num_labels) for p, y in zip(predictions, labels, strict=True)]
         counts = [_count(p.reshape(-1), y.reshape(-1), self.num_labels, self.ignore_index) for p, y in pairs]
         if not counts:

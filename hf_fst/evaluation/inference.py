@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hf_fst.errors import UserError
+
 AVERAGES = ("probabilities", "logits")
 WEIGHTINGS = ("uniform", "gaussian")
 
@@ -15,7 +17,7 @@ WEIGHTINGS = ("uniform", "gaussian")
 def _pair(value: int | Sequence[int], what: str) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else tuple(int(side) for side in value)
     if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"{what} is {value}, but one positive number of pixels or (height, width) is needed.")
+        raise UserError(f"{what} is {value}, but one positive number of pixels or (height, width) is needed.")
     return pair
 
 
@@ -33,19 +35,19 @@ def check_views(
         ValueError: for an option out of range, a stride without a window, or one that leaves gaps between windows.
     """
     if not scales or min(scales) <= 0:
-        raise ValueError(f"scales is {tuple(scales)}, but one or more positive factors are needed.")
+        raise UserError(f"scales is {tuple(scales)}, but one or more positive factors are needed.")
     if average not in AVERAGES:
-        raise ValueError(f"average is {average!r}, but it is one of {', '.join(AVERAGES)}.")
+        raise UserError(f"average is {average!r}, but it is one of {', '.join(AVERAGES)}.")
     if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting is {weighting!r}, but it is one of {', '.join(WEIGHTINGS)}.")
+        raise UserError(f"weighting is {weighting!r}, but it is one of {', '.join(WEIGHTINGS)}.")
     if window is None:
         if stride is not None:
-            raise ValueError(f"stride is {stride}, but without a window there is nothing to slide: give a window too.")
+            raise UserError(f"stride is {stride}, but without a window there is nothing to slide: give a window too.")
         return None, None
     window = _pair(window, "window")
     stride = tuple(max(1, side * 2 // 3) for side in window) if stride is None else _pair(stride, "stride")
     if stride[0] > window[0] or stride[1] > window[1]:
-        raise ValueError(
+        raise UserError(
             f"stride {stride} is larger than window {window}, which leaves pixels out: make it at most the window."
         )
     return window, stride

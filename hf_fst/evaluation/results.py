@@ -18,6 +18,7 @@ from PIL import Image
 from hf_fst.data.cityscapes import RAW_IDS
 from hf_fst.drawing.overlays import default_palette, overlay
 from hf_fst.drawing.tables import percent, text_table
+from hf_fst.errors import UserError
 
 RESULTS_FILE = "evaluation.json"
 PREDICTIONS, OVERLAYS = "predictions", "overlays"
@@ -134,16 +135,16 @@ class Pictures:
         overlays: bool,
     ):
         if indices not in (False, True, "cityscapes"):
-            raise ValueError(f"save_predictions is {indices!r}, but it is False, True or 'cityscapes'.")
+            raise UserError(f"save_predictions is {indices!r}, but it is False, True or 'cityscapes'.")
         if indices == "cityscapes" and num_labels != len(RAW_IDS):
-            raise ValueError(
+            raise UserError(
                 f"The model has {num_labels} classes, but Cityscapes' ids are those of its {len(RAW_IDS)}."
             )
         self.indices, self.overlays = indices, overlays
         if not (indices or overlays):
             return
         if output_dir is None:
-            raise ValueError("Predictions or overlays are to be saved, but there is no output_dir: give one.")
+            raise UserError("Predictions or overlays are to be saved, but there is no output_dir: give one.")
         self.folder, self.dataset = Path(output_dir), dataset
         self.names = image_names(dataset)
         self.palette = default_palette(num_labels) if palette is None else palette

@@ -26,6 +26,7 @@ from hf_fst.data.labels import LabelMap
 from hf_fst.data.pairing import collate
 from hf_fst.data.transforms import ResizeWithin
 from hf_fst.data.views import View
+from hf_fst.errors import MissingError, UserError
 from hf_fst.evaluation.boundary import BoundaryIoU
 from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, scores
 from hf_fst.evaluation.inference import check_views, predict
@@ -47,22 +48,22 @@ def model_folder(model: str | Path, which: str) -> tuple[str, str]:
         FileNotFoundError: a directory that has no such model.
     """
     if which not in ("teacher", "student"):
-        raise ValueError(f"which is {which!r}, but it is 'teacher' or 'student'.")
+        raise UserError(f"which is {which!r}, but it is 'teacher' or 'student'.")
     folder = Path(model)
     if not folder.is_dir():
         if folder.is_absolute() or str(model).startswith(".") or len(folder.parts) > 2:  # cannot be a Hub id
-            raise FileNotFoundError(f"There is no directory {model}: give a model's directory or a Hub id.")
+            raise MissingError(f"There is no directory {model}: give a model's directory or a Hub id.")
         return str(model), STUDENT_DIR if which == "student" else ""
     if (folder / TEACHER_DIR / "config.json").is_file():
         return str(model), TEACHER_DIR if which == "teacher" else ""
     subfolder = STUDENT_DIR if which == "student" else ""
     if (folder / subfolder / "adapter_config.json").is_file():
-        raise ValueError(
+        raise UserError(
             f"{folder / subfolder} holds adapters alone: load them with peft, and give the directory of the model that "
             "merge_and_unload() returns and save_pretrained() has written."
         )
     if not (folder / subfolder / "config.json").is_file():
-        raise FileNotFoundError(
+        raise MissingError(
             f"{folder / subfolder} has no config.json, so there is no {which} to evaluate: give a directory that "
             "save_pretrained or a training run wrote, or a Hub id."
         )
@@ -83,7 +84,7 @@ def load_model(model: str | Path, which: str = "teacher") -> tuple[PreTrainedMod
     except OSError as error:
         where = f"{name}, subfolder {subfolder}" if subfolder else name
         reason = str(error).strip().partition("\n")[0]
-        raise FileNotFoundError(f"No segmentation model can be loaded from {where} ({reason})") from error
+        raise MissingError(f"No segmentation model can be loaded from {where} ({reason})") from error
     for place in dict.fromkeys((subfolder, "")):  # a student shares the teacher's
         try:
             return network, AutoImageProcessor.from_pretrained(name, subfolder=place)
@@ -104,7 +105,7 @@ class Prepare:
 
     def __init__(self, processor: Any, resize: Sequence[int] | str | None):
         if isinstance(resize, str) and resize != "model":
-            raise ValueError(f"resize is {resize!r}, but it is None, (width, height) or 'model'.")
+            raise UserError(f"resize is {resize!r}, but it is None, (width, height) or 'model'.")
         self.processor, self.own_size = processor, resize == "model"
         self.resize = None if resize is None or self.own_size else ResizeWithin(tuple(resize))
 
@@ -126,17 +127,17 @@ def as_dataset(dataset: Any, split: str, names: list[str]) -> tuple[datasets.Dat
     """
     if isinstance(dataset, dict):
         if split not in dataset:
-            raise ValueError(f"The dataset has no split {split!r}: it has {', '.join(dataset)}.")
+            raise UserError(f"The dataset has no split {split!r}: it has {', '.join(dataset)}.")
         dataset = dataset[split]
     elif isinstance(dataset, datasets.Dataset) and dataset.split is not None:
         split = str(dataset.split)
     if not isinstance(dataset, datasets.Dataset):
-        raise ValueError(f"A datasets.Dataset or DatasetDict is needed, but this is a {type(dataset).__name__}.")
+        raise UserError(f"A datasets.Dataset or DatasetDict is needed, but this is a {type(dataset).__name__}.")
     for alias, column in (("pixel_values", "image"), ("annotation", "label")):
         if column not in dataset.column_names and alias in dataset.column_names:
             dataset = dataset.rename_column(alias, column)
     if not len(dataset):
-        raise ValueError(f"The split {split!r} holds no image.")
+        raise UserError(f"The split {split!r} holds no image.")
     if type(dataset.features.get("label")) is datasets.Image:  # index masks without names: the model's
         dataset = dataset.cast_column("label", LabelMap(names=names))
     return dataset, split, "label" in dataset.column_names
@@ -149,7 +150,7 @@ def check_classes(network: PreTrainedModel, label_map: LabelMap | None, name: st
         return names
     theirs = list(label_map.names)
     if len(theirs) != len(names):
-        raise ValueError(
+        raise UserError(
             f"The model {name} has {len(names)} classes and the dataset {len(theirs)}: evaluate it on a dataset "
             "with the classes it was trained on."
         )
@@ -223,10 +224,10 @@ def evaluate_model(
     """
     check_views(window, stride, scales, average, weighting)
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, but at least 1 is needed.")
+        raise UserError(f"batch_size is {batch_size}, but at least 1 is needed.")
     if isinstance(classes, str):
         if classes not in CLASS_LISTS:
-            raise ValueError(f"There is no class list {classes!r}: choose one of {', '.join(CLASS_LISTS)}.")
+            raise UserError(f"There is no class list {classes!r}: choose one of {', '.join(CLASS_LISTS)}.")
         classes = CLASS_LISTS[classes]
     state = PartialState(cpu=not torch.accelerator.is_available())  # unless told so, processes on CPUs do not meet
     if isinstance(model, PreTrainedModel):
@@ -235,7 +236,7 @@ def evaluate_model(
         network, own = load_model(model, which)
         name, processor = str(model), own if processor is None else processor
     if processor is None:
-        raise ValueError("A model that is already loaded needs its image processor: give processor too.")
+        raise UserError("A model that is already loaded needs its image processor: give processor too.")
     given_names = [network.config.id2label[index] for index in range(network.config.num_labels)]
     dataset, split, labeled = as_dataset(dataset, split, given_names)
     label_map = dataset.features.get("label")
@@ -243,7 +244,7 @@ def evaluate_model(
     scored = list(range(len(names))) if classes is None else list(classes)
     scores(torch.zeros(len(names), len(names)), scored)  # a wrong list shall fail now
     if not labeled and not (save_predictions or save_overlays):
-        raise ValueError(f"The split {split!r} has no labels, so there is nothing to score: save predictions instead.")
+        raise UserError(f"The split {split!r} has no labels, so there is nothing to score: save predictions instead.")
     palette = None if label_map is None else label_map.palette
     pictures = Pictures(output_dir, dataset, len(names), palette, save_predictions, save_overlays)
     matrix = ConfusionMatrix(len(names), ignore_index)

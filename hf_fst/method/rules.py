@@ -10,13 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
+from hf_fst.errors import UserError
+
 BATCHES = ("same", "different")
 LABELS = ("followed", "present")
 
 
 def _check_batches(batches: str) -> None:
     if batches not in BATCHES:
-        raise ValueError(f"lookahead_batches is {batches!r}; use 'same' or 'different'.")
+        raise UserError(f"lookahead_batches is {batches!r}; use 'same' or 'different'.")
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class DeepFST:
     def __post_init__(self):
         _check_batches(self.batches)
         if self.num_steps < 0:
-            raise ValueError(f"lookahead_steps (K) is {self.num_steps}; use 0 (mean teacher) or more.")
+            raise UserError(f"lookahead_steps (K) is {self.num_steps}; use 0 (mean teacher) or more.")
 
     @property
     def virtual_steps(self) -> int:
@@ -122,9 +124,9 @@ class WideFST:
     def __post_init__(self):
         _check_batches(self.batches)
         if self.num_students < 1:
-            raise ValueError(f"lookahead_students (N) is {self.num_students}; use 1 or more.")
+            raise UserError(f"lookahead_students (N) is {self.num_students}; use 1 or more.")
         if self.labels not in LABELS:
-            raise ValueError(f"lookahead_labels is {self.labels!r}; use 'followed' or 'present'.")
+            raise UserError(f"lookahead_labels is {self.labels!r}; use 'followed' or 'present'.")
 
     @property
     def virtual_steps(self) -> int:
@@ -176,11 +178,11 @@ def make_rule(name: str, settings: dict[str, object]):
         ValueError: no such rule, or a number that this rule does not have.
     """
     if name not in RULES:
-        raise ValueError(f"rule is {name!r}; use one of {', '.join(RULES)}.")
+        raise UserError(f"rule is {name!r}; use one of {', '.join(RULES)}.")
     own = {CONFIG_NAMES[f.name]: f.name for f in fields(RULES[name])}
     given = {key: value for key, value in settings.items() if value is not None}
     for key in given:
         if key not in own:
             owners = [r for r, cls in RULES.items() if any(CONFIG_NAMES[f.name] == key for f in fields(cls))]
-            raise ValueError(f"{key} is set but the rule is {name}; leave it out or use {' or '.join(owners)}.")
+            raise UserError(f"{key} is set but the rule is {name}; leave it out or use {' or '.join(owners)}.")
     return RULES[name](**{own[key]: value for key, value in given.items()})

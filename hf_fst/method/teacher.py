@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hf_fst.errors import UserError
+
 BUFFER_POLICIES = ("copy", "ema", "batch")
 
 
@@ -41,7 +43,7 @@ class EMATeacher:
 
     def __init__(self, student: nn.Module, buffers: str = "copy", share_frozen: bool = False):
         if buffers not in BUFFER_POLICIES:
-            raise ValueError(f"teacher_buffers is {buffers!r}; use one of {', '.join(BUFFER_POLICIES)}.")
+            raise UserError(f"teacher_buffers is {buffers!r}; use one of {', '.join(BUFFER_POLICIES)}.")
         self.buffers = buffers
         frozen = [p for p in student.parameters() if not p.requires_grad] if share_frozen else []
         self.model = deepcopy(student, {id(p): p for p in frozen}).requires_grad_(False)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 
 from transformers import PreTrainedModel
 
+from hf_fst.errors import UserError
+
 from .daformer import DAFormerForSemanticSegmentation
 from .deeplabv2 import DeepLabV2ForSemanticSegmentation
 from .deeplabv3plus import DeepLabV3PlusForSemanticSegmentation
@@ -168,19 +170,19 @@ def build(
     Raises ValueError for an unknown name or field, or class names that are not `num_labels` many.
     """
     if name not in BUILDS:
-        raise ValueError(f"There is no network {name!r}: choose one of {', '.join(BUILDS)}.")
+        raise UserError(f"There is no network {name!r}: choose one of {', '.join(BUILDS)}.")
     entry = BUILDS[name]
     config_class = entry.model.config_class
     accepted = {item.name for item in fields(config_class) if not item.name.startswith("_")}
     unknown = sorted(set(overrides) - accepted)
     if unknown:
         own = sorted(accepted - {item.name for item in fields(config_class.__bases__[0])})
-        raise ValueError(f"{name} has no option {', '.join(unknown)}: its own are {', '.join(own)}.")
+        raise UserError(f"{name} has no option {', '.join(unknown)}: its own are {', '.join(own)}.")
     id2label = overrides.get("id2label")
     if num_labels is None:
         num_labels = len(id2label) if id2label else entry.num_labels
     if id2label and len(id2label) != num_labels:
-        raise ValueError(f"id2label names {len(id2label)} classes, but num_labels is {num_labels}: give as many.")
+        raise UserError(f"id2label names {len(id2label)} classes, but num_labels is {num_labels}: give as many.")
 
     options = {**entry.options, **overrides}
     if isinstance(overrides.get("backbone_config"), dict):

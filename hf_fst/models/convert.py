@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from hf_fst.errors import MissingError, UserError
+
 from . import convert_keys
 from .builds import BUILDS, build
 from .convert_keys import State
@@ -148,13 +150,13 @@ def convert(
     numbers and containers is unpickled.
     """
     if which not in ("teacher", "student"):
-        raise ValueError(f"which={which!r} is not known: choose teacher or student.")
+        raise UserError(f"which={which!r} is not known: choose teacher or student.")
     path = os.fspath(path)
     state = _weights_of(_load(path), which, path)
     family = _recognize(state, path)
     if isinstance(model, str):
         if model not in family.builds and model in BUILDS:
-            raise ValueError(
+            raise UserError(
                 f"{path} holds a {family.title} network, not {model}: choose {' or '.join(family.builds)}."
             )
         classes = num_labels if num_labels is not None or model not in BUILDS else BUILDS[model].num_labels
@@ -163,7 +165,7 @@ def convert(
     else:
         name = type(model).__name__
         if not any(isinstance(model, BUILDS[known].model) for known in family.builds):
-            raise ValueError(f"{path} holds a {family.title} network, not a {name}: choose the model of this network.")
+            raise UserError(f"{path} holds a {family.title} network, not a {name}: choose the model of this network.")
         _check_classes(state, family, model.config.num_labels, path)
 
     unused = [key for key in state if family.unused and re.search(family.unused, key)]
@@ -180,19 +182,19 @@ def convert(
 def _load(path: str) -> object:
     """The content of the file, with no code in it run."""
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"There is no file {path}: give the path of a .pth checkpoint.")
+        raise MissingError(f"There is no file {path}: give the path of a .pth checkpoint.")
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
-            raise ValueError(
+            raise UserError(
                 f"{path} holds objects besides tensors, whose loading could run code, and is refused: "
                 "give a checkpoint of tensors, numbers and containers."
             ) from error
-        raise ValueError(f"{path} cannot be read as a PyTorch checkpoint; download it again.") from error
+        raise UserError(f"{path} cannot be read as a PyTorch checkpoint; download it again.") from error
     except (EOFError, RuntimeError, KeyError, ValueError, IndexError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is truncated or no PyTorch checkpoint: download it again.") from error
+        raise UserError(f"{path} is truncated or no PyTorch checkpoint: download it again.") from error
 
 
 def _tensors(container: object, prefix: str = "") -> State:
@@ -210,9 +212,7 @@ def _tensors(container: object, prefix: str = "") -> State:
 def _weights_of(checkpoint: object, which: str, path: str) -> State:
     """The weights of teacher or student, by the containers of mmsegmentation, U2PL and UniMatch."""
     if not isinstance(checkpoint, dict):
-        raise ValueError(
-            f"{path} holds a {type(checkpoint).__name__}, not a checkpoint: give a dictionary of weights."
-        )
+        raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint: give a dictionary of weights.")
     content = checkpoint.get("state_dict", checkpoint)
     candidates = {
         "teacher": [
@@ -230,8 +230,8 @@ def _weights_of(checkpoint: object, which: str, path: str) -> State:
     found = next((state for state in candidates[which] if state), None)
     if found is None:
         if which == "teacher" and any(candidates["student"]):
-            raise ValueError(f"{path} holds no teacher, only one network: ask for the student.")
-        raise ValueError(f"{path} holds no weights of a {which}: give a checkpoint of a published network.")
+            raise UserError(f"{path} holds no teacher, only one network: ask for the student.")
+        raise UserError(f"{path} holds no weights of a {which}: give a checkpoint of a published network.")
     return found
 
 
@@ -241,7 +241,7 @@ def _recognize(state: State, path: str) -> Family:
             return family
     known = ", ".join(family.title for family in FAMILIES)
     first = ", ".join(list(state)[:3])
-    raise ValueError(f"{path} holds none of the networks known here ({known}); its weights begin with {first}.")
+    raise UserError(f"{path} holds none of the networks known here ({known}); its weights begin with {first}.")
 
 
 def _check_classes(state: State, family: Family, expected: int, path: str) -> None:
@@ -250,7 +250,7 @@ def _check_classes(state: State, family: Family, expected: int, path: str) -> No
         return
     classes = weight.shape[0]
     if classes != expected:
-        raise ValueError(
+        raise UserError(
             f"The head in {path} has {classes} classes, but the model has {expected}: ask for num_labels={classes}."
         )
 
@@ -273,4 +273,4 @@ def _check_fit(converted: State, model: PreTrainedModel, path: str, name: str) -
         if keys
     ]
     if found:
-        raise ValueError(f"{path} does not fit {name}: {'; '.join(found)}.")
+        raise UserError(f"{path} does not fit {name}: {'; '.join(found)}.")

@@ -9,6 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from hf_fst.errors import UserError
+
 
 def parameter_groups(
     model: nn.Module,
@@ -72,7 +74,7 @@ def poly_schedule(
     no warm-up.
     """
     if num_training_steps < 1:
-        raise ValueError(f"num_training_steps is {num_training_steps}: a schedule needs at least one step.")
+        raise UserError(f"num_training_steps is {num_training_steps}: a schedule needs at least one step.")
     factor = partial(
         poly_factor,
         num_training_steps=num_training_steps,

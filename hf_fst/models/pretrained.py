@@ -8,6 +8,8 @@ import timm
 import torch
 from transformers import BeitModel, PreTrainedModel, SegformerModel
 
+from hf_fst.errors import UserError
+
 from .resnet import ResNetBackbone
 
 
@@ -29,7 +31,7 @@ def load_pretrained_backbone(model: PreTrainedModel, source: str) -> None:
     wrong = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
     if missing or wrong:
         names = ", ".join((missing + wrong)[:3])
-        raise ValueError(
+        raise UserError(
             f"{source!r} does not fit the backbone of {type(model).__name__}: {len(missing)} weights are missing and "
             f"{len(wrong)} have another shape ({names}, ...); give a backbone of the same size."
         )

@@ -14,7 +14,7 @@ from matplotlib import colormaps
 
 from hf_fst.data import load
 from hf_fst.drawing.overlays import overlay
-from hf_fst.errors import DataError
+from hf_fst.errors import DataError, RunError
 from hf_fst.prediction.files import list_inputs
 from hf_fst.prediction.predict import index_image
 from hf_fst.prediction.segmenter import Picture, Segmenter, one_by_one_if_it_fails
@@ -31,7 +31,7 @@ STYLE = """
 def check_demo_support() -> None:
     """Raises `RuntimeError` where Gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
-        raise RuntimeError('The page is made with Gradio, which is not installed: pip install "hf_fst[demo]".')
+        raise RunError('The page is made with Gradio, which is not installed: pip install "hf_fst[demo]".')
 
 
 class Demo:
@@ -185,5 +185,5 @@ def launch_page(page, *, share: bool = False, host: str = "127.0.0.1", port: int
             show_error=True,
         )
     except OSError as error:
-        raise RuntimeError(f"The page cannot be served at {host}, port {port} ({error}); give another.") from error
+        raise RunError(f"The page cannot be served at {host}, port {port} ({error}); give another.") from error
     return address

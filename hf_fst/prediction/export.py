@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_fst.errors import RunError, UserError
 from hf_fst.evaluation.inference import aligns_corners, resize_logits
 from hf_fst.evaluation.runner import load_model, model_folder
 from hf_fst.prediction.segmenter import palette_of, revision_of
@@ -72,15 +73,15 @@ def export_onnx(
         RuntimeError: the extra `onnx` is not installed.
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
-        raise RuntimeError('Export needs onnx, onnxruntime and onnxscript: pip install "hf_fst[onnx]".')
+        raise RunError('Export needs onnx, onnxruntime and onnxscript: pip install "hf_fst[onnx]".')
     if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"size is {tuple(size)}, but (height, width) in pixels is needed, or None for any size.")
+        raise UserError(f"size is {tuple(size)}, but (height, width) in pixels is needed, or None for any size.")
     if output is None:
         name, subfolder = model_folder(model, which)
         output = Path(name, subfolder) / "model.onnx" if Path(name).is_dir() else Path("model.onnx")
     output = Path(output)
     if output.exists() and not overwrite:
-        raise ValueError(f"{output} is there already; give another file, or --overwrite to replace it.")
+        raise UserError(f"{output} is there already; give another file, or --overwrite to replace it.")
     network, processor = load_model(model, which)
     module = Logits(network.float().eval(), full_size).eval()
     program = _trace(module, size)
@@ -92,7 +93,7 @@ def export_onnx(
         program.save(made, external_data=weights > ONE_FILE)
         difference, agreement = compare(module, made, size)
         if difference > TOLERANCE:
-            raise ValueError(
+            raise UserError(
                 f"The exported network differs from PyTorch by up to {difference:.2g}, more than {TOLERANCE}; "
                 + ("give --size HEIGHT,WIDTH to export it for one size." if size is None else "it is not written.")
             )
@@ -134,7 +135,7 @@ def _trace(module: Logits, size: Sequence[int] | None):
     except torch.onnx.OnnxExporterError as error:
         reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
         hint = "give --size HEIGHT,WIDTH to export it for one size" if size is None else "ONNX cannot express it so"
-        raise ValueError(f"{type(module.network).__name__} cannot be exported ({reason}); {hint}.") from error
+        raise UserError(f"{type(module.network).__name__} cannot be exported ({reason}); {hint}.") from error
     finally:
         exporter.setLevel(level)
 

@@ -17,6 +17,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from hf_fst.data.files import SUFFIXES
+from hf_fst.errors import MissingError, RunError, UserError
 from hf_fst.evaluation.results import without_nan
 
 PART = ".part"
@@ -36,10 +37,10 @@ def list_inputs(source: Path, suffixes: Sequence[str] = SUFFIXES, skip: Sequence
     """
     if source.is_file():
         if source.suffix.lower() not in suffixes:
-            raise FileNotFoundError(f"{source} is none of {', '.join('*' + suffix for suffix in suffixes)}.")
+            raise MissingError(f"{source} is none of {', '.join('*' + suffix for suffix in suffixes)}.")
         return [source], 0
     if not source.is_dir():
-        raise FileNotFoundError(f"There is no folder and no file {source}; give one with images.")
+        raise MissingError(f"There is no folder and no file {source}; give one with images.")
     skipped = {folder.resolve() for folder in skip}
     found, others = [], 0
     for folder, inside, names in os.walk(source, followlinks=True):
@@ -53,7 +54,7 @@ def list_inputs(source: Path, suffixes: Sequence[str] = SUFFIXES, skip: Sequence
                 others += 1
     if not found:
         kinds = ", ".join("*" + suffix for suffix in suffixes)
-        raise FileNotFoundError(f"{source} and the folders in it hold no files {kinds}.")
+        raise MissingError(f"{source} and the folders in it hold no files {kinds}.")
     return sorted(found), others
 
 
@@ -85,7 +86,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         os.replace(part, path)
     except OSError as error:
         reason = error.strerror or error
-        raise RuntimeError(f"{path} cannot be written ({reason}); what is written so far stays.") from error
+        raise RunError(f"{path} cannot be written ({reason}); what is written so far stays.") from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -136,17 +137,17 @@ def claimed(
 
 def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
     if output.exists() and not output.is_dir():
-        raise ValueError(f"{output} is a file; give a folder for what is written.")
+        raise UserError(f"{output} is a file; give a folder for what is written.")
     output.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ValueError(f"Another process is writing to {output}; wait for it, or give another folder.") from error
+        raise UserError(f"Another process is writing to {output}; wait for it, or give another folder.") from error
     path = output / settings_file
     there = [name for name in owned if (output / name).exists()]
     if there and not path.is_file():  # with `overwrite` too: it may be the user's own, a folder `data` or `videos`
         lock.release()
-        raise ValueError(
+        raise UserError(
             f"{output} holds {there[0]}/ but no {settings_file} that tells how it was made; give another folder."
         )
     if overwrite:
@@ -157,7 +158,7 @@ def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
         for key in {**before, **settings}:
             if before.get(key) != settings.get(key):
                 lock.release()
-                raise ValueError(
+                raise UserError(
                     f"{output} was begun with {key} {_shown(before.get(key))}, but now {key} is "
                     f"{_shown(settings.get(key))}; use the same, give another folder, or --overwrite to start anew."
                 )

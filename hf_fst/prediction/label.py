@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from hf_fst.data.labels import IGNORED, read_bytes
-from hf_fst.errors import DataError
+from hf_fst.errors import DataError, UserError
 from hf_fst.prediction.files import claimed, write_json, write_whole
 from hf_fst.prediction.segmenter import Segmenter, ahead, batches, one_by_one_if_it_fails
 from hf_fst.prediction.shards import DATA, finished, png, read_footers, shard_path, write_shard
@@ -106,20 +106,20 @@ def label_collection(
         RuntimeError: where a shard cannot be written.
     """
     if not 0 <= confidence_threshold <= 1:
-        raise ValueError(f"confidence_threshold is {confidence_threshold}; use a number from 0 to 1.")
+        raise UserError(f"confidence_threshold is {confidence_threshold}; use a number from 0 to 1.")
     for name, value, least in (
         ("shard_size", shard_size, 1),
         ("batch_size", batch_size, 1),
         ("num_workers", num_workers, 0),
     ):
         if value < least:
-            raise ValueError(f"{name} is {value}, but at least {least} is needed.")
+            raise UserError(f"{name} is {value}, but at least {least} is needed.")
     output = Path(output)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     options = {"resize": resize, "window": window, "stride": stride, "scales": scales, "flip": flip}
     segmenter = Segmenter(model, which, **options, device=state.device)
     if len(segmenter.names) > IGNORED:
-        raise ValueError(f"The model has {len(segmenter.names)} classes, but masks hold {IGNORED} at most.")
+        raise UserError(f"The model has {len(segmenter.names)} classes, but masks hold {IGNORED} at most.")
     collection = open_source(str(source), split, image, config, dataset_revision, (output / DATA,))
     settings = {
         "collection": collection.identity,

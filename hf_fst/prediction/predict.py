@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from hf_fst.data.files import SUFFIXES
 from hf_fst.drawing.overlays import labels_in, overlay, with_legend
-from hf_fst.errors import DataError
+from hf_fst.errors import DataError, UserError
 from hf_fst.prediction.files import claimed, list_inputs, output_names, write_whole
 from hf_fst.prediction.segmenter import Picture, Segmenter, ahead, batches, one_by_one_if_it_fails
 from hf_fst.prediction.video import VIDEO_SUFFIXES, check_video_support, predict_video
@@ -81,9 +81,9 @@ def predict_files(
         RuntimeError: where a file cannot be written, or a video needs an extra that is not installed.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, but at least 1 is needed.")
+        raise UserError(f"batch_size is {batch_size}, but at least 1 is needed.")
     if num_workers < 0:
-        raise ValueError(f"num_workers is {num_workers}, but at least 0 is needed.")
+        raise UserError(f"num_workers is {num_workers}, but at least 0 is needed.")
     source, output = Path(source), Path(output)
     owned = [PREDICTIONS, OVERLAYS, VIDEOS]
     files, others = list_inputs(source, SUFFIXES + VIDEO_SUFFIXES, skip=[output / name for name in owned])

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from hf_fst.errors import UserError
 from hf_fst.prediction.files import write_whole
 from hf_fst.prediction.predict import index_image
 
@@ -80,9 +81,9 @@ def read_footers(output: Path) -> dict[tuple[int, int], dict[str, Any]]:
         try:
             metadata = pq.read_metadata(path).metadata or {}
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path} cannot be read ({error}); remove it, it will be made again.") from error
+            raise UserError(f"{path} cannot be read ({error}); remove it, it will be made again.") from error
         if named is None or FOOTER not in metadata:
-            raise ValueError(f"{path} was not written by hf-fst label; take it out of the folder.")
+            raise UserError(f"{path} was not written by hf-fst label; take it out of the folder.")
         found[int(named[1]), int(named[2])] = json.loads(metadata[FOOTER])
     return found
 

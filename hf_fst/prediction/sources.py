@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 
 from hf_fst.data.files import SUFFIXES
 from hf_fst.data.hub import IMAGE_COLUMNS
+from hf_fst.errors import MissingError, UserError
 from hf_fst.prediction.files import fingerprint, list_inputs
 
 STREAMED = {".parquet": "parquet", ".tar": "webdataset"}
@@ -91,13 +92,13 @@ def open_source(
     path = Path(source)
     if not path.exists():
         if path.is_absolute() or source.startswith(".") or len(path.parts) > 2 or source.endswith("/"):
-            raise FileNotFoundError(f"There is no {source}; give a folder, a Parquet or .tar file, or a Hub id.")
+            raise MissingError(f"There is no {source}; give a folder, a Parquet or .tar file, or a Hub id.")
         return _hub(source, split, column, config, revision)
     files, _ = list_inputs(path, (*STREAMED, *SUFFIXES), skip)
     root = path if path.is_dir() else path.parent
     kinds = {file.suffix.lower() for file in files} & set(STREAMED)
     if len(kinds) > 1:
-        raise ValueError(f"{source} holds Parquet files and .tar files; give a folder with one kind.")
+        raise UserError(f"{source} holds Parquet files and .tar files; give a folder with one kind.")
     if kinds:
         files = [file for file in files if file.suffix.lower() in kinds]
     identity = {"files": len(files), "fingerprint": fingerprint(files, root)}
@@ -115,10 +116,10 @@ def _hub(source: str, split: str, column: str | None, config: str | None, revisi
         dataset = datasets.load_dataset(source, config, split=split, revision=revision, streaming=True)
     except (FileNotFoundError, ConnectionError, HTTPError, HFValidationError) as error:  # HTTPError: no network, too
         reason = str(error).strip().partition("\n")[0]
-        raise FileNotFoundError(f"There is no dataset {source!r} on the Hub, nor such a folder ({reason}).") from error
+        raise MissingError(f"There is no dataset {source!r} on the Hub, nor such a folder ({reason}).") from error
     except ValueError as error:  # `datasets` lists the splits and configurations that there are
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"The dataset {source} cannot be read so: {reason}") from error
+        raise UserError(f"The dataset {source} cannot be read so: {reason}") from error
     identity = {"dataset": source, "config": config, "split": split, "revision": revision}
     return _stream(dataset, column, None, identity, source)
 
@@ -129,7 +130,7 @@ def _stream(dataset, column: str | None, names: list[str] | None, identity: dict
     wanted = (column,) if column is not None else IMAGE_COLUMNS
     column = next((name for name in wanted if isinstance(dataset.features.get(name), datasets.Image)), None)
     if column is None:
-        raise ValueError(
+        raise UserError(
             f"{source} has no column of images ({', '.join(wanted)}); its columns are {', '.join(dataset.features)}."
         )
     dataset = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))

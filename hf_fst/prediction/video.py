@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_fst.drawing.overlays import overlay, with_legend
-from hf_fst.errors import DataError
+from hf_fst.errors import DataError, RunError
 from hf_fst.prediction.files import write_whole
 from hf_fst.prediction.segmenter import Segmenter, batches, one_by_one_if_it_fails
 
@@ -21,7 +21,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm")
 def check_video_support() -> None:
     """Raises `RuntimeError` where PyAV is not installed."""
     if importlib.util.find_spec("av") is None:
-        raise RuntimeError('Videos are read and written by PyAV, which is not installed: pip install "hf_fst[video]".')
+        raise RunError('Videos are read and written by PyAV, which is not installed: pip install "hf_fst[video]".')
 
 
 def predict_video(

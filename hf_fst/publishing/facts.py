@@ -17,6 +17,8 @@ from pathlib import Path
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_fst.errors import MissingError, UserError
+
 FACTS_FILE = "fst_run.json"
 # The settings a card tells, all others stay out: those of the method, then those of the training.
 SETTINGS = (
@@ -96,7 +98,7 @@ class Scores:
         """
         start = f"{prefix}_{model}_"
         if f"{start}mean_iou" not in metrics:
-            raise ValueError(f"The metrics have no {start}mean_iou; their keys are {sorted(metrics)}.")
+            raise UserError(f"The metrics have no {start}mean_iou; their keys are {sorted(metrics)}.")
         return cls(
             float(metrics[f"{start}mean_iou"]),
             metrics.get(f"{start}mean_accuracy"),
@@ -227,31 +229,31 @@ class RunFacts:
             self.model_name = f"{short}-{self.labeled.name}-{self.rule}"
         for where, text in _texts(dataclasses.asdict(self), "facts"):
             if LOCAL.search(text) or TOKEN.search(text):
-                raise ValueError(
+                raise UserError(
                     f"{where} is {text!r}, which looks like a local path or a token; a card holds neither."
                 )
         for where in ("settings", "overrides"):
             for key, value in getattr(self, where).items():
                 if not (WORD.fullmatch(key) and _is_plain(value)):
-                    raise ValueError(
+                    raise UserError(
                         f"facts.{where}[{key!r}] is {value!r}; a card holds numbers and single words only."
                     )
         if not NAME.fullmatch(self.model_name):
-            raise ValueError(f"facts.model_name is {self.model_name!r}; give letters, digits, blanks and . , + ( ) -.")
+            raise UserError(f"facts.model_name is {self.model_name!r}; give letters, digits, blanks and . , + ( ) -.")
         for where in ("rule", "objective", "architecture", "license"):
             if not WORD.fullmatch(getattr(self, where) or ""):
-                raise ValueError(f"facts.{where} is {getattr(self, where)!r}; give a single word without slashes.")
+                raise UserError(f"facts.{where} is {getattr(self, where)!r}; give a single word without slashes.")
         if self.recipe is not None and not FILE.fullmatch(self.recipe):
-            raise ValueError(f"facts.recipe is {self.recipe!r}; give the file's name without its folder.")
+            raise UserError(f"facts.recipe is {self.recipe!r}; give the file's name without its folder.")
         for repository in (self.base_model, self.hub_id):
             if repository is not None:
                 validate_repo_id(repository)
         if self.saved not in ("best", "last") or {e.weights for e in self.evaluations} - {"best", "last"}:
-            raise ValueError("facts.saved and the weights of each evaluation must be 'best' or 'last'.")
+            raise UserError("facts.saved and the weights of each evaluation must be 'best' or 'last'.")
         for evaluation in self.evaluations:
             for scores in (evaluation.student, evaluation.teacher):
                 if len(scores.per_category_iou) not in (0, len(self.classes)):
-                    raise ValueError(
+                    raise UserError(
                         f"An evaluation has {len(scores.per_category_iou)} class values for {len(self.classes)} classes."
                     )
 
@@ -272,7 +274,7 @@ class RunFacts:
         """
         path = Path(directory) / FACTS_FILE
         if not path.is_file():
-            raise FileNotFoundError(f"{directory} has no {FACTS_FILE}, which training writes at its end.")
+            raise MissingError(f"{directory} has no {FACTS_FILE}, which training writes at its end.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             content["labeled"] = DatasetFacts(**content["labeled"])
@@ -285,7 +287,7 @@ class RunFacts:
             ]
             return cls(**content)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} does not hold the facts of a run: {error}.") from error
+            raise UserError(f"{path} does not hold the facts of a run: {error}.") from error
 
 
 def _evaluations(content: list[dict]) -> list[Evaluation]:

@@ -16,6 +16,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
+from hf_fst.errors import MissingError, PushError, UserError
 from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR
 from hf_fst.publishing.card import FIGURES, bare_card, make_card
 from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN, RunFacts
@@ -33,10 +34,6 @@ NOT_OF_CHECKPOINTS = ("training_args.bin",)
 HOME = re.compile(r"(?:/(?:home|Users)/|[A-Za-z]:\\Users\\)\w")
 
 
-class PushError(RuntimeError):
-    """Publishing failed on the way; the message says why and what to run again."""
-
-
 def files_of(directory: str | Path) -> dict[str, Path]:
     """What is published of a directory: files by their path in the repository.
 
@@ -50,7 +47,7 @@ def files_of(directory: str | Path) -> dict[str, Path]:
     root = _root(directory)
     student = directory / STUDENT_DIR if root == directory else directory
     if not (root / "config.json").is_file() or not any(any(root.glob(pattern)) for pattern in WEIGHTS):
-        raise FileNotFoundError(
+        raise MissingError(
             f"{root} holds no model (config.json and model.safetensors); give the output directory of a run or another "
             "saved model."
         )
@@ -118,14 +115,14 @@ def push(
         PushError: the Hub refused it or could not be reached.
     """
     if create_pr and revision is not None:
-        raise ValueError(f"A pull request is made against main; leave out the revision {revision!r} or the request.")
+        raise UserError(f"A pull request is made against main; leave out the revision {revision!r} or the request.")
     files: dict[str, Path | bytes] = {**files_of(directory), **(more or {})}
     for name, content in files.items():
         _check(name, content)
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ValueError(f"The repository is {repo_id!r}; give an id such as owner/name.") from error
+        raise UserError(f"The repository is {repo_id!r}; give an id such as owner/name.") from error
     api = HfApi(library_name="hf_fst", token=token)
     if again is None:
         again = f"then run `{command(directory, repo_id, private, revision, create_pr)}`"
@@ -266,7 +263,7 @@ def _check(name: str, content: Path | bytes) -> None:
         for pattern in patterns:
             if found := pattern.search(line):
                 shown = "a token" if pattern is TOKEN else f"the local path {line[found.start() :].strip()[:60]!r}"
-                raise ValueError(
+                raise UserError(
                     f"Line {number} of {content if isinstance(content, Path) else name} holds what looks like {shown}, "
                     "which would be published; take it out first."
                 )

@@ -15,9 +15,10 @@ from hf_fst.data.folders import read_id2label
 from hf_fst.data.sampling import RareClasses, class_pixels, combine
 from hf_fst.data.splits import nested_order, read_list
 from hf_fst.data.transforms import CenterCrop, Evaluation, size_within, training
+from hf_fst.errors import UsageError, UserError
 from hf_fst.evaluation.confusion import CLASS_LISTS
 from hf_fst.method.objectives import OBJECTIVES
-from hf_fst.recipes.keys import Recipe, UsageError
+from hf_fst.recipes.keys import Recipe
 from hf_fst.training.config import FSTConfig
 
 # numbers of `RareClasses` that a recipe may set
@@ -56,9 +57,9 @@ def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
     labeled, rest = _take_labeled(labeled_dict, recipe.labeled, recipe.split_seed)
     label_map = labeled.features.get("label")
     if not isinstance(label_map, LabelMap):
-        raise ValueError(f"The dataset {recipe.dataset!r} has no labels in train; give a labeled one.")
+        raise UserError(f"The dataset {recipe.dataset!r} has no labels in train; give a labeled one.")
     if not label_map.names:
-        raise ValueError(f"The dataset {recipe.dataset!r} does not name its classes; give id2label.")
+        raise UserError(f"The dataset {recipe.dataset!r} does not name its classes; give id2label.")
 
     target_dict, few, unlabeled = labeled_dict, None, rest
     if sides[0] is not None:
@@ -74,7 +75,7 @@ def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
                 "unlabeled_dataset, or labeled for a part of `dataset`, or use rule: supervised."
             )
         if len(unlabeled) == 0:
-            raise ValueError("The unlabeled set is empty; label fewer images, or use rule: supervised.")
+            raise UserError("The unlabeled set is empty; label fewer images, or use rule: supervised.")
     if sides[1] is not None:
         evaluated, eval_dict = sides[1][0], _load(recipe, *sides[1])
     elif sides[0] is not None and recipe.eval_split in target_dict:
@@ -186,7 +187,7 @@ def _load(recipe: Recipe, name: str, data_dir: str | None, options: dict | None,
 
 def _split(loaded: datasets.DatasetDict, split: str, key: str) -> datasets.Dataset:
     if split not in loaded:
-        raise ValueError(f"{key} has no split {split!r} (it has {', '.join(loaded)}); choose another.")
+        raise UserError(f"{key} has no split {split!r} (it has {', '.join(loaded)}); choose another.")
     return loaded[split]
 
 
@@ -220,7 +221,7 @@ def _take_labeled(
     else:
         count = _count(labeled, len(train))
         if not 1 <= count < len(train):
-            raise ValueError(
+            raise UserError(
                 f"labeled is {labeled} ({count} of {len(train)} images); at least 1 must be labeled and 1 not."
             )
         rows = [str(i) for i in range(len(train))]
@@ -240,7 +241,7 @@ def _listed(train: datasets.Dataset, path: str) -> list[int]:
         wanted = {parts.parts, parts.with_suffix("").parts}
         found = [i for i, file in enumerate(files) if file.parts[-len(parts.parts) :] in wanted]
         if len(found) != 1:
-            raise ValueError(
+            raise UserError(
                 f"{path} names {line!r}, which {len(found)} images of train have; give names that are there once."
             )
         chosen += found
@@ -274,14 +275,14 @@ def _evaluated(
 
 def _labels_needed(dataset: datasets.Dataset, split: str) -> datasets.Dataset:
     if "label" not in dataset.features:
-        raise ValueError(f"The split {split!r} has no labels to evaluate on; choose another or false.")
+        raise UserError(f"The split {split!r} has no labels to evaluate on; choose another or false.")
     return dataset
 
 
 def _same_classes(names: list[str], dataset: datasets.Dataset, where: str) -> None:
     theirs = dataset.features["label"].names
     if theirs is not None and list(theirs) != list(names):
-        raise ValueError(
+        raise UserError(
             f"Training has the classes {', '.join(names)} but {where} has {', '.join(theirs)}; both must have the same, "
             "in the same order."
         )

@@ -8,10 +8,6 @@ import textwrap
 from dataclasses import dataclass, field, fields
 
 
-class UsageError(ValueError):
-    """The command or the recipe is wrong by itself, whatever the data."""
-
-
 def _key(group: str, help: str, default=None):
     return field(default=default, metadata={"group": group, "help": help})
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import yaml
 
 from hf_fst.data import DATASETS
-from hf_fst.recipes.keys import Recipe, UsageError, own_keys
+from hf_fst.errors import MissingError, UsageError
+from hf_fst.recipes.keys import Recipe, own_keys
 from hf_fst.training.config import FSTConfig
 
 EXAMPLES = ("examples", "recipes")
@@ -106,7 +107,7 @@ def as_dict(recipe: Recipe) -> dict[str, object]:
 def _read(path: Path, inside: tuple[Path, ...]) -> dict[str, object]:
     """A file's keys over those of its `defaults`, which are read first to last."""
     if not path.is_file():
-        raise FileNotFoundError(f"There is no recipe {path}; give a YAML file.")
+        raise MissingError(f"There is no recipe {path}; give a YAML file.")
     if path.resolve() in inside:
         raise UsageError(f"{path} is a default of itself; take it out of `defaults`.")
     try:

@@ -8,8 +8,9 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel, SegformerImageProcessor
 
+from hf_fst.errors import MissingError, UsageError, UserError
 from hf_fst.models import BUILDS, build
-from hf_fst.recipes.keys import Recipe, UsageError
+from hf_fst.recipes.keys import Recipe
 
 
 def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
@@ -57,13 +58,13 @@ def _from_pretrained(recipe: Recipe, options: dict, labels: dict) -> PreTrainedM
     try:
         config = AutoConfig.from_pretrained(name, **options)
     except (OSError, ValueError, StrictDataclassError) as error:
-        raise FileNotFoundError(
+        raise MissingError(
             f"There is no model {name!r}: {'the directory holds none' if is_directory else 'the Hub gives none'} "
             f"({_words(error)})"
         ) from error
     segments = any("Segmentation" in architecture for architecture in config.architectures or ())
     if segments and config.num_labels != len(names) and not recipe.replace_head:
-        raise ValueError(
+        raise UserError(
             f"The model {name} has {config.num_labels} classes but the dataset has {len(names)}; set replace_head: true "
             "to give it a new head, or use a dataset with its classes."
         )

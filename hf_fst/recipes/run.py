@@ -16,13 +16,14 @@ from transformers.utils import logging as transformers_logging
 
 from hf_fst.drawing.plots import sampling_bars
 from hf_fst.drawing.tables import percent, text_table
+from hf_fst.errors import UsageError, UserError
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
 from hf_fst.models.loading import STUDENT_DIR
 from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN, settings_of
 from hf_fst.publishing.report import HISTORY_FILE
 from hf_fst.recipes.about import data_facts
 from hf_fst.recipes.data import RunData, build_data, scored_classes
-from hf_fst.recipes.keys import Recipe, UsageError
+from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import as_dict, to_config
 from hf_fst.recipes.network import build_network, build_processor
 from hf_fst.recipes.trainer import RecipeTrainer
@@ -239,20 +240,20 @@ def _check_output_dir(output_dir: Path, overwrite: bool, resume: bool) -> str | 
     if overwrite and resume:
         raise UsageError("--overwrite and --resume exclude each other; give one.")
     if output_dir.exists() and not output_dir.is_dir():
-        raise ValueError(f"The output directory {output_dir} is a file; give another output_dir.")
+        raise UserError(f"The output directory {output_dir} is a file; give another output_dir.")
     if resume:
         complete = complete_checkpoints(output_dir)
         if not complete:
-            raise ValueError(f"{output_dir} holds no complete checkpoint to resume from; start it without --resume.")
+            raise UserError(f"{output_dir} holds no complete checkpoint to resume from; start it without --resume.")
         return str(complete[-1])
     if output_dir.is_dir() and any(output_dir.iterdir()) and not overwrite:
-        raise ValueError(
+        raise UserError(
             f"The output directory {output_dir} is not empty; give another output_dir, --resume to go on with its run, "
             "or --overwrite to replace it."
         )
     if overwrite and output_dir.is_dir() and any(output_dir.iterdir()):
         if not any((output_dir / name).is_file() for name in SIGNS):
-            raise ValueError(
+            raise UserError(
                 f"The output directory {output_dir} is not empty and holds no run (it has no {RECIPE_FILE}), so that "
                 "--overwrite could remove what is not a run's; give another output_dir."
             )

@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.utils import is_peft_available
 
+from hf_fst.errors import UserError
+
 
 def is_adapted(model: nn.Module) -> bool:
     """Whether a model is a frozen base with adapters of `peft`."""
@@ -45,7 +47,7 @@ def load_adapter(model: nn.Module, directory: str | os.PathLike) -> None:
     theirs = load_peft_weights(str(directory), device="cpu")
     ours = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
     if differing := {key for key in theirs.keys() | ours.keys() if shape(theirs, key) != shape(ours, key)}:
-        raise ValueError(
+        raise UserError(
             f"The adapter in {directory} is not the model's: {min(differing)} has shape {shape(theirs, min(differing))} "
             f"there and {shape(ours, min(differing))} here; give the model the same peft config."
         )

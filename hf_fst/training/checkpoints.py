@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from hf_fst.errors import MissingError, UserError, WriteError
 from hf_fst.models.loading import MARKER, TEACHER_DIR
 from hf_fst.training.adapters import is_adapted, load_adapter
 from hf_fst.training.sharding import is_sharded, load_shards, load_whole, save_shards, saves_shards
@@ -122,7 +123,7 @@ def checkpoint(trainer, run_dir: str) -> Iterator[None]:
         others = complete_checkpoints(run_dir)
         hint = f"resume from {others[-1]}" if others else "start again"
         reason = str(first).splitlines()[0].rstrip(".")
-        raise OSError(
+        raise WriteError(
             f"The checkpoint {directory} could not be written ({reason}); free the disk and {hint}."
         ) from error
     finally:
@@ -143,7 +144,7 @@ def to_resume(resume_from_checkpoint: str | bool | None, trainer) -> str | None:
     if resume_from_checkpoint is True:
         complete = complete_checkpoints(trainer.args.output_dir)
         if not complete:
-            raise ValueError(f"{trainer.args.output_dir} holds no complete checkpoint to resume from.")
+            raise UserError(f"{trainer.args.output_dir} holds no complete checkpoint to resume from.")
         resume_from_checkpoint = str(complete[-1])
     check(resume_from_checkpoint, trainer, resumes=True)
     return resume_from_checkpoint
@@ -158,35 +159,33 @@ def check(directory: str | os.PathLike, trainer, resumes: bool = False) -> None:
     """
     directory = Path(directory)
     if not directory.is_dir():
-        raise FileNotFoundError(
-            f"The checkpoint {directory} does not exist; give the path of a checkpoint-N directory."
-        )
+        raise MissingError(f"The checkpoint {directory} does not exist; give the path of a checkpoint-N directory.")
     others = [path for path in complete_checkpoints(directory.parent) if path.resolve() != directory.resolve()]
     hint = f"use {others[-1]}" if others else "there is no complete one beside it"
     if not (directory / MARKER).is_file():
-        raise ValueError(f"The checkpoint {directory} is incomplete (it has no {MARKER}); {hint}.")
+        raise UserError(f"The checkpoint {directory} is incomplete (it has no {MARKER}); {hint}.")
     try:
         facts = json.loads((directory / MARKER).read_text(encoding="utf-8"))
         files, found = facts["files"], {"rule": facts["rule"], "model_type": facts["model_type"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"The checkpoint {directory} is damaged: {MARKER} cannot be read; {hint}.") from error
+        raise UserError(f"The checkpoint {directory} is damaged: {MARKER} cannot be read; {hint}.") from error
     for key, value in {"rule": trainer.args.rule, "model_type": model_type(trainer)}.items():
         if found[key] != value:
-            raise ValueError(
+            raise UserError(
                 f"The checkpoint {directory} is of {key} {found[key]!r} but this run has {value!r}; resume with the "
                 "same."
             )
     if resumes and "trainer_state.json" in files and "journal_0.pt" not in files:
-        raise ValueError(
+        raise UserError(
             f"The checkpoint {directory} holds weights alone (save_only_model), so that no run can go on from it; give "
             "it as the model of a new run."
         )
     for name, fingerprint in files.items():
         path = directory / name
         if not path.is_file():
-            raise ValueError(f"The checkpoint {directory} is damaged: {name} is missing; {hint}.")
+            raise UserError(f"The checkpoint {directory} is damaged: {name} is missing; {hint}.")
         if list(_fingerprint(path)) != fingerprint:
-            raise ValueError(f"The checkpoint {directory} is damaged: {name} is not as it was written; {hint}.")
+            raise UserError(f"The checkpoint {directory} is damaged: {name} is not as it was written; {hint}.")
 
 
 def save_network(trainer, network: nn.Module, directory: str | os.PathLike, as_shards: bool = False) -> None:
@@ -222,7 +221,7 @@ def load_weights(trainer, directory: str | os.PathLike) -> None:
         for key in sorted(loaded.keys() | ours.keys()):
             theirs, own = (tuple(s[key].shape) if key in s else "none" for s in (loaded, ours))
             if theirs != own:
-                raise ValueError(
+                raise UserError(
                     f"The checkpoint {directory} is of another model: its {key} has shape {theirs}, that of this run "
                     f"{own}; resume with the same model and classes."
                 )

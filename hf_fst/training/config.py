@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from hf_fst.errors import UserError
 from hf_fst.method.augmentation import DRAWS
 from hf_fst.method.lookahead import FOLLOWS, STATES, WARMUP_COUNTS
 from hf_fst.method.losses import REDUCTIONS
@@ -246,7 +247,7 @@ class FSTConfig(TrainingArguments):
 
     def __post_init__(self):
         if self.deepspeed:
-            raise ValueError(f"deepspeed is given, but {NO_DEEPSPEED}")
+            raise UserError(f"deepspeed is given, but {NO_DEEPSPEED}")
         # unless told so, several processes on a machine without accelerator do not meet: each makes a run of its own
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
@@ -269,12 +270,12 @@ class FSTConfig(TrainingArguments):
             if getattr(self, name) is None:
                 setattr(self, name, value)
         if self.lookahead_labels == "present" and self.teacher_follows != "before":
-            raise ValueError(
+            raise UserError(
                 "lookahead_labels 'present' wants labels of the teacher before it follows the student, which "
                 f"teacher_follows {self.teacher_follows!r} does not keep; use teacher_follows 'before'."
             )
         if self.objective == "entropy_drop" and self.feature_distance_weight:
-            raise ValueError("objective 'entropy_drop' has no feature distance; leave feature_distance_weight at 0.")
+            raise UserError("objective 'entropy_drop' has no feature distance; leave feature_distance_weight at 0.")
         # where the best weights are wanted without saying by what, `TrainingArguments` says loss, but for one strategy
         wanted = "loss" if self.save_strategy == "best" else None
         if (self.metric_for_best_model or wanted) == "loss":
@@ -297,9 +298,9 @@ class FSTConfig(TrainingArguments):
         for name, accepted in choices.items():
             value = getattr(self, name)
             if value is not None and value not in accepted:
-                raise ValueError(f"{name} is {value!r}; use one of {', '.join(accepted)}.")
+                raise UserError(f"{name} is {value!r}; use one of {', '.join(accepted)}.")
         if self.rule == "supervised" and self.objective not in (None, "supervised"):
-            raise ValueError(
+            raise UserError(
                 f"rule 'supervised' has no teacher, but objective {self.objective!r} learns from its labels; "
                 "use objective 'supervised' or another rule."
             )
@@ -309,7 +310,7 @@ class FSTConfig(TrainingArguments):
         for name in [*unit, "jitter_probability", "blur_probability", "ohem_threshold"]:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; use a number from 0 to 1.")
+                raise UserError(f"{name} is {value}; use a number from 0 to 1.")
         at_least = {
             "unlabeled_weight": 0,
             "pseudo_ignore_top": 0,
@@ -327,15 +328,15 @@ class FSTConfig(TrainingArguments):
         for name, smallest in at_least.items():
             value = getattr(self, name)
             if value is not None and value < smallest:
-                raise ValueError(f"{name} is {value}; use {smallest} or more.")
+                raise UserError(f"{name} is {value}; use {smallest} or more.")
         if self.eval_classes is not None and (not self.eval_classes or min(self.eval_classes) < 0):
-            raise ValueError(f"eval_classes is {self.eval_classes}; give ids of classes, 0 or more, or None for all.")
+            raise UserError(f"eval_classes is {self.eval_classes}; give ids of classes, 0 or more, or None for all.")
         if not 0 <= self.entropy_drop_percent <= 100:
-            raise ValueError(f"entropy_drop_percent is {self.entropy_drop_percent}; use a number from 0 to 100.")
+            raise UserError(f"entropy_drop_percent is {self.entropy_drop_percent}; use a number from 0 to 100.")
         if not 0 <= self.jitter_strength <= 0.5:
-            raise ValueError(f"jitter_strength is {self.jitter_strength}; use a number from 0 to 0.5.")
+            raise UserError(f"jitter_strength is {self.jitter_strength}; use a number from 0 to 0.5.")
         if self.eval_stride is not None and (self.eval_window is None or self.eval_stride > self.eval_window):
-            raise ValueError(
+            raise UserError(
                 f"eval_stride is {self.eval_stride} and eval_window {self.eval_window}; give a window at least as "
                 "large as the stride, or pixels would be left out."
             )
@@ -357,24 +358,24 @@ class FSTConfig(TrainingArguments):
         """
         if objective is not None:
             if self.objective not in (None, objective):
-                raise ValueError(
+                raise UserError(
                     f"the trainer was given objective {objective!r} but its config says {self.objective!r}; give one."
                 )
             self.objective = objective
         if rule is None or isinstance(rule, str):
             name = rule or self.rule or "fst_d"
             if self.rule is not None and name != self.rule:
-                raise ValueError(f"the trainer was given rule {name!r} but its config says {self.rule!r}; give one.")
+                raise UserError(f"the trainer was given rule {name!r} but its config says {self.rule!r}; give one.")
             rule = make_rule(name, self.rule_settings())
         else:
             names = {cls: name for name, cls in RULES.items()}
             name = names.get(type(rule), type(rule).__name__)
             if self.rule is not None and name != self.rule:
-                raise ValueError(f"the trainer was given rule {rule} but its config says {self.rule!r}; give one.")
+                raise UserError(f"the trainer was given rule {rule} but its config says {self.rule!r}; give one.")
             own = rule_settings(rule) if dataclasses.is_dataclass(rule) else {}
             for key, value in self.rule_settings().items():
                 if value is not None and own.get(key) != value:
-                    raise ValueError(
+                    raise UserError(
                         f"the trainer was given rule {rule} but its config says {key}={value}; give the number once."
                     )
         self.rule = name

@@ -10,7 +10,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress, hf_api
 
-from hf_fst.publishing.push import PushError, checkpoint_files, command, failures_as_sentences, push
+from hf_fst.errors import PushError
+from hf_fst.publishing.push import checkpoint_files, command, failures_as_sentences, push
 
 logger = logging.get_logger(__name__)
 

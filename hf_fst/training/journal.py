@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from hf_fst.errors import RunError
+
 # what goes on after a resume
 KEPT = ("skipped", "in_a_row", "_losses", "_steps", "_all", "_all_steps")
 
@@ -58,7 +60,7 @@ class Journal:
         """
         if self.in_a_row >= self.max_nonfinite_steps:
             bad = [name for name, loss in losses.items() if not math.isfinite(loss.item())]
-            raise RuntimeError(
+            raise RunError(
                 f"The loss or its gradient was not finite for {self.in_a_row} steps in a row (last: step {step}, "
                 f"{', '.join(bad) or 'on another process'}); lower the learning rate or look at their images."
             )

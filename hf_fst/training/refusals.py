@@ -10,6 +10,7 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer
 from transformers.utils import ModelOutput
 
+from hf_fst.errors import UserError
 from hf_fst.training.adapters import is_adapted
 from hf_fst.training.config import NO_DEEPSPEED
 from hf_fst.training.sharding import refuse_sharding
@@ -30,26 +31,26 @@ def refuse_settings(args, optimizers=(None, None), optimizer_cls_and_kwargs=None
     optim = "" if given is not None else str(args.optim.value)
     # what `Trainer` goes by to switch these between the weights of training and those of evaluation
     if optim.startswith("schedule_free") or callable(getattr(kind, "train", None)):
-        raise ValueError(
+        raise UserError(
             f"{name}, which is schedule-free: while training its weights are not those that are evaluated, so a teacher "
             f"cannot follow them; {OPTIMIZERS}."
         )
     if optim in ("lomo", "adalomo") or optim.endswith("_layerwise") or callable(getattr(kind, "fused_backward", None)):
-        raise ValueError(
+        raise UserError(
             f"{name}, which moves weights within the backward pass, before the gradient of the group is whole; "
             f"{OPTIMIZERS}."
         )
     if args.label_smoothing_factor:
-        raise ValueError(
+        raise UserError(
             f"label_smoothing_factor is {args.label_smoothing_factor}, but no objective smooths labels; leave it at 0."
         )
     if args.train_sampling_strategy != "random":
-        raise ValueError(
+        raise UserError(
             f"train_sampling_strategy is {args.train_sampling_strategy!r}, but pairs are always drawn at random; leave "
             "it at 'random'."
         )
     if compute_loss_func is not None:
-        raise ValueError("compute_loss_func is given, but what is learned is an objective; give objective instead.")
+        raise UserError("compute_loss_func is given, but what is learned is an objective; give objective instead.")
 
 
 def refuse_streams(**datasets) -> None:
@@ -60,7 +61,7 @@ def refuse_streams(**datasets) -> None:
     """
     for name, dataset in datasets.items():
         if isinstance(dataset, IterableDataset):
-            raise ValueError(f"{name} is a stream, which cannot be drawn by index; give a dataset with a length.")
+            raise UserError(f"{name} is a stream, which cannot be drawn by index; give a dataset with a length.")
 
 
 def refuse_launch(trainer: Trainer) -> None:
@@ -71,14 +72,14 @@ def refuse_launch(trainer: Trainer) -> None:
             adapters that are to be pushed.
     """
     if trainer.args.n_gpu > 1:
-        raise ValueError(
+        raise UserError(
             f"This process sees {trainer.args.n_gpu} GPUs; start one process for each with `accelerate launch`, or show "
             "it one with CUDA_VISIBLE_DEVICES=0."
         )
     if trainer.is_deepspeed_enabled:
-        raise ValueError(NO_DEEPSPEED)
+        raise UserError(NO_DEEPSPEED)
     if trainer.args.push_to_hub and is_adapted(trainer.model):
-        raise ValueError(
+        raise UserError(
             "push_to_hub publishes whole networks, but the model is one with adapters; leave it out, merge the teacher "
             "with merge_and_unload() after training, save it and publish that with `hf-fst push`."
         )
@@ -92,7 +93,7 @@ def refuse_eval_classes(eval_classes: list[int] | None, num_labels: int) -> None
         ValueError: an id is too large.
     """
     if eval_classes is not None and max(eval_classes) >= num_labels:
-        raise ValueError(f"eval_classes is {eval_classes}, but the model has the classes 0 to {num_labels - 1}.")
+        raise UserError(f"eval_classes is {eval_classes}, but the model has the classes 0 to {num_labels - 1}.")
 
 
 def refuse_objective(objective, args, has_teacher: bool, unlabeled_is_missing: bool) -> None:
@@ -104,12 +105,12 @@ def refuse_objective(objective, args, has_teacher: bool, unlabeled_is_missing: b
     if not objective.needs_unlabeled:
         return
     if not has_teacher:
-        raise ValueError(
+        raise UserError(
             f"rule 'supervised' has no teacher, but {type(objective).__name__} learns from its labels; "
             "use objective 'supervised' or another rule."
         )
     if unlabeled_is_missing:
-        raise ValueError(
+        raise UserError(
             f"objective {args.objective!r} learns from unlabeled images but unlabeled_dataset is missing; give it, "
             "or use rule 'supervised'."
         )
@@ -123,14 +124,14 @@ def refuse_model(model: nn.Module) -> None:
     """
     name = type(model).__name__
     if getattr(getattr(model, "config", None), "num_labels", None) is None:
-        raise ValueError(f"The model is a {name} without config.num_labels; {SEGMENTATION}.")
+        raise UserError(f"The model is a {name} without config.num_labels; {SEGMENTATION}.")
     try:
         declared = typing.get_type_hints(type(model).forward).get("return")
     except NameError:  # an annotation that can be read by type checkers alone
         return
     outputs = [kind for kind in (*typing.get_args(declared), declared) if _is_output(kind)]
     if outputs and not any("logits" in {field.name for field in dataclasses.fields(kind)} for kind in outputs):
-        raise ValueError(f"The output of {name} is a {outputs[0].__name__}, which has no logits; {SEGMENTATION}.")
+        raise UserError(f"The output of {name} is a {outputs[0].__name__}, which has no logits; {SEGMENTATION}.")
 
 
 def _is_output(kind) -> bool:
@@ -149,9 +150,9 @@ def look_at_first_output(networks: list[nn.Module]) -> None:
         name, classes = type(network).__name__, network.config.num_labels
         logits = getattr(output, "logits", None)
         if logits is None:
-            raise ValueError(f"The output of {name} is a {type(output).__name__} without logits; {SEGMENTATION}.")
+            raise UserError(f"The output of {name} is a {type(output).__name__} without logits; {SEGMENTATION}.")
         if logits.ndim != 4 or logits.shape[1] != classes:
-            raise ValueError(
+            raise UserError(
                 f"The logits of {name} have shape {tuple(logits.shape)}, but (images, {classes}, height, width) is "
                 f"needed; {SEGMENTATION}."
             )

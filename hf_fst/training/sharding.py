@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from transformers.utils import logging
 
+from hf_fst.errors import UserError
 from hf_fst.training.adapters import is_adapted
 
 logger = logging.get_logger(__name__)
@@ -37,17 +38,17 @@ def refuse_sharding(accelerator: Accelerator, model: nn.Module) -> None:
     if plugin is None:
         return
     if plugin.fsdp_version != 2:
-        raise ValueError(
+        raise UserError(
             "FSDP1 flattens the weights of student and teacher differently, so that no average can be taken; set "
             "fsdp_version: 2 in the accelerate config."
         )
     if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
-        raise ValueError(
+        raise UserError(
             "FSDP2 with weights offloaded to the CPU is not supported: a look-ahead copies them several times a step; "
             "set fsdp_offload_params: false in the accelerate config."
         )
     if is_adapted(model):
-        raise ValueError(
+        raise UserError(
             "Student and teacher share the frozen weights under the adapters, which FSDP2 would shard twice; train "
             "adapters with DDP."
         )
@@ -105,7 +106,7 @@ def gathered(accelerator: Accelerator, networks: Iterable[nn.Module]) -> Iterato
     """
     networks = list(networks)
     if accelerator.is_fsdp2 and not all(map(is_sharded, networks)):
-        raise ValueError("Under FSDP2 scores come while or after training; score a checkpoint on one process.")
+        raise UserError("Under FSDP2 scores come while or after training; score a checkpoint on one process.")
     shards = [module for network in networks for module in network.modules() if isinstance(module, FSDPModule)]
     for module in shards:
         module.set_reshard_after_forward(False, recurse=False)
@@ -135,7 +136,7 @@ def load_shards(accelerator: Accelerator, network: nn.Module, directory: str | o
         ValueError: the checkpoint holds whole weights.
     """
     if not Path(directory, SHARDS).is_dir():
-        raise ValueError(
+        raise UserError(
             f"{directory} holds whole weights but this run saves shards; set fsdp_state_dict_type: FULL_STATE_DICT in "
             "the accelerate config."
         )

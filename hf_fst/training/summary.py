@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from hf_fst.data.pairing import collate
+from hf_fst.errors import UserError
 from hf_fst.evaluation.inference import predict
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
 from hf_fst.method.augmentation import IMAGE_MEAN, IMAGE_STD
@@ -88,7 +89,7 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
     """
     unknown = sorted(facts.keys() - {field.name for field in dataclasses.fields(RunFacts)})
     if unknown:
-        raise ValueError(f"A card has no {', '.join(unknown)}; it takes data, license, model_name, hub_id and recipe.")
+        raise UserError(f"A card has no {', '.join(unknown)}; it takes data, license, model_name, hub_id and recipe.")
     data = {**default_data(trainer), **data}
     student = trainer.networks()["student"]
     evaluations = evaluations_of(trainer, data["evaluation"]) if "evaluation" in data else []

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, SegformerImageProcessor, Trainer
 
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
-from hf_fst.errors import dead_workers
+from hf_fst.errors import UserError, dead_workers
 from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.evaluation.inference import aligns_corners
 from hf_fst.method.lookahead import Present, Step, TeacherAfterStep, sum_over_processes
@@ -79,7 +79,7 @@ class FSTTrainer(Trainer):
     ):
         args = FSTConfig() if args is None else args
         if not isinstance(args, FSTConfig):
-            raise ValueError(f"args is a {type(args).__name__}; give an hf_fst.FSTConfig.")
+            raise UserError(f"args is a {type(args).__name__}; give an hf_fst.FSTConfig.")
         if isinstance(objective, Objective) and args.objective is None:  # a preset depends on it
             args.objective = next((name for name, kind in OBJECTIVES.items() if type(objective) is kind), None)
         self.rule = args.resolve(rule, objective if isinstance(objective, str) else None)
@@ -195,7 +195,7 @@ class FSTTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Pairs of labeled and unlabeled images; each draw has its own seed, whatever the number of workers."""
         if self.train_dataset is None:
-            raise ValueError("Training needs train_dataset: labeled images with `pixel_values` and `labels`.")
+            raise UserError("Training needs train_dataset: labeled images with `pixel_values` and `labels`.")
         self.pairs = Pairs(
             self.train_dataset,
             self.unlabeled_dataset if self.learning_objective.needs_unlabeled else None,

@@ -7,7 +7,8 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from hf_fst.publishing.push import PushError, checkpoint_files, command, files_of, push
+from hf_fst.errors import PushError
+from hf_fst.publishing.push import checkpoint_files, command, files_of, push
 
 
 def fill(directory, *names):

@@ -15,6 +15,7 @@ import datasets
 from PIL import Image
 
 from hf_fst.data.labels import LabelMap
+from hf_fst.errors import UserError
 
 from .look import LOOKS
 from .scene import SPLITS, draw
@@ -103,22 +104,22 @@ def _scenes(
 
 def _checked(look: str, size: Sequence[int], counts: dict[str, int], seed: int) -> tuple[int, int]:
     if look not in LOOKS:
-        raise ValueError(f"street has no look {look!r}; choose one of {', '.join(LOOKS)}.")
+        raise UserError(f"street has no look {look!r}; choose one of {', '.join(LOOKS)}.")
     least, most = SIDES
     if (
         not isinstance(size, (list, tuple))
         or len(size) != 2
         or not all(_is_whole(side) and least <= side <= most for side in size)
     ):
-        raise ValueError(
+        raise UserError(
             f"street cannot be drawn at size {size!r}; give (height, width) in pixels, each a whole number of {least} "
             f"to {most}."
         )
     for split, count in counts.items():
         if not _is_whole(count) or count < 1:
-            raise ValueError(f"street cannot have num_{split}={count!r} pictures; give a whole number of at least 1.")
+            raise UserError(f"street cannot have num_{split}={count!r} pictures; give a whole number of at least 1.")
     if not _is_whole(seed) or not 0 <= seed < 2**32:
-        raise ValueError(f"street cannot use seed={seed!r}; give a whole number of 0 to {2**32 - 1}.")
+        raise UserError(f"street cannot use seed={seed!r}; give a whole number of 0 to {2**32 - 1}.")
     return size[0], size[1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from hf_fst.errors import UserError
 from hf_fst.method.mixing import class_mask, mix
 from hf_fst.method.objectives.pseudo_label import PseudoLabelObjective
 
@@ -30,7 +31,7 @@ class ClassMixObjective(PseudoLabelObjective):
         rows = torch.arange(len(images), device=images.device) % len(batch["labels"])
         source, source_labels = batch["pixel_values"][rows], batch["labels"][rows]
         if source.shape[-2:] != images.shape[-2:]:
-            raise ValueError(
+            raise UserError(
                 f"class_mix got labeled crops of {tuple(source.shape[-2:])} and unlabeled ones of "
                 f"{tuple(images.shape[-2:])} pixels; give both the same crop size."
             )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from hf_fst.errors import UserError
 from hf_fst.method.losses import (
     IGNORE_INDEX,
     cross_entropy,
@@ -54,7 +55,7 @@ class EntropyDropObjective(CutMixObjective):
         images = batch["unlabeled_pixel_values"]
         size = images.shape[-2:]
         if batch["pixel_values"].shape[-2:] != size:
-            raise ValueError(
+            raise UserError(
                 f"entropy_drop got labeled crops of {tuple(batch['pixel_values'].shape[-2:])} and unlabeled ones of "
                 f"{tuple(size)} pixels, which go through the network together; give both the same crop size."
             )

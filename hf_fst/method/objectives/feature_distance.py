@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hf_fst.errors import UserError
 from hf_fst.method.losses import IGNORE_INDEX
 
 NO_FEATURES = (
@@ -39,7 +40,7 @@ class FeatureDistance:
     ):
         takes = inspect.signature(reference.forward).parameters.values()
         if not any(p.name == "output_hidden_states" or p.kind is p.VAR_KEYWORD for p in takes):
-            raise ValueError(NO_FEATURES)
+            raise UserError(NO_FEATURES)
         self.reference = deepcopy(reference).requires_grad_(False).eval()
         self.weight, self.num_labels, self.min_share = weight, num_labels, min_share
         self.classes = list(range(num_labels)) if classes is None else list(classes)
@@ -82,5 +83,5 @@ def last_features(output) -> torch.Tensor:
     """The last of a model's `hidden_states`, (B,D,h,w). Raises `ValueError` for a model that gives no feature maps."""
     states = output.get("hidden_states")
     if not states or states[-1].dim() != 4:
-        raise ValueError(NO_FEATURES)
+        raise UserError(NO_FEATURES)
     return states[-1]
