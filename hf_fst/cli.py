@@ -88,7 +88,7 @@ def _guarded(arguments: argparse.Namespace, overrides: dict[str, str]) -> int:
             raise
         say(" ".join(str(error).split()))
         return USAGE if isinstance(error, UsageError) else FAILURE
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         if arguments.debug:
             raise
         if isinstance(error, OSError) and error.errno in NO_PLACE:

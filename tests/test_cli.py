@@ -18,7 +18,6 @@ import torch
 
 from hf_fst import cli
 from hf_fst.commands.train import split_overrides
-from hf_fst.data import DataError
 from tests.data import trees
 from tests.recipes import tiny
 
@@ -294,10 +293,6 @@ def test_the_version_is_that_of_the_package(capsys):
 def test_debug_shows_the_traceback_of_our_own_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no recipe"):
         cli.main(["train", str(tmp_path / "none.yaml"), "--debug"])
-
-
-def test_an_error_from_a_loader_worker_is_one_of_ours():
-    assert cli._is_ours(DataError("x.png is broken"))
 
 
 def test_the_command_line_itself_imports_nothing_heavy():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from hf_fst.errors import UsageError, load_recipe, sweep_points
+from hf_fst.errors import UsageError
+from hf_fst.recipes import load_recipe, sweep_points
 from hf_fst.recipes.load import as_dict, make_recipe, to_config
 
 

@@ -14,7 +14,8 @@ import yaml
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from hf_fst import cli
-from hf_fst.errors import UsageError, load_recipe
+from hf_fst.errors import UsageError
+from hf_fst.recipes import load_recipe
 from hf_fst.recipes.about import data_facts
 from hf_fst.recipes.data import build_data, scored_classes
 from hf_fst.recipes.load import make_recipe, to_config
