@@ -4,6 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForSemanticSegmentation
 
+from tests.tolerance import assert_same_logits, assert_same_weights
+
 from .tiny import TINY, image, labels_for, tiny
 
 NAMES = list(TINY)
@@ -31,9 +33,9 @@ def test_saved_network_loads_whole_and_gives_the_same_logits(name, tmp_path):
 
     assert type(loaded) is type(model)
     assert not any(info.values()), info
-    assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert_same_weights(loaded, model)
     with torch.no_grad():
-        torch.testing.assert_close(loaded(pixel_values).logits, model(pixel_values).logits, rtol=0, atol=0)
+        assert_same_logits(loaded(pixel_values).logits, model(pixel_values).logits)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -42,11 +44,13 @@ def test_an_image_alone_gives_what_it_gives_in_a_batch(name):
     with torch.no_grad():
         together = model(pixel_values)
         alone = model(pixel_values[1:2])
-    torch.testing.assert_close(alone.logits, together.logits[1:2], rtol=1e-4, atol=1e-5)
+    scale = together.logits.abs().max().item()
+    torch.testing.assert_close(alone.logits, together.logits[1:2], rtol=0, atol=1e-4 * scale)
     assert together.logits.shape == (3, 5, *LOGIT_SIZES.get(name, (16, 24)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+# timm's backbones recompute in a way of their own, which transformers does not switch on
+@pytest.mark.parametrize("name", [name for name in NAMES if "efficientnet" not in name])
 def test_checkpointing_changes_neither_gradients_nor_running_statistics(name):
     pixel_values = image(name)
     labels = labels_for(pixel_values)

@@ -18,6 +18,7 @@ from hf_fst.method.rules import RULES
 from hf_fst.models import UniversalSegmenter, UniversalSegmenterConfig
 from hf_fst.models.universal import per_pixel_log_probabilities
 from tests import tiny as tiny_run
+from tests.tolerance import assert_same_logits, assert_same_weights
 
 NAMES = {0: "road", 1: "car", 2: "sky"}
 NUMBERS = {rule: {"fst_d": "lookahead_steps", "fst_w": "lookahead_students"}.get(rule) for rule in RULES}
@@ -110,8 +111,9 @@ def test_adapter_agrees_with_the_wrapped_model_learns_and_survives_saving(kind, 
     loaded, info = AutoModelForSemanticSegmentation.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
     assert loaded.config.id2label == NAMES
+    assert_same_weights(loaded, model)
     with torch.no_grad():
-        torch.testing.assert_close(loaded(PIXELS).logits, logits, rtol=0, atol=0)
+        assert_same_logits(loaded(PIXELS).logits, logits)
 
     labels = torch.ones(2, 64, 64, dtype=torch.long)
     labels[:, :, 32:] = 2

@@ -14,6 +14,7 @@ from hf_fst.training.adapters import keep_base_statistics
 from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
 from tests.architectures import make
+from tests.tolerance import assert_same_logits
 
 
 def adapted(seed: int = 0, head: bool = True):
@@ -32,7 +33,7 @@ def adapted(seed: int = 0, head: bool = True):
 
 def trained(directory, rule=None, network=None, *, resume=None, evaluation=False, **options):
     """A trainer after four steps."""
-    size = (32, 32)
+    size = (64, 64)  # smaller images leave attention a single key, and its weights without a gradient
     sets = tiny.images(4, 1, size, dtype=torch.float32), tiny.images(6, 2, size, labels=False, dtype=torch.float32)
     trainer = tiny.trainer(
         directory,
@@ -112,7 +113,7 @@ def test_what_is_saved_loads_with_peft_alone_and_merges(run, where, network):
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         logits = loaded(pixel_values=images).logits
-        assert torch.equal(logits, ours(pixel_values=images).logits)
+        assert_same_logits(logits, ours(pixel_values=images).logits)
         assert not torch.allclose(logits, adapted().eval()(pixel_values=images).logits, atol=1e-3)
         merged = loaded.merge_and_unload()
         assert not any("lora" in name for name, _ in merged.named_parameters())
