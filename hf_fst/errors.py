@@ -6,7 +6,8 @@ catch `ValueError` or `FileNotFoundError`. Any other error is a fault of ours an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -44,6 +45,21 @@ class DataError(UserError):
 
     def __init__(self, message: str):
         super().__init__(message.rsplit("DataError: ", 1)[-1].strip())
+
+
+def did_you_mean(given: str, accepted: Iterable[str]) -> str:
+    """The end of a sentence that guesses what was meant, "" where nothing accepted is close.
+
+    Close is a slip of the fingers (`trian` for `train`), not a word of the same length (`device` is not `resize`):
+    of the letters of both words three in four must match. Case, dashes and underscores do not count.
+    """
+
+    def plain(name: str) -> str:
+        return name.lower().replace("-", "_")
+
+    names = {plain(name): name for name in accepted}
+    near = difflib.get_close_matches(plain(given), names, n=1, cutoff=0.75)
+    return f"did you mean {names[near[0]]!r}?" if near else ""
 
 
 @contextmanager

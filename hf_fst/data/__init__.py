@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 
@@ -19,7 +18,7 @@ from hf_fst.data.street.dataset import street
 from hf_fst.data.synthia import synthia
 from hf_fst.data.views import View
 from hf_fst.data.voc import voc
-from hf_fst.errors import DataError, UserError
+from hf_fst.errors import DataError, UserError, did_you_mean
 
 DATASETS: dict[str, Callable[..., datasets.DatasetDict]] = {
     "street": street,
@@ -47,8 +46,7 @@ def load(
     Raises `ValueError` for an unknown name or option, `FileNotFoundError` where a part of the dataset is missing.
     """
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(sorted(DATASETS))}."
+        hint = did_you_mean(name, DATASETS) or f"choose one of {', '.join(sorted(DATASETS))}."
         raise UserError(f"There is no dataset {name!r}; {hint}")
     function = DATASETS[name]
     accepted = [option for option in inspect.signature(function).parameters if option not in ("data_dir", "streaming")]

@@ -1,5 +1,6 @@
 """Label maps as pictures: colors, overlays on the image, a legend, and the grid of image, label, student, teacher.
 
+matplotlib is imported where something is drawn: it takes a second or more, which importing the trainer need not wait for.
 Images are uint8 (H, W, 3), label maps integer (H, W) with 255 (or -100) for ignored pixels, palettes (C, 3) in 0..255.
 """
 
@@ -10,9 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.colors import hsv_to_rgb
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from PIL import Image, ImageDraw, ImageFont
 
 IGNORED_COLOR = (0, 0, 0)
@@ -32,6 +30,8 @@ OKABE_ITO = (
 
 def default_palette(num_labels: int) -> np.ndarray:
     """Colors for datasets that bring none: Okabe and Ito's eight, then hues a golden angle apart. uint8 (C, 3)."""
+    from matplotlib.colors import hsv_to_rgb
+
     extra = np.arange(max(0, num_labels - len(OKABE_ITO)))
     hues = np.stack([extra * 0.618034 % 1, 0.45 + 0.25 * (extra % 3), 0.95 - 0.25 * (extra % 2)], axis=-1)
     colors = np.concatenate([np.array(OKABE_ITO), np.rint(255 * hsv_to_rgb(hues.reshape(-1, 3)))])
@@ -152,6 +152,9 @@ def grid(
         ValueError: If there are no rows, a row has another number of pictures than there are titles, a map's size is
             not its image's, or a label has no color.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
     rows = [[None if picture is None else np.asarray(picture) for picture in row] for row in rows]
     if not rows:
         raise ValueError("A grid needs at least one sample, got none.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-import kornia.augmentation as K
 import torch
+from torch import nn
 
 DRAWS = ("image", "batch")
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,10 +31,12 @@ class StrongAugmentation:
     def __init__(
         self, jitter_probability: float, jitter_strength: float, blur_probability: float, draw: str = "image"
     ):
+        import kornia.augmentation as K  # a second, which importing the trainer need not wait for
+
         s, self.draw = jitter_strength, draw
         self.jitter_probability, self.blur_probability = jitter_probability if s else 0.0, blur_probability
         self.jitter = K.ColorJiggle(s, s, s, s, p=self._each(jitter_probability))
-        self.blurs: dict[int, K.RandomGaussianBlur] = {}
+        self.blurs: dict[int, nn.Module] = {}
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Augmented `pixel_values` (B,3,H,W), normalized with ImageNet's mean and standard deviation like the input."""
@@ -56,8 +58,10 @@ class StrongAugmentation:
     def _happens(self, probability: float) -> bool:
         return probability > 0 and (self.draw == "image" or torch.rand(()).item() < probability)
 
-    def _blur(self, height: int) -> K.RandomGaussianBlur:
+    def _blur(self, height: int) -> nn.Module:
         if height not in self.blurs:
+            import kornia.augmentation as K
+
             kernel = blur_kernel(height)
             p = self._each(self.blur_probability)
             self.blurs[height] = K.RandomGaussianBlur((kernel, kernel), (0.15, 1.15), p=p)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-import timm
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -39,6 +38,8 @@ class ResNetBackbone(nn.Module):
 
     def __init__(self, config: ResNetSegmentationConfig) -> None:
         super().__init__()
+        import timm  # it takes 2 s, which importing the trainer need not wait for
+
         self.body = timm.create_model(
             config.backbone,
             pretrained=False,

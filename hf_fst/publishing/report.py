@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from hf_fst.drawing.overlays import default_palette, grid
-from hf_fst.drawing.plots import class_bars, curves
 from hf_fst.publishing.card import FIGURES, as_comparison, write_card
 from hf_fst.publishing.facts import RunFacts
 
@@ -85,6 +84,8 @@ def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), *
 
 def _plots(output_dir: Path, facts: RunFacts, log_history: Sequence[Mapping], palette) -> None:
     """Curves of the training and bars of the classes, as far as there is data for them."""
+    from hf_fst.drawing.plots import class_bars, curves  # matplotlib: importing the trainer need not wait for it
+
     saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
     best_step = saved[0].step if saved and facts.saved == "best" else None
     curves(log_history, output_dir / "curves.png", best_step, facts.classes, palette)

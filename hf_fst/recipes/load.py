@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import itertools
 import types
@@ -13,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from hf_fst.data import DATASETS
-from hf_fst.errors import MissingError, UsageError
+from hf_fst.errors import MissingError, UsageError, did_you_mean
 from hf_fst.recipes.keys import Recipe, own_keys
 from hf_fst.training.config import FSTConfig
 
@@ -154,8 +153,7 @@ def _choose(points: dict[str, dict], sweep: str | None, path: str) -> tuple[str,
         return sweep, points[sweep]
     if sweep.isdecimal() and int(sweep) < len(points):
         return list(points.items())[int(sweep)]
-    near = difflib.get_close_matches(sweep, points, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {names}, or a number below {len(points)}."
+    hint = did_you_mean(sweep, points) or f"choose one of {names}, or a number below {len(points)}."
     raise UsageError(f"The sweep of {path} has no point {sweep!r}; {hint}")
 
 
@@ -172,8 +170,7 @@ def _hints() -> dict[str, object]:
 
 def _known(key: str, hints: dict[str, object]) -> None:
     if key not in hints:
-        near = difflib.get_close_matches(key, hints, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else "`hf-fst train --help` lists the keys."
+        hint = did_you_mean(key, hints) or "`hf-fst train --help` lists the keys."
         raise UsageError(f"There is no key {key!r} in a recipe; {hint}")
 
 
@@ -213,9 +210,8 @@ def _typed(key: str, value: object, hint: object) -> object:
         choices = [str(member.value) for member in enums[0]]
         value = "no" if value is False and "no" in choices else value  # YAML takes no for false
         if value not in choices:
-            near = difflib.get_close_matches(str(value), choices, n=1)
-            hint_words = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(choices)}."
-            raise UsageError(f"{key} is {value!r}; {hint_words}")
+            words = did_you_mean(str(value), choices) or f"use one of {', '.join(choices)}."
+            raise UsageError(f"{key} is {value!r}; {words}")
         return value
     for kind in kinds:
         converted = _convert(value, kind)
@@ -257,8 +253,7 @@ def _check(recipe: Recipe) -> None:
     for key in ("dataset", "unlabeled_dataset", "eval_dataset"):
         value = getattr(recipe, key)
         if value is not None and value not in DATASETS:
-            near = difflib.get_close_matches(value, DATASETS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(sorted(DATASETS))}."
+            hint = did_you_mean(value, DATASETS) or f"use one of {', '.join(sorted(DATASETS))}."
             raise UsageError(f"{key} is {value!r}; {hint}")
     for key in ("resize", "unlabeled_resize", "eval_resize"):
         value = getattr(recipe, key)

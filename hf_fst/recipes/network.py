@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel, SegformerImageProcessor
 
-from hf_fst.errors import MissingError, UsageError, UserError
+from hf_fst.errors import MissingError, UsageError, UserError, did_you_mean
 from hf_fst.models import BUILDS, build
 from hf_fst.recipes.keys import Recipe
 
@@ -52,8 +51,7 @@ def _from_pretrained(recipe: Recipe, options: dict, labels: dict) -> PreTrainedM
     name, names = recipe.model, labels["id2label"]
     is_directory = Path(name).is_dir()
     if not is_directory and name.count("/") != 1:
-        near = difflib.get_close_matches(name, BUILDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(BUILDS)}, a Hub id or a directory."
+        hint = did_you_mean(name, BUILDS) or f"use one of {', '.join(BUILDS)}, a Hub id or a directory."
         raise UsageError(f"There is no model {name!r}; {hint}")
     try:
         config = AutoConfig.from_pretrained(name, **options)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
@@ -172,6 +171,8 @@ def marked(labels: np.ndarray, changed: np.ndarray, palette: Sequence[Sequence[i
 
 def shades(values: np.ndarray) -> np.ndarray:
     """Values (H,W) from 0, dark, to 1, bright: uint8 (H,W,3)."""
+    from matplotlib import colormaps
+
     return colormaps["viridis"](values, bytes=True)[..., :3]
 
 

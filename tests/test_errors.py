@@ -1,0 +1,30 @@
+"""Guesses at what a user meant."""
+
+import pytest
+
+from hf_fst.errors import did_you_mean
+
+COMMANDS = ("train", "eval", "predict", "label", "push")
+OPTIONS = ("--resize", "--batch_size", "--window", "--stride", "--scales")
+
+
+@pytest.mark.parametrize(
+    ("given", "accepted", "meant"),
+    [
+        ("trian", COMMANDS, "train"),
+        ("EVAL", COMMANDS, "eval"),
+        ("--batch-size", OPTIONS, "--batch_size"),
+        ("--windw", OPTIONS, "--window"),
+        ("citiscapes", ("cityscapes", "camvid"), "cityscapes"),
+    ],
+)
+def test_a_slip_is_understood(given, accepted, meant):
+    assert did_you_mean(given, accepted) == f"did you mean {meant!r}?"
+
+
+@pytest.mark.parametrize(
+    ("given", "accepted"),
+    [("device", ("resize",)), ("--device", OPTIONS), ("x", COMMANDS), ("", COMMANDS), ("optimizer", ("eval", "push"))],
+)
+def test_another_word_is_not_guessed_at(given, accepted):
+    assert did_you_mean(given, accepted) == ""
