@@ -12,7 +12,6 @@ from .daformer import DAFormerForSemanticSegmentation
 from .deeplabv2 import DeepLabV2ForSemanticSegmentation
 from .deeplabv3plus import DeepLabV3PlusForSemanticSegmentation
 from .dpt import DPTSegmenter
-from .pretrained import load_pretrained_backbone
 from .pspnet import PSPNetForSemanticSegmentation
 from .upernet import UPerNetWithAuxiliary
 
@@ -198,6 +197,9 @@ def build(
         options["num_labels"] = num_labels
     model = entry.model(config_class(**options))
     if pretrained_backbone:
+        # it brings timm, which importing the trainer need not wait for
+        from .pretrained import load_pretrained_backbone
+
         source = entry.pretrained_backbone if pretrained_backbone is True else pretrained_backbone
         load_pretrained_backbone(model, source)
     return model

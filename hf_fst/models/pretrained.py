@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+import timm
 import torch
 from transformers import BeitModel, PreTrainedModel, SegformerModel, TimmBackbone
 
@@ -49,8 +50,6 @@ def load_pretrained_backbone(model: PreTrainedModel, source: str) -> None:
 
 
 def _timm_weights(model: PreTrainedModel, source: str) -> dict[str, torch.Tensor]:
-    import timm
-
     if os.path.isdir(source):
         source = f"local-dir:{source}"
     elif "/" in source and not source.startswith(("hf-hub:", "local-dir:")):
@@ -64,8 +63,6 @@ def _packaged_weights(package: str, architecture: str) -> dict[str, torch.Tensor
 
     Both implementations list the same layers in the order of the forward pass, so that names follow from places.
     """
-    import timm
-
     spec = importlib.util.find_spec(package.replace("-", "_"))
     if spec is None:
         raise MissingError(
