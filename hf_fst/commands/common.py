@@ -1,86 +1,88 @@
-"""What several commands share: flags and how their values are read."""
+"""What several commands share: options, and how their values are read.
+
+Commands are imported for `--help` and completion too, so whatever takes time is imported where it is used.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
+from typing import Annotated
 
+from typer import Argument, Option
 
-def whole(smallest: int, largest: int | None = None):
-    """The type of an option that takes whole numbers from `smallest` on, to `largest` where there is such."""
+from hf_fst.errors import UsageError
 
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < smallest or (largest is not None and int(text) > largest):
-            bounds = f"{smallest} or more" if largest is None else f"{smallest} to {largest}"
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number, {bounds}")
-        return int(text)
+VIEWS, LOADING = "How images are seen", "Loading"
 
-    return number
+Model = Annotated[str, Argument(metavar="MODEL", help="The directory of a run, any saved model, or a Hub id.")]
+Student = Annotated[bool, Option("--student", help="The student of a run, not its teacher.")]
+Output = Annotated[str, Option("--output", "-o", metavar="DIR", help="The folder to write.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Start over, even with another model or other settings.")]
 
-
-def add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, everything else on stderr")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="the directory of a run, any saved model, or a Hub id")
-
-
-def add_student(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--student", action="store_true", help="the student of a run, not its teacher")
-
-
-def add_views(parser: argparse.ArgumentParser) -> None:
-    """How images are looked at; `views` reads it."""
-    parser.add_argument(
-        "--resize",
+Resize = Annotated[
+    str | None,
+    Option(
         metavar="W,H",
-        help="resize images into this, keeping the ratio; `model`: as its image processor; `none`: full size; "
-        "default: as the run was evaluated in training, full size for others",
-    )
-    parser.add_argument("--window", type=whole(1), metavar="PIXELS", help="side of windows that slide over the image")
-    parser.add_argument("--stride", type=whole(1), metavar="PIXELS", help="from window to window (two thirds of it)")
-    parser.add_argument("--scales", default="1", metavar="S,...", help="scales to average over, such as 0.75,1,1.25")
-    parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
+        help="Width, then height: images are resized to fit into this, keeping their ratio. `model`: as its image "
+        "processor does; `none`: full size. Default: as the run was evaluated in training, full size for others.",
+        rich_help_panel=VIEWS,
+    ),
+]
+Window = Annotated[
+    int | None,
+    Option(min=1, metavar="PIXELS", help="Side of windows that slide over the image.", rich_help_panel=VIEWS),
+]
+Stride = Annotated[
+    int | None,
+    Option(min=1, metavar="PIXELS", help="From window to window (two thirds of it).", rich_help_panel=VIEWS),
+]
+Scales = Annotated[
+    str, Option(metavar="S,...", help="Scales to average over, such as 0.75,1,1.25.", rich_help_panel=VIEWS)
+]
+Flip = Annotated[bool, Option("--flip", help="Average with the mirrored image.", rich_help_panel=VIEWS)]
+
+BatchSize = Annotated[int, Option("--batch_size", min=1, metavar="N", help="Images at once.", rich_help_panel=LOADING)]
+Workers = Annotated[
+    int,
+    Option(
+        "--workers", "-j", min=0, metavar="N", help="Processes or threads that read images.", rich_help_panel=LOADING
+    ),
+]
 
 
-def add_batches(parser: argparse.ArgumentParser, readers: str = "processes") -> None:
-    """How many at once; `batches` reads it."""
-    parser.add_argument(
-        "--batch_size", "--batch-size", type=whole(1), default=1, metavar="N", help="images at once (1)"
-    )
-    parser.add_argument(
-        "-j", "--workers", type=whole(0), default=0, metavar="N", help=f"{readers} that read images (0)"
-    )
+def views(
+    model: str, resize: str | None, window: int | None, stride: int | None, scales: str, flip: bool
+) -> dict[str, object]:
+    """How images are seen, from the options above.
 
-
-def views(arguments: argparse.Namespace) -> dict[str, object]:
-    """The options of `add_views` by their names in Python. Raises `UsageError`."""
+    Raises:
+        UsageError: a list of numbers is none.
+    """
+    if resize is None:
+        size = _resize_of_run(model)
+    else:
+        size = (
+            {"none": None, "model": "model"}[resize]
+            if resize in ("none", "model")
+            else numbers(resize, "resize", int, 2)
+        )
     return {
-        "resize": _resize(arguments.resize, arguments.model),
-        "window": arguments.window,
-        "stride": arguments.stride,
-        "scales": numbers(arguments.scales, "scales", float),
-        "flip": arguments.flip,
+        "resize": size,
+        "window": window,
+        "stride": stride,
+        "scales": numbers(scales, "scales", float),
+        "flip": flip,
     }
 
 
-def which(arguments: argparse.Namespace) -> str:
-    """What `add_student` says."""
-    return "student" if arguments.student else "teacher"
+def which(student: bool) -> str:
+    """The network of a run that `--student` chooses."""
+    return "student" if student else "teacher"
 
 
-def batches(arguments: argparse.Namespace) -> dict[str, int]:
-    """The options of `add_batches` by their names in Python."""
-    return {"batch_size": arguments.batch_size, "num_workers": arguments.workers}
-
-
-def _resize(given: str | None, model: str) -> list[int] | str | None:
-    """What `--resize` says, or what the recipe beside the model does."""
-    if given is not None:
-        return None if given == "none" else "model" if given == "model" else numbers(given, "resize", int, 2)
+def _resize_of_run(model: str) -> list[int] | None:
+    """[width, height] of the recipe beside the model, None where there is none."""
     recipe = Path(model, "recipe.yaml")
     if not recipe.is_file():
         return None
@@ -90,24 +92,34 @@ def _resize(given: str | None, model: str) -> list[int] | str | None:
     return next((values[key] for key in ("eval_resize", "unlabeled_resize", "resize") if key in values), None)
 
 
-def numbers(text: str, name: str, kind: type, count: int | None = None) -> list:
-    """Numbers with commas between them. Raises `UsageError`."""
-    from hf_fst.errors import UsageError
+def numbers(text: str, option: str, kind: type, count: int | None = None) -> list:
+    """Numbers with commas between them, which is how every option takes a list of numbers.
 
+    Args:
+        text: what was given.
+        option: the option's name without dashes.
+        kind: int or float.
+        count: how many there must be; None for one or more.
+
+    Raises:
+        UsageError: one is not such a number, or there are too few or too many.
+    """
     try:
         values = [kind(part) for part in text.split(",")]
     except ValueError:
         values = []
     if not values or (count is not None and len(values) != count):
-        raise UsageError(f"--{name} is {text!r}; give {count or 'one or more'} numbers with commas between them.")
+        raise UsageError(f"--{option} is {text!r}; give {count or 'one or more'} numbers with commas between them.")
     return values
 
 
 def options(pairs: list[str]) -> dict[str, object]:
-    """`KEY=VALUE` pairs, the values as YAML. Raises `UsageError`."""
-    import yaml
+    """`KEY=VALUE` pairs of a dataset's options, the values as YAML.
 
-    from hf_fst.errors import UsageError
+    Raises:
+        UsageError: one has no `=`.
+    """
+    import yaml
 
     for pair in pairs:
         if "=" not in pair:
@@ -116,4 +128,5 @@ def options(pairs: list[str]) -> dict[str, object]:
 
 
 def is_first_process() -> bool:
+    """Whether this is the only process, or the one of several that prints."""
     return os.environ.get("RANK", "0") == "0"

@@ -2,89 +2,97 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import Annotated
 
-from hf_fst.commands.common import (
-    add_batches,
-    add_common,
-    add_model,
-    add_student,
-    add_views,
-    batches,
-    is_first_process,
-    numbers,
-    options,
-    views,
-    which,
-)
+from typer import Argument, Option
+
+from hf_fst.commands import common
+from hf_fst.commands.common import BatchSize, Flip, Model, Resize, Scales, Stride, Student, Window, Workers
+
+FILES = "Files"
 
 
-def add(commands) -> None:
-    parser = commands.add_parser(
-        "eval",
-        help="score a model on a dataset",
-        description="Score a model on a dataset at the labels' full size. Prints the scores and writes them to\n"
-        "evaluation.json and .eval_results/.",
-        epilog="examples:\n"
-        "  hf-fst eval runs/street_da_fst_d street --options look=real --split test\n"
-        "  hf-fst eval runs/city cityscapes --data_dir cityscapes --window 769 --stride 513 --scales 0.75,1 --flip\n"
-        "  hf-fst eval nvidia/segformer-b0-finetuned-cityscapes-1024-1024 cityscapes --data_dir cityscapes --json\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_model(parser)
-    add_student(parser)
-    parser.add_argument(
-        "dataset", metavar="DATASET", help="street, camvid, cityscapes, gta5, synthia, voc, folder, hub"
-    )
-    parser.add_argument("--data_dir", "--data-dir", metavar="DIR", help="the dataset's folder (for hub: its id)")
-    parser.add_argument("--options", metavar="KEY=VALUE", nargs="+", default=[], help="options of the dataset")
-    parser.add_argument("--split", default="validation", help="which split (validation)")
-    add_views(parser)
-    add_batches(parser)
-    parser.add_argument("--classes", metavar="LIST", help="means over cityscapes_19, synthia_16, synthia_13 or 0,1,5")
-    parser.add_argument("--boundary", action="store_true", help="boundary IoU as well")
-    parser.add_argument(
-        *("-o", "--output_dir", "--output-dir"),
-        metavar="DIR",
-        help="where the files go; an earlier evaluation there is overwritten; default: a directory in runs/eval/ named "
-        "after model, dataset, split, network and settings, so that only the same evaluation overwrites it",
-    )
-    parser.add_argument("--save_predictions", "--save-predictions", action="store_true", help="index PNGs too")
-    parser.add_argument("--cityscapes_ids", "--cityscapes-ids", action="store_true", help="with its test server's ids")
-    parser.add_argument("--save_overlays", "--save-overlays", action="store_true", help="overlays too")
-    add_common(parser)
-    parser.set_defaults(run=run)
+def evaluate(
+    model: Model,
+    dataset: Annotated[
+        str, Argument(metavar="DATASET", help="street, camvid, cityscapes, gta5, synthia, voc, folder, or hub.")
+    ],
+    student: Student = False,
+    data_dir: Annotated[
+        str | None, Option("--data_dir", metavar="DIR", help="The dataset's folder (for hub: its id).")
+    ] = None,
+    options: Annotated[
+        list[str] | None, Option(metavar="KEY=VALUE", help="Options of the dataset; one or more.")
+    ] = None,
+    split: Annotated[str, Option(metavar="NAME", help="Which split.")] = "validation",
+    classes: Annotated[
+        str | None,
+        Option(metavar="LIST", help="Means over cityscapes_19, synthia_16, synthia_13, or class ids such as 0,1,5."),
+    ] = None,
+    boundary: Annotated[bool, Option("--boundary", help="Boundary IoU as well.")] = False,
+    resize: Resize = None,
+    window: Window = None,
+    stride: Stride = None,
+    scales: Scales = "1",
+    flip: Flip = False,
+    batch_size: BatchSize = 1,
+    workers: Workers = 0,
+    output_dir: Annotated[
+        str | None,
+        Option(
+            "--output_dir",
+            "-o",
+            metavar="DIR",
+            help="Where the files go; an earlier evaluation there is overwritten. Default: a directory in runs/eval/ "
+            "named after model, dataset, split, network and settings, so that only the same evaluation overwrites it.",
+            rich_help_panel=FILES,
+        ),
+    ] = None,
+    save_predictions: Annotated[
+        bool, Option("--save_predictions", help="Class indices as PNG files too.", rich_help_panel=FILES)
+    ] = False,
+    cityscapes_ids: Annotated[
+        bool,
+        Option("--cityscapes_ids", help="The same with the ids of Cityscapes' test server.", rich_help_panel=FILES),
+    ] = False,
+    save_overlays: Annotated[bool, Option("--save_overlays", help="Overlays too.", rich_help_panel=FILES)] = False,
+) -> dict:
+    """Score a model on a dataset.
 
+    The labels keep their full size. Scores are printed and written to evaluation.json and .eval_results/.
 
-def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
+    Examples:
+      hf-fst eval runs/street_da_fst_d street --options look=real --split test
+      hf-fst eval runs/city cityscapes --data_dir cityscapes --window 769 --stride 513 --scales 0.75,1 --flip
+      hf-fst eval nvidia/segformer-b0-finetuned-cityscapes-1024-1024 cityscapes --data_dir cityscapes --json
+    """
     from hf_fst.data import load
     from hf_fst.evaluation.results import default_folder, table, without_nan
     from hf_fst.evaluation.runner import evaluate_model
 
-    classes = arguments.classes
-    if classes is not None and classes[0].isdecimal():
-        classes = numbers(classes, "classes", int)
-    looked, of_data = views(arguments), options(arguments.options)
-    output_dir = arguments.output_dir
+    scored = common.numbers(classes, "classes", int) if classes and classes[0].isdecimal() else classes
+    network = common.which(student)
+    views = common.views(model, resize, window, stride, scales, flip)
+    of_data = common.options(options or [])
     if output_dir is None:
-        place = (arguments.model, arguments.dataset, arguments.split, which(arguments), arguments.data_dir)
-        output_dir = default_folder(*place, options=of_data, classes=classes, **looked)
+        place = (model, dataset, split, network, data_dir)
+        output_dir = default_folder(*place, options=of_data, classes=scored, **views)
     result = evaluate_model(
-        arguments.model,
-        load(arguments.dataset, arguments.data_dir, **of_data),
-        split=arguments.split,
-        which=which(arguments),
-        classes=classes,
-        boundary=arguments.boundary,
+        model,
+        load(dataset, data_dir, **of_data),
+        split=split,
+        which=network,
+        classes=scored,
+        boundary=boundary,
         output_dir=output_dir,
-        save_predictions="cityscapes" if arguments.cityscapes_ids else arguments.save_predictions,
-        save_overlays=arguments.save_overlays,
-        dataset_id=arguments.data_dir if arguments.dataset == "hub" else arguments.dataset,
-        **looked,
-        **batches(arguments),
+        save_predictions="cityscapes" if cityscapes_ids else save_predictions,
+        save_overlays=save_overlays,
+        dataset_id=data_dir if dataset == "hub" else dataset,
+        batch_size=batch_size,
+        num_workers=workers,
+        **views,
     )
-    if is_first_process():
+    if common.is_first_process():
         print(table(result))
         print(f"Written to {output_dir}.")
     return {**without_nan(result), "output_dir": str(output_dir)}

@@ -2,83 +2,90 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import Annotated
+
+from typer import Argument, Option
 
 from hf_fst.commands.common import (
-    add_batches,
-    add_common,
-    add_model,
-    add_student,
-    add_views,
-    batches,
+    BatchSize,
+    Flip,
+    Model,
+    Output,
+    Overwrite,
+    Resize,
+    Scales,
+    Stride,
+    Student,
+    Window,
+    Workers,
     is_first_process,
     views,
     which,
-    whole,
 )
 from hf_fst.commands.predict import report_failed
 
-
-def add(commands) -> None:
-    parser = commands.add_parser(
-        "label",
-        help="give pseudo-labels to a large collection of images",
-        description="Give pseudo-labels to a large collection of images: Parquet shards with image, label, confidence\n"
-        "and class shares, which datasets.load_dataset and `dataset: hub` in a recipe read. A run that was stopped\n"
-        "goes on where it was; each image is labeled exactly once.",
-        epilog="examples:\n"
-        "  hf-fst label runs/street_da_fst_d unlabeled/ -o labeled/\n"
-        "  hf-fst label runs/city shards/ -o labeled/ --confidence_threshold 0.9 --batch_size 4 --workers 4\n"
-        "  accelerate launch --num_processes 4 -m hf_fst.cli label runs/city unlabeled/ -o labeled/   (on GPUs)\n"
-        "  torchrun --nproc_per_node 2 -m hf_fst.cli label runs/city unlabeled/ -o labeled/           (on CPUs)\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_model(parser)
-    add_student(parser)
-    parser.add_argument(
-        "source", metavar="IMAGES", help="a folder of images, Parquet files or WebDataset shards, or a Hub id"
-    )
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write")
-    parser.add_argument(
-        "--confidence_threshold",
-        "--confidence-threshold",
-        type=float,
-        default=0.0,
-        metavar="P",
-        help="pixels whose class is less probable become 255, ignored (0)",
-    )
-    parser.add_argument(
-        "--shard_size", "--shard-size", type=whole(1), default=500, metavar="N", help="images a shard (500)"
-    )
-    parser.add_argument("--split", default="train", help="split of a dataset on the Hub (train)")
-    parser.add_argument("--image", metavar="COLUMN", help="the column with the images (the first that is usual)")
-    parser.add_argument("--config", metavar="NAME", help="configuration of a dataset on the Hub")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a dataset on the Hub")
-    add_views(parser)
-    add_batches(parser, "threads")
-    parser.add_argument("--overwrite", action="store_true", help="start anew, also with another model or settings")
-    add_common(parser)
-    parser.set_defaults(run=run)
+HUB = "A dataset on the Hub"
 
 
-def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
+def label(
+    model: Model,
+    source: Annotated[
+        str,
+        Argument(metavar="IMAGES", help="A folder of images, of Parquet files or of WebDataset shards, or a Hub id."),
+    ],
+    output: Output,
+    student: Student = False,
+    confidence_threshold: Annotated[
+        float,
+        Option("--confidence_threshold", metavar="P", help="Pixels whose class is less probable become 255, ignored."),
+    ] = 0.0,
+    shard_size: Annotated[int, Option("--shard_size", min=1, metavar="N", help="Images in a shard.")] = 500,
+    overwrite: Overwrite = False,
+    resize: Resize = None,
+    window: Window = None,
+    stride: Stride = None,
+    scales: Scales = "1",
+    flip: Flip = False,
+    batch_size: BatchSize = 1,
+    workers: Workers = 0,
+    split: Annotated[str, Option(metavar="NAME", help="Its split.", rich_help_panel=HUB)] = "train",
+    image: Annotated[
+        str | None,
+        Option(metavar="COLUMN", help="The column with the images; default: the usual names.", rich_help_panel=HUB),
+    ] = None,
+    config: Annotated[str | None, Option(metavar="NAME", help="Its configuration.", rich_help_panel=HUB)] = None,
+    revision: Annotated[
+        str | None, Option(metavar="REV", help="Its branch, tag or commit.", rich_help_panel=HUB)
+    ] = None,
+) -> dict:
+    """Give pseudo-labels to a large collection of images.
+
+    Writes Parquet shards with image, label, confidence and class shares, which datasets.load_dataset and `dataset: hub`
+    in a recipe read. A run that was stopped goes on where it was; each image is labeled exactly once.
+
+    Examples:
+      hf-fst label runs/street_da_fst_d unlabeled/ -o labeled/
+      hf-fst label runs/city shards/ -o labeled/ --confidence_threshold 0.9 --batch_size 4 --workers 4
+      accelerate launch --num_processes 4 -m hf_fst.cli label runs/city unlabeled/ -o labeled/   (on GPUs)
+      torchrun --nproc_per_node 2 -m hf_fst.cli label runs/city unlabeled/ -o labeled/           (on CPUs)
+    """
     from hf_fst.prediction.label import label_collection
 
     result = label_collection(
-        arguments.model,
-        arguments.source,
-        arguments.output,
-        confidence_threshold=arguments.confidence_threshold,
-        shard_size=arguments.shard_size,
-        split=arguments.split,
-        image=arguments.image,
-        config=arguments.config,
-        dataset_revision=arguments.revision,
-        overwrite=arguments.overwrite,
-        which=which(arguments),
-        **views(arguments),
-        **batches(arguments),
+        model,
+        source,
+        output,
+        confidence_threshold=confidence_threshold,
+        shard_size=shard_size,
+        split=split,
+        image=image,
+        config=config,
+        dataset_revision=revision,
+        overwrite=overwrite,
+        which=which(student),
+        batch_size=batch_size,
+        num_workers=workers,
+        **views(model, resize, window, stride, scales, flip),
     )
     if is_first_process():
         print(

@@ -2,60 +2,67 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from typing import Annotated
+
+from typer import Argument, Option
 
 from hf_fst.commands.common import (
-    add_batches,
-    add_common,
-    add_model,
-    add_student,
-    add_views,
-    batches,
+    BatchSize,
+    Flip,
+    Model,
+    Output,
+    Overwrite,
+    Resize,
+    Scales,
+    Stride,
+    Student,
+    Window,
+    Workers,
     is_first_process,
     views,
     which,
 )
 
 
-def add(commands) -> None:
-    parser = commands.add_parser(
-        "predict",
-        help="predict the classes in images and videos",
-        description="Predict the classes of every pixel of the images and videos in a folder and the folders in it.\n"
-        "predictions/*.png hold class indices (palette images), overlays/*.jpg the classes laid over the image,\n"
-        "videos/*.mp4 the same for videos. A run that was stopped goes on where it was.",
-        epilog="examples:\n"
-        "  hf-fst predict runs/street_da_fst_d images/ -o out/ --overlays\n"
-        "  hf-fst predict runs/city images/ -o out/ --window 769 --stride 513 --batch_size 4 --workers 2\n"
-        "  hf-fst predict runs/city drive.mp4 -o out/\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_model(parser)
-    add_student(parser)
-    parser.add_argument("source", metavar="IMAGES", help="a folder, an image, or a video (needs hf_fst[video])")
-    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write")
-    parser.add_argument("--overlays", action="store_true", help="overlays with a legend as well")
-    add_views(parser)
-    add_batches(parser, "threads")
-    parser.add_argument("--overwrite", action="store_true", help="start anew, also with another model or settings")
-    add_common(parser)
-    parser.set_defaults(run=run)
+def predict(
+    model: Model,
+    source: Annotated[str, Argument(metavar="IMAGES", help="A folder, an image, or a video (needs hf_fst[video]).")],
+    output: Output,
+    student: Student = False,
+    overlays: Annotated[bool, Option("--overlays", help="Overlays with a legend as well.")] = False,
+    overwrite: Overwrite = False,
+    resize: Resize = None,
+    window: Window = None,
+    stride: Stride = None,
+    scales: Scales = "1",
+    flip: Flip = False,
+    batch_size: BatchSize = 1,
+    workers: Workers = 0,
+) -> dict:
+    """Predict the classes in images and videos.
 
+    Takes every image and video in a folder and the folders in it. predictions/*.png hold class indices (palette images),
+    overlays/*.jpg the classes laid over the image, videos/*.mp4 the same for videos. A run that was stopped goes on where
+    it was.
 
-def run(arguments: argparse.Namespace, overrides: dict[str, str]) -> dict:
+    Examples:
+      hf-fst predict runs/street_da_fst_d images/ -o out/ --overlays
+      hf-fst predict runs/city images/ -o out/ --window 769 --stride 513 --batch_size 4 --workers 2
+      hf-fst predict runs/city drive.mp4 -o out/
+    """
     from hf_fst.prediction.predict import predict_files
 
     result = predict_files(
-        arguments.model,
-        arguments.source,
-        arguments.output,
-        overlays=arguments.overlays,
-        overwrite=arguments.overwrite,
-        which=which(arguments),
-        **views(arguments),
-        **batches(arguments),
+        model,
+        source,
+        output,
+        overlays=overlays,
+        overwrite=overwrite,
+        which=which(student),
+        batch_size=batch_size,
+        num_workers=workers,
+        **views(model, resize, window, stride, scales, flip),
     )
     if is_first_process():
         print(summary(result))
@@ -76,7 +83,7 @@ def summary(result: dict) -> str:
 
 
 def report_failed(failed: list[dict[str, str]], count: int) -> None:
-    """Tells of each bad file, and how many there are, on stderr."""
+    """Names each bad file, and how many there are, on stderr."""
     if failed:
         for entry in failed:
             reason = entry["reason"] if entry["file"] in entry["reason"] else f"{entry['file']}: {entry['reason']}"

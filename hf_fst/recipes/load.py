@@ -175,7 +175,7 @@ def _known(key: str, hints: dict[str, object]) -> None:
 
 
 def _parse(value: object, hint: object) -> object:
-    """Text from the command line as YAML; as it stands for a key that takes text alone."""
+    """Text from the command line as YAML, `a,b` as a list where one is taken; as it stands for keys of text alone."""
     if not isinstance(value, str):
         return value
     try:
@@ -183,6 +183,8 @@ def _parse(value: object, hint: object) -> object:
     except yaml.YAMLError:
         return value
     kinds = [kind for kind in _alternatives(hint) if kind is not types.NoneType]
+    if isinstance(parsed, str) and "," in parsed and any(typing.get_origin(kind) is list for kind in kinds):
+        return yaml.safe_load(f"[{parsed}]")
     return value if kinds == [str] and parsed is not None else parsed
 
 

@@ -69,6 +69,14 @@ sweep:
 """
 
 
+@pytest.mark.parametrize("text", ["32,48", "[32, 48]"])
+def test_a_list_on_the_command_line_has_commas_with_or_without_brackets(tmp_path, text):
+    recipe = load_recipe(
+        write(tmp_path / "r.yaml", "seed: 0\n"), {"crop_size": text, "resize": text, "license": "a,b"}
+    )
+    assert (recipe.crop_size, recipe.resize, recipe.license) == ([32, 48], [32, 48], "a,b")
+
+
 def test_a_sweep_is_the_product_of_its_lines(tmp_path):
     path = write(tmp_path / "s.yaml", SWEEP)
     names = ["deeplabv2-resnet50-st", "deeplabv2-resnet50-k2", "pspnet-resnet101-st", "pspnet-resnet101-k2"]

@@ -1,0 +1,120 @@
+"""How a command ends: a result, a sentence, or a traceback that asks for a report."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_fst.commands.common import is_first_process
+from hf_fst.errors import UsageError, UserError
+
+FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+# a disk that is full, a folder that may not be written to: nobody's bug
+NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+COMMON = {
+    "json": Annotated[bool, typer.Option("--json", help="Print the result as JSON, everything else on stderr.")],
+    "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+}
+
+
+def reported(function: Callable[..., dict]) -> Callable[..., int]:
+    """The command with `--json` and `--debug`, returning the exit code. A `UserError` becomes one sentence on stderr.
+
+    Any other error is a fault of ours and keeps its traceback.
+    """
+
+    @functools.wraps(function)
+    def command(*, json: bool, debug: bool, **arguments) -> int:
+        sys.excepthook = ask_for_report  # for kinds of errors that are not caught below
+        try:
+            with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
+                result = function(**arguments)
+        except KeyboardInterrupt:
+            say("Stopped.")
+            return INTERRUPTED
+        except (OSError, RuntimeError, ValueError) as error:
+            if debug:
+                raise
+            return _failed(error)
+        return _done(result, json)
+
+    # typer reads what a command takes from its signature
+    signature = inspect.signature(function, eval_str=True)
+    common = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in COMMON.items()
+    ]
+    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *common])
+    return command
+
+
+def _done(result: dict, as_json: bool) -> int:
+    if not is_first_process():
+        return (
+            0  # one process speaks for all: a launcher stops the others where one fails, perhaps before it has spoken
+        )
+    if as_json:
+        print(json.dumps(result, indent=2))
+    return FAILURE if result.get("failed") else 0
+
+
+def _failed(error: Exception) -> int:
+    if isinstance(error, UserError):
+        say(" ".join(str(error).split()))
+        return USAGE if isinstance(error, UsageError) else FAILURE
+    if isinstance(error, OSError) and error.errno in NO_PLACE:
+        place = error.filename or "where the command writes"
+        say(f"{error.strerror}: {place}; make room or choose another place.")
+    elif type(error).__name__ == "OutOfMemoryError":  # torch's
+        say(
+            "The memory of the accelerator is full; take smaller crops or batches (with more "
+            "gradient_accumulation_steps in training), or look at images in windows."
+        )
+    else:
+        ask_for_report(type(error), error, error.__traceback__)
+    return FAILURE
+
+
+def ask_for_report(kind: type[BaseException], error: BaseException, trace) -> None:
+    """Prints a traceback as `sys.excepthook` does, and where to report it."""
+    traceback.print_exception(kind, error, trace)
+    if not issubclass(kind, KeyboardInterrupt):
+        say(f"This error is not expected; please report it to {tracker()} with the lines above.")
+
+
+def tracker() -> str:
+    """Where errors are reported: the address that setup.py gives the package, if it does."""
+    for entry in importlib.metadata.metadata("hf_fst").get_all("Project-URL") or ():
+        label, _, address = entry.partition(", ")
+        if label == "Issues":
+            return address
+    return "the project's issue tracker"
+
+
+def say(sentence: str) -> None:
+    """A sentence on stderr; the processes of one launch that say the same say it once."""
+    if "LOCAL_RANK" in os.environ:
+        launch = f"{os.getppid()} {os.environ.get('MASTER_PORT')} {sentence}"
+        said = Path(tempfile.gettempdir(), f"hf-fst-said-{hashlib.sha256(launch.encode()).hexdigest()[:24]}")
+        try:
+            said.touch(exist_ok=False)
+        except FileExistsError:
+            if time.time() - said.stat().st_mtime < 60:
+                return
+            said.touch()
+    print(f"hf-fst: {sentence}", file=sys.stderr, flush=True)
