@@ -21,9 +21,9 @@ install: $(STAMP) ## make .venv and install hf_fst with pinned versions
 
 demo: $(STAMP) ## train a look-ahead teacher on synthetic streets for real ones; results in runs/demo
 	@echo "1/2  source only: labels of synthetic streets"
-	$(BIN)/hf-fst train examples/recipes/street_source_only.yaml --output_dir runs/demo_source_only --overwrite
+	$(BIN)/hf-fst train street-source-only --output_dir runs/demo_source_only --overwrite
 	@echo "2/2  FST-D, K = 3: unlabeled real streets as well"
-	$(BIN)/hf-fst train examples/recipes/demo.yaml --model runs/demo_source_only --model_config null --overwrite
+	$(BIN)/hf-fst train demo --model runs/demo_source_only --model_config null --overwrite
 
 test: $(STAMP) ## run the default test suite
 	$(PYTEST)

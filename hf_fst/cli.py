@@ -44,11 +44,11 @@ def hf_fst(
     hf-fst COMMAND --help explains a command with examples of its own.
 
     Examples:
-      hf-fst train examples/recipes/street_da_fst_d.yaml
-      hf-fst train examples/recipes/folders.yaml --data_dir labeled --unlabeled_data_dir unlabeled
-      hf-fst eval runs/street_da_fst_d street --options look=real
-      hf-fst predict runs/street_da_fst_d images/ -o out/ --overlays
-      hf-fst push runs/street_da_fst_d me/street-da --private
+      hf-fst train street-da
+      hf-fst train folders --data_dir labeled --unlabeled_data_dir unlabeled
+      hf-fst eval runs/street_da street --options look=real
+      hf-fst predict runs/street_da images/ -o out/ --overlays
+      hf-fst push runs/street_da me/street-da --private
     """
 
 

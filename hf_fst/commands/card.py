@@ -24,8 +24,8 @@ def card(
     README.md by hand is lost.
 
     Examples:
-      hf-fst card runs/street_da_fst_d --license apache-2.0
-      hf-fst card runs/street_da_fst_d --compare runs/street_source_only
+      hf-fst card runs/street_da --license apache-2.0
+      hf-fst card runs/street_da --compare runs/street_source_only
     """
     from hf_fst.publishing.report import rewrite_report
 

@@ -33,7 +33,7 @@ def demo(
     the class indices.
 
     Examples:
-      hf-fst demo runs/street_da_fst_d
+      hf-fst demo runs/street_da
       hf-fst demo runs/city --examples images/ --window 769 --stride 513 --port 8000
     """
     from hf_fst.prediction.demo import Demo, build_page, check_demo_support, launch_page

@@ -62,7 +62,7 @@ def evaluate(
     The labels keep their full size. Scores are printed and written to evaluation.json and .eval_results/.
 
     Examples:
-      hf-fst eval runs/street_da_fst_d street --options look=real --split test
+      hf-fst eval runs/street_da street --options look=real --split test
       hf-fst eval runs/city cityscapes --data_dir cityscapes --window 769 --stride 513 --scales 0.75,1 --flip
       hf-fst eval nvidia/segformer-b0-finetuned-cityscapes-1024-1024 cityscapes --data_dir cityscapes --json
     """

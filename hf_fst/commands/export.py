@@ -29,7 +29,7 @@ def export(
     metadata. The file is compared with PyTorch before it is written.
 
     Examples:
-      hf-fst export runs/street_da_fst_d --to onnx -o street.onnx
+      hf-fst export runs/street_da --to onnx -o street.onnx
       hf-fst export runs/upernet --to onnx --size 512,1024 --full_size
     """
     from hf_fst.prediction.export import export_onnx

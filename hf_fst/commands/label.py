@@ -64,7 +64,7 @@ def label(
     in a recipe read. A run that was stopped goes on where it was; each image is labeled exactly once.
 
     Examples:
-      hf-fst label runs/street_da_fst_d unlabeled/ -o labeled/
+      hf-fst label runs/street_da unlabeled/ -o labeled/
       hf-fst label runs/city shards/ -o labeled/ --confidence_threshold 0.9 --batch_size 4 --workers 4
       accelerate launch --num_processes 4 -m hf_fst.cli label runs/city unlabeled/ -o labeled/   (on GPUs)
       torchrun --nproc_per_node 2 -m hf_fst.cli label runs/city unlabeled/ -o labeled/           (on CPUs)

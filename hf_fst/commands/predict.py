@@ -47,7 +47,7 @@ def predict(
     it was.
 
     Examples:
-      hf-fst predict runs/street_da_fst_d images/ -o out/ --overlays
+      hf-fst predict runs/street_da images/ -o out/ --overlays
       hf-fst predict runs/city images/ -o out/ --window 769 --stride 513 --batch_size 4 --workers 2
       hf-fst predict runs/city drive.mp4 -o out/
     """

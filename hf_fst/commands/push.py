@@ -31,10 +31,10 @@ def push(
     set HF_TOKEN.
 
     Examples:
-      hf-fst push runs/street_da_fst_d me/street-da --private
+      hf-fst push runs/street_da me/street-da --private
       hf-fst push converted/daformer-b5 me/daformer-b5
-      hf-fst push runs/street_da_fst_d/checkpoint-500 me/street-da --revision step-500
-      hf-fst push runs/street_da_fst_d somebody/street-da --create-pr
+      hf-fst push runs/street_da/checkpoint-500 me/street-da --revision step-500
+      hf-fst push runs/street_da somebody/street-da --create-pr
     """
     from hf_fst.publishing.push import push
 

@@ -50,7 +50,7 @@ class Train(Command):
 
 def train(
     ctx: typer.Context,
-    recipe: Annotated[str, Argument(metavar="RECIPE", help="The YAML file.")],
+    recipe: Annotated[str, Argument(metavar="RECIPE", help="The name of a recipe, or the path of a YAML file.")],
     sweep: Annotated[
         str | None, Option(metavar="NAME", help="Name or number of the point of a recipe with `sweep`.")
     ] = None,
@@ -68,9 +68,9 @@ def train(
     option, --key value; they are listed below.
 
     Examples:
-      hf-fst train examples/recipes/street_da_fst_d.yaml
-      hf-fst train examples/recipes/street_da_fst_d.yaml --lookahead_steps 1 --seed 2 -o runs/one-step
-      hf-fst train examples/recipes/camvid_semi.yaml --sweep fst_w --data_dir camvid
+      hf-fst train street-da
+      hf-fst train street-da --lookahead_steps 1 --seed 2 -o runs/one-step
+      hf-fst train camvid-semi --sweep fst_w --data_dir camvid
       hf-fst train my.yaml --model_config.hidden_size 64 --resume
       accelerate launch examples/run_fst.py my.yaml      (the same on several GPUs)
     """

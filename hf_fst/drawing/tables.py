@@ -4,7 +4,7 @@ A result file `docs/results/NAME.json` holds one measured table:
 
     {
       "title":    "Domain adaptation on street",
-      "command":  "hf-fst train examples/recipes/street.yaml --rule fst_d --seed 0",
+      "command":  "hf-fst train street-da --rule fst_d --seed 0",
       "device":   "2 CPU cores",
       "versions": {"torch": "2.15.0", "transformers": "5.23.0"},
       "date":     "2026-01-31",

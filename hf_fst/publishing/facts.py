@@ -40,7 +40,7 @@ LOCAL = re.compile(r"(?:^|[\s\"'=(,:])(?:/\w|~\w*/|\.{1,2}/|[A-Za-z]:[\\/](?!/)|
 TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}|\b(?:sk|gh[opsu]|wandb)[-_][A-Za-z0-9]{16,}")
 WORD = re.compile(r"[\w.+-]*")
 NAME = re.compile(r"[\w.,+() -]+")
-FILE = re.compile(r"(?:examples/recipes/)?[^/\\]+")
+FILE = re.compile(r"(?:examples/recipes/)?[^/\\]+")  # runs of version 0.1 name that folder
 
 
 @dataclass
@@ -191,7 +191,7 @@ class RunFacts:
         base_model: Hub id of the weights the run started from (see `hub_id`).
         hub_id: Hub id the result is published under.
         license: Identifier of the license of the weights, as the Hub spells it.
-        recipe: File name of the recipe, without a folder unless it is `examples/recipes/`.
+        recipe: Name of a recipe of the library, or the file name of another without its folder.
         overrides: Settings given on the command line beside the recipe, through `settings_of` too.
         own_architecture: Whether `import hf_fst.models` is needed to load it.
         compared: Other runs on the same data.

@@ -7,6 +7,8 @@ import shutil
 import textwrap
 from dataclasses import dataclass, field, fields
 
+from hf_fst.recipes.names import recipe_names
+
 
 def _key(group: str, help: str, default=None):
     return field(default=default, metadata={"group": group, "help": help})
@@ -15,7 +17,7 @@ def _key(group: str, help: str, default=None):
 @dataclass
 class Recipe:
     """Everything one run needs: the keys below, and `options`, the fields of `FSTConfig`. `file` is the name of the
-    recipe's file, `folder` is `examples/recipes` for one of the project's, `point` the name of the point of its sweep.
+    recipe's file, `in_library` says whether it ships with the package, `point` is the name of the point of its sweep.
 
     Paths are relative to the folder the command is started in, those under `defaults` to the recipe's own file.
     """
@@ -107,7 +109,7 @@ class Recipe:
 
     options: dict = field(default_factory=dict)
     file: str = "run.yaml"
-    folder: str | None = None
+    in_library: bool = False
     point: str | None = None
 
     @property
@@ -115,6 +117,11 @@ class Recipe:
         """The file's stem and the point of its sweep, `-` between them."""
         stem = self.file.removesuffix(".yaml").removesuffix(".yml")
         return stem if self.point is None else f"{stem}-{self.point}"
+
+    @property
+    def command_name(self) -> str:
+        """What `hf-fst train` is given on a card: the name of a library recipe, or the file without its folder."""
+        return self.file.removesuffix(".yaml").replace("_", "-") if self.in_library else self.file
 
 
 def own_keys() -> dict[str, object]:
@@ -144,8 +151,17 @@ def key_table() -> str:
         "    every field of transformers.TrainingArguments: learning_rate, max_steps, per_device_train_batch_size, ...",
         "",
         "  The recipe itself",
-        f"    {'defaults':<{width}}  list of recipes to start from, relative to this file; a later one wins",
+        f"    {'defaults':<{width}}  recipes to start from: names, or paths relative to this file; a later one wins",
         f"    {'sweep':<{width}}  variants; --sweep NAME takes one: KEY: [values], or TITLE: {{NAME: {{keys}}}};",
         f"    {'':<{width}}  several such lines are combined, their names joined by `-`",
+        "",
+        "Recipes that go by name:",
+        *textwrap.wrap(
+            ", ".join(recipe_names()),
+            shutil.get_terminal_size().columns - 4,
+            break_on_hyphens=False,
+            initial_indent="  ",
+            subsequent_indent="  ",
+        ),
     ]
     return "\n".join(lines)

@@ -12,36 +12,37 @@ from pathlib import Path
 import yaml
 
 from hf_fst.data import DATASETS
-from hf_fst.errors import MissingError, UsageError, did_you_mean
+from hf_fst.errors import UsageError, did_you_mean
 from hf_fst.recipes.keys import Recipe, own_keys
+from hf_fst.recipes.names import LIBRARY, find_recipe
 from hf_fst.training.config import FSTConfig
 
-EXAMPLES = ("examples", "recipes")
 # set by the trainer or by flags of the command, or not sayable in YAML
 _NOT_KEYS = ("debug", "do_train", "do_eval", "do_predict", "local_rank", "parallelism_config")
 
 
-def load_recipe(path: str | Path, overrides: dict[str, object] | None = None, sweep: str | None = None) -> Recipe:
+def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, sweep: str | None = None) -> Recipe:
     """Reads a recipe, takes one point of its sweep, and applies overrides.
 
     Args:
-        path: the YAML file.
+        given: a name of the library, such as `street-da`, or the path of a YAML file.
         overrides: values by key; dots reach into mappings (`model_config.depths`), dashes count as underscores. Text is
             parsed as YAML.
         sweep: name or number of the point, for a recipe with `sweep`.
 
     Raises:
-        FileNotFoundError: no such file.
+        MissingError: there is no such recipe.
         UsageError: it is not a recipe, or a key or a value is wrong.
     """
-    values = _read(Path(path), ())
+    path = find_recipe(given)
+    values = _read(path, ())
     point = None
-    points = _points(values.pop("sweep", None), str(path))
+    points = _points(values.pop("sweep", None), str(given))
     if points:
-        point, chosen = _choose(points, sweep, str(path))
+        point, chosen = _choose(points, sweep, str(given))
         values = merge(values, chosen)
     elif sweep is not None:
-        raise UsageError(f"{path} has no sweep, but --sweep {sweep} asks for a point of one; leave it out.")
+        raise UsageError(f"{given} has no sweep, but --sweep {sweep} asks for a point of one; leave it out.")
     hints = _hints()
     for key, value in (overrides or {}).items():
         head, *inner = key.replace("-", "_").split(".")
@@ -50,8 +51,8 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None, sw
         for part in reversed(inner):
             value = {part: value}
         values = merge(values, {head: value})
-    recipe = make_recipe(values, Path(path).name, point)
-    recipe.folder = "/".join(EXAMPLES) if Path(path).resolve().parts[-3:-1] == ("recipes", "library") else None
+    recipe = make_recipe(values, path.name, point)
+    recipe.in_library = path.resolve().parent == LIBRARY.resolve()
     return recipe
 
 
@@ -73,9 +74,9 @@ def make_recipe(values: dict[str, object], file: str = "run.yaml", point: str | 
     return recipe
 
 
-def sweep_points(path: str | Path) -> list[str]:
+def sweep_points(given: str | Path) -> list[str]:
     """The names of the points of a recipe's sweep, empty without one. Raises as `load_recipe`."""
-    return list(_points(_read(Path(path), ()).get("sweep"), str(path)))
+    return list(_points(_read(find_recipe(given), ()).get("sweep"), str(given)))
 
 
 def merge(base: dict, new: dict) -> dict:
@@ -105,8 +106,6 @@ def as_dict(recipe: Recipe) -> dict[str, object]:
 
 def _read(path: Path, inside: tuple[Path, ...]) -> dict[str, object]:
     """A file's keys over those of its `defaults`, which are read first to last."""
-    if not path.is_file():
-        raise MissingError(f"There is no recipe {path}; give a YAML file.")
     if path.resolve() in inside:
         raise UsageError(f"{path} is a default of itself; take it out of `defaults`.")
     try:
@@ -117,10 +116,10 @@ def _read(path: Path, inside: tuple[Path, ...]) -> dict[str, object]:
         raise UsageError(f"{path} is not a recipe; it must hold lines `key: value`.")
     bases = own.pop("defaults", None) or []
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise UsageError(f"defaults in {path} is {bases!r}; give a list of recipes, relative to that file.")
+        raise UsageError(f"defaults in {path} is {bases!r}; give a list of recipes: names, or paths relative to it.")
     values: dict[str, object] = {}
     for base in bases:
-        values = merge(values, _read(path.parent / base, (*inside, path.resolve())))
+        values = merge(values, _read(find_recipe(base, path.parent), (*inside, path.resolve())))
     return merge(values, own)
 
 

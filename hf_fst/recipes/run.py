@@ -177,7 +177,7 @@ def run(
         about.pop("test", None)
         trainer.create_model_card(
             data=about,
-            recipe="/".join(filter(None, (recipe.folder, recipe.file))),
+            recipe=recipe.command_name,
             overrides=_told(recipe, overrides or {}),
             palette=data.palette,
             tested=tested,

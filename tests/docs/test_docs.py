@@ -28,6 +28,7 @@ from hf_fst.models import BUILDS, build
 from hf_fst.models.convert import FAMILIES
 from hf_fst.recipes import load_recipe
 from hf_fst.recipes.load import sweep_points
+from hf_fst.recipes.names import LIBRARY
 from tests.data import trees
 from tests.evaluation.conftest import tiny_model
 
@@ -87,7 +88,7 @@ def as_command(line):
 
 def commands():
     """Every `hf-fst` command of the pages, of the recipes' first lines and of the Makefile, as words after `hf-fst`."""
-    recipes = sorted((ROOT / "examples").rglob("*.yaml"))
+    recipes = sorted(LIBRARY.rglob("*.yaml"))
     found = []
     for file in [*PAGES, ROOT / "Makefile", *recipes]:
         text = file.read_text(encoding="utf-8")
@@ -193,8 +194,6 @@ def test_python_blocks_compile(page):
 def test_yaml_blocks_are_recipes(page, tmp_path):
     for content in blocks(page, "yaml"):
         (tmp_path / "recipe.yaml").write_text(content)
-        if not (tmp_path / "examples").exists():
-            (tmp_path / "examples").symlink_to(ROOT / "examples")
         points = sweep_points(tmp_path / "recipe.yaml")
         load_recipe(tmp_path / "recipe.yaml", sweep=points[0] if points else None)
 
@@ -205,12 +204,11 @@ def test_commands_have_known_keys_and_options(words, tmp_path, capsys):
     if command == "train":
         rest, overrides = split_overrides(rest)
         recipe, *flags = rest
-        path = ROOT / recipe
-        if not recipe.startswith("examples/"):  # stands for a recipe of the reader's
-            path = tmp_path / "recipe.yaml"
-            path.write_text("seed: 0\n")
+        if recipe.endswith(".yaml"):  # stands for a recipe of the reader's
+            recipe = tmp_path / "recipe.yaml"
+            recipe.write_text("seed: 0\n")
         sweep = flags[flags.index("--sweep") + 1] if "--sweep" in flags else None
-        load_recipe(path, overrides, sweep)
+        load_recipe(recipe, overrides, sweep)
         rest = [flag for flag in flags if flag != sweep]
     main([command, "--help"])
     known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", capsys.readouterr().out))

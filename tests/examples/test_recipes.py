@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import yaml
@@ -12,9 +11,10 @@ from hf_fst import cli
 from hf_fst.recipes import load_recipe, sweep_points
 from hf_fst.recipes.dry_run import dry_run
 from hf_fst.recipes.load import to_config
+from hf_fst.recipes.names import LIBRARY
 from tests.data import trees
 
-RECIPES = Path(__file__).parents[2] / "examples/recipes"
+RECIPES = LIBRARY
 FILES = sorted(path.name for path in RECIPES.glob("*.yaml"))
 POINTS = [(name, point) for name in FILES for point in sweep_points(RECIPES / name) or [None]]
 
@@ -32,7 +32,7 @@ def test_there_is_a_recipe_for_each_row_of_the_tables():
     assert points_of("gta5_networks.yaml") == [f"{n}-{m}" for n in networks for m in ("st", "k2", "k3", "k4")]
     assert points_of("synthia_different.yaml") == ["d_k2", "d_k3", "d_k4", "w_n2", "w_n3", "w_n4"]
     assert len(points_of("voc_semi.yaml")) == 4 * 3 * 2 and len(points_of("cityscapes_semi.yaml")) == 2 * 3 * 2
-    assert {"gta5_daformer.yaml", "synthia_daformer.yaml", "street_da_fst_d.yaml", "folders.yaml"} <= set(FILES)
+    assert {"gta5_daformer.yaml", "synthia_daformer.yaml", "street_da.yaml", "folders.yaml"} <= set(FILES)
 
 
 @pytest.mark.parametrize(("name", "point"), POINTS)
@@ -60,7 +60,7 @@ def test_the_numbers_of_the_published_runs_arrive(name, point, expected):
 def test_every_header_tells_how_to_start_it_or_what_shares_it():
     for path in RECIPES.glob("*.yaml"):
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-        assert any(f"examples/recipes/{path.name}" in line for line in header), path.name
+        assert any(f" {path.stem.replace('_', '-')}" in line for line in header), path.name
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_nothing_but_what_is_published_lies_there(directory):
 def test_the_recipe_of_the_command_is_still_the_one_that_was_trained(directory):
     facts = RunFacts.load(directory)
     assert card.command(facts) == f"hf-fst train {facts.recipe}"
-    now = as_dict(load_recipe(ROOT / facts.recipe))
+    now = as_dict(load_recipe(facts.recipe))
     trained = yaml.safe_load((directory / "recipe.yaml").read_text(encoding="utf-8"))
     assert {key: now.get(key) for key in trained} == trained
     assert set(now) - set(trained) <= {"output_dir", "license"}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from hf_fst.errors import UsageError
+from hf_fst.errors import MissingError, UsageError
 from hf_fst.recipes import load_recipe, sweep_points
 from hf_fst.recipes.load import as_dict, make_recipe, to_config
+from hf_fst.recipes.names import LIBRARY, recipe_names
 
 
 def write(path, text):
@@ -26,6 +27,32 @@ def test_later_defaults_win_and_the_recipe_wins_over_them(tmp_path):
         "output_dir": "runs/r",
     }
     assert recipe.model_config == {"depth": 1, "width": 3}
+
+
+def test_a_recipe_of_the_library_goes_by_name_with_dashes_or_underscores(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # from any folder
+    recipe = load_recipe("street-da", {"seed": "3"})
+    assert recipe == load_recipe("street_da", {"seed": "3"}) == load_recipe(LIBRARY / "street_da.yaml", {"seed": "3"})
+    assert (recipe.command_name, recipe.options["output_dir"]) == ("street-da", "runs/street_da")
+    assert "mean_teacher" in sweep_points("camvid-semi")
+    own = load_recipe(write(tmp_path / "mine.yaml", "defaults: [street-da]\nlearning_rate: 1\n"))
+    assert own.options == {**load_recipe("street-da").options, "learning_rate": 1, "output_dir": "runs/mine"}
+    assert own.command_name == "mine.yaml"
+
+
+@pytest.mark.parametrize(
+    ("given", "end"),
+    [
+        ("street-ad", "; did you mean 'street-da'?"),
+        ("examples/recipes/folder.yaml", "; did you mean 'folders'?"),
+        ("none.yaml", "; give the path of a YAML file or one of these names."),
+    ],
+)
+def test_an_unknown_recipe_is_refused_with_the_names(given, end):
+    with pytest.raises(MissingError) as caught:
+        load_recipe(given)
+    assert str(caught.value) == f"There is no recipe {given!r} (names are {', '.join(recipe_names())}){end}"
+    assert {"folders", "street-da"} <= set(recipe_names())
 
 
 def test_null_puts_a_key_back_to_its_default(tmp_path):

@@ -1,0 +1,33 @@
+"""Recipes by name: those of `library/`, which ship with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hf_fst.errors import MissingError, did_you_mean
+
+LIBRARY = Path(__file__).parent / "library"
+
+
+def recipe_names() -> list[str]:
+    """The names of the library's recipes: the files' stems, with dashes."""
+    return sorted(path.stem.replace("_", "-") for path in LIBRARY.glob("*.yaml"))
+
+
+def find_recipe(given: str | Path, folder: Path = Path()) -> Path:
+    """The file of a recipe.
+
+    Args:
+        given: a name of the library (dashes count as underscores) or the path of a YAML file.
+        folder: what a path is relative to.
+
+    Raises:
+        MissingError: there is no such recipe.
+    """
+    if str(given).replace("_", "-") in recipe_names():
+        return LIBRARY / f"{given}.yaml".replace("-", "_")
+    path = folder / given
+    if not path.is_file():
+        hint = did_you_mean(Path(given).stem, recipe_names()) or "give the path of a YAML file or one of these names."
+        raise MissingError(f"There is no recipe {str(given)!r} (names are {', '.join(recipe_names())}); {hint}")
+    return path
