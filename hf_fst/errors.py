@@ -7,8 +7,7 @@ catch `ValueError` or `FileNotFoundError`. Any other error is a fault of ours an
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -60,25 +59,3 @@ def did_you_mean(given: str, accepted: Iterable[str]) -> str:
     names = {plain(name): name for name in accepted}
     near = difflib.get_close_matches(plain(given), names, n=1, cutoff=0.75)
     return f"did you mean {names[near[0]]!r}?" if near else ""
-
-
-@contextmanager
-def dead_workers(place: Callable[[], str]) -> Iterator[None]:
-    """A loader's worker that dies inside ends the block with one sentence.
-
-    Args:
-        place: says where the run is.
-
-    Raises:
-        RuntimeError: a worker was killed, most often for want of memory.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
-            raise
-        reason = str(error).split(". ")[0].strip().rstrip(".")
-        raise RunError(
-            f"A process that loads images died after {place()} ({reason}); lower dataloader_num_workers or free memory, "
-            "then resume."
-        ) from error

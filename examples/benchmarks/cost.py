@@ -26,7 +26,8 @@ from hf_fst.evaluation.machine import hardware, versions
 from hf_fst.recipes.data import build_data
 from hf_fst.recipes.load import load_recipe, to_config
 from hf_fst.recipes.network import build_network
-from hf_fst.recipes.trainer import RecipeTrainer
+from hf_fst.training.settings import resolve
+from hf_fst.training.trainer import FSTTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = {
@@ -73,10 +74,9 @@ def measure(recipe_file: str, settings: dict[str, str], steps: int, warm_up: int
         recipe = load_recipe(recipe_file, {**fixed, **settings})
         config = to_config(recipe)
         set_seed(0)
-        data = build_data(recipe, config)
+        data = build_data(recipe, config, resolve(config).objective)
         clock = Clock()
-        trainer = RecipeTrainer(
-            recipe,
+        trainer = FSTTrainer(
             model=build_network(recipe, data.names),
             args=config,
             train_dataset=data.labeled,

@@ -29,7 +29,7 @@ from hf_fst.models import BUILDS
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import load_recipe, sweep_points, to_config
 from hf_fst.recipes.network import build_network
-from hf_fst.recipes.trainer import RecipeTrainer
+from hf_fst.training.trainer import FSTTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Path(__file__).with_suffix(".yaml")
@@ -85,8 +85,7 @@ def take_step(recipe: Recipe) -> dict[str, float]:
     network = build_network(recipe, [f"class {index}" for index in range(classes)])
     parameters = sum(parameter.numel() for parameter in network.parameters())
     clock = Clock()
-    trainer = RecipeTrainer(
-        recipe,
+    trainer = FSTTrainer(
         model=network,
         args=config,
         train_dataset=Noise(recipe.crop_size, classes),

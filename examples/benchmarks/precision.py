@@ -23,7 +23,8 @@ from hf_fst.evaluation.machine import hardware, versions
 from hf_fst.recipes.data import build_data
 from hf_fst.recipes.load import load_recipe, to_config
 from hf_fst.recipes.network import build_network
-from hf_fst.recipes.trainer import RecipeTrainer
+from hf_fst.training.settings import resolve
+from hf_fst.training.trainer import FSTTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = "examples/benchmarks/precision.yaml"
@@ -41,9 +42,8 @@ def train(seed: int, bf16: bool, steps: int | None) -> dict:
         recipe = load_recipe(ROOT / RECIPE, settings | ({"max_steps": str(steps)} if steps else {}))
         config = to_config(recipe)
         set_seed(seed)
-        data = build_data(recipe, config)
-        trainer = RecipeTrainer(
-            recipe,
+        data = build_data(recipe, config, resolve(config).objective)
+        trainer = FSTTrainer(
             model=build_network(recipe, data.names),
             args=config,
             train_dataset=data.labeled,

@@ -7,22 +7,77 @@ and sharded parameters.
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
 
+from hf_fst.method.objectives import Objective
 from hf_fst.method.rules import MeanTeacher
-from hf_fst.method.teacher import momentum_at
+from hf_fst.method.teacher import EMATeacher, momentum_at
 
 STATES = ("restore", "carry")
 FOLLOWS = ("before", "after", "both")
 WARMUP_COUNTS = ("steps", "forwards")
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """How the teacher follows the student, and what comes back after virtual steps.
+
+    Args:
+        mu: μ in [0, 1], with which the teacher follows the present student (`teacher_momentum`).
+        mu_ahead: μ' in [0, 1], with which it follows a future (`lookahead_momentum`).
+        warmup: whether both are min(1 - 1/(t+1), μ) at step t (`momentum_warmup`).
+        warmup_counts: what t counts, `"steps"` or `"forwards"`.
+        follows: when it follows the present student, `"before"` the real step, `"after"` it, or `"both"`.
+        state: what comes back, `"restore"` or `"carry"`.
+        start: the first step, from 0, that looks ahead.
+        virtual_steps: optimizer steps that the rule takes and undoes in a step.
+        max_grad_norm: gradients of virtual steps are clipped to this norm, as those of real steps; 0 for no clipping.
+    """
+
+    mu: float = 0.999
+    mu_ahead: float = 0.999
+    warmup: bool = True
+    warmup_counts: str = "steps"
+    follows: str = "before"
+    state: str = "restore"
+    start: int = 0
+    virtual_steps: int = 0
+    max_grad_norm: float = 1.0
+
+
+@dataclass
+class Context:
+    """What every optimizer step of a run needs, made once.
+
+    Args:
+        teacher: φ.
+        objective: what the student learns.
+        optimizer: the run's own, which also takes the virtual steps.
+        accelerator: of the run.
+        settings: how to look ahead.
+        journal: counts steps that are skipped, and stops a run with too many (`hf_fst.training.journal.Journal`).
+        fresh_groups: draws `count` groups of `size` micro-batches for virtual steps on other images.
+    """
+
+    teacher: EMATeacher
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    settings: LookAhead
+    journal: object
+    fresh_groups: Callable[[int, int], Iterator[list[dict]]]
+    #: the memory for the student's present, allocated at the first look-ahead
+    present: Present | None = None
 
 
 def local(tensors) -> list[torch.Tensor]:
@@ -41,6 +96,31 @@ def copy_all(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
         torch._foreach_copy_(*group)
 
 
+def put_back(value, kept):
+    """`value` as it was when `kept` was copied from it: nested dicts, lists and tensors are filled in place."""
+    if isinstance(value, torch.Tensor) and isinstance(kept, torch.Tensor) and value.shape == kept.shape:
+        value.copy_(kept)
+        return value
+    if type(value) is dict and type(kept) is dict:
+        for key in value.keys() - kept.keys():
+            del value[key]
+        value.update({key: put_back(value.get(key), item) for key, item in kept.items()})
+        return value
+    if type(value) is list and type(kept) is list and len(value) == len(kept):
+        value[:] = [put_back(item, other) for item, other in zip(value, kept, strict=True)]
+        return value
+    return copy.deepcopy(kept)
+
+
+def tensors_in(value) -> Iterator[torch.Tensor]:
+    """The tensors in nested dicts, lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(item)
+
+
 class Present:
     """A copy of everything a virtual step changes, allocated once and filled at every look-ahead.
 
@@ -51,6 +131,7 @@ class Present:
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: str):
         self.model, self.optimizer, self.everything = model, optimizer, state == "restore"
         self.kept_state: dict[tuple, torch.Tensor] = {}
+        self.values: dict[tuple, object] = {}
         self._allocate()
 
     @torch.no_grad()
@@ -75,7 +156,9 @@ class Present:
         copy_all(self.kept, self.live)
         if not self.everything:
             return
-        tensors, self.values = self._state()
+        tensors, values = self._state()
+        # some optimizers keep lists or dicts of tensors (Shampoo, SOAP)
+        self.values = {key: copy.deepcopy(value) for key, value in values.items()}
         if tensors.keys() != self.kept_state.keys():  # at the first steps, when an optimizer's state is born
             self.kept_state = {key: torch.empty_like(value) for key, value in tensors.items()}
         copy_all(local(self.kept_state.values()), local(tensors[key] for key in self.kept_state))
@@ -95,15 +178,17 @@ class Present:
                 if not self.optimizer.state[parameter]:
                     del self.optimizer.state[parameter]
         copy_all(local(tensors[key] for key in self.kept_state), local(self.kept_state.values()))
-        for (parameter, key), value in self.values.items():
-            self.optimizer.state[parameter][key] = value
+        for (parameter, key), kept in self.values.items():
+            state = self.optimizer.state[parameter]
+            state[key] = put_back(state.get(key), kept)
         for group, kept in zip(self.optimizer.param_groups, self.groups, strict=True):
             group.update(kept)
 
     def nbytes(self, with_mean: bool = False) -> int:
         """Bytes of the copy, `with_mean` also of a mean of futures."""
         mean = local([*self.trainable, *self.model.buffers()]) if with_mean else []
-        return sum(t.nbytes for t in [*self.kept, *local(self.kept_state.values()), *mean])
+        nested = list(tensors_in(self.values))
+        return sum(t.nbytes for t in [*self.kept, *local(self.kept_state.values()), *nested, *mean])
 
 
 def sum_over_processes(accelerator, counts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -130,68 +215,66 @@ class Step:
     """One optimizer step: the group of micro-batches it learns from, and the verbs of the rules.
 
     Args:
-        trainer: gives the teacher, objective, optimizer and accelerator.
+        context: what all steps of the run share.
         model: the student as the training loop holds it (wrapped).
         group: the micro-batches of this step.
+        number: of the step, from 0.
         watchers: objects whose `before(teacher)` is called with the teacher as it is and where it follows the present,
             not a future: they keep the pseudo-labels before the look-ahead, for the log and for pictures.
     """
 
-    def __init__(self, trainer, model: nn.Module, group: list[dict], watchers: Sequence = ()):
-        self.trainer, self.model, self.group = trainer, model, group
-        self.teacher = trainer.teacher
-        self.student = trainer.accelerator.unwrap_model(model, keep_torch_compile=False)
+    def __init__(self, context: Context, model: nn.Module, group: list[dict], number: int, watchers: Sequence = ()):
+        self.context, self.model, self.group, self.number = context, model, group, number
+        self.settings, self.teacher, self.accelerator = context.settings, context.teacher, context.accelerator
+        self.student = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         self.watchers = watchers
-        self.remembered: list[torch.Tensor] | None = None
-        self.at_present = True
+        self.futures: list[torch.Tensor] | None = None  # their mean, as far as they are remembered
         self.gradients = 0  # taken in this step so far
-        #: before `lookahead_start`: no look-ahead, and the teacher follows the student after its step as well
-        self.plain = trainer.state.global_step < trainer.args.lookahead_start and trainer.virtual_steps > 0
+        #: before `start`: no look-ahead, and the teacher follows the student after its step as well
+        self.plain = number < self.settings.start and self.settings.virtual_steps > 0
         self._keep_labels()
 
-    def look_ahead(self) -> None:
-        """What the rule does, before `lookahead_start` what a mean teacher does."""
-        rule = MeanTeacher() if self.plain else self.trainer.rule
-        rule.look_ahead(self)
+    def look_ahead(self, rule) -> None:
+        """What the rule does, before `start` what a mean teacher does."""
+        (MeanTeacher() if self.plain else rule).look_ahead(self)
 
     # what the teacher does
 
-    def teacher_follows_student(self) -> None:
-        """φ ← μφ + (1-μ)θ, θ being the student as it now is (not again where it followed after the last step)."""
-        if self.at_present and self.trainer.args.teacher_follows == "after":
-            return
-        self._follow_student(self.trainer.args.teacher_momentum)
-        self._keep_labels()
+    def teacher_follows_present(self) -> None:
+        """φ ← μφ + (1-μ)θ_t (not again where it followed θ_t after the last step)."""
+        if self.settings.follows != "after":
+            self._follow_student(self.settings.mu)
+            self._keep_labels()
 
-    def teacher_follows_future(self) -> None:
-        """φ ← μ'φ + (1-μ')θ̃, θ̃ being the student in its imagined future."""
-        self._follow_student(self.trainer.args.lookahead_momentum)
+    def teacher_follows_future(self, momentum: float | None = None) -> None:
+        """φ ← μ'φ + (1-μ')θ̃, with `momentum` in the place of μ' where given."""
+        self._follow_student(self.settings.mu_ahead if momentum is None else momentum)
 
-    def teacher_follows_remembered(self) -> None:
-        """φ ← μ'φ + (1-μ')·(mean of the remembered futures)."""
+    def teacher_follows_mean_future(self) -> None:
+        """φ ← μ'φ + (1-μ')·(mean of the remembered θ̃)."""
         count = len(list(self.student.parameters()))
-        self._follow(self.remembered[:count], self.remembered[count:], self.trainer.args.lookahead_momentum)
+        self._follow(self.futures[:count], self.futures[count:], self.settings.mu_ahead)
 
     def teacher_follows_outcome(self) -> None:
-        """φ ← μφ + (1-μ)θ_{t+1} after the real step, where `teacher_follows` says so."""
-        if self.plain or self.trainer.args.teacher_follows != "before":
-            self._follow_student(self.trainer.args.teacher_momentum)
+        """φ ← μφ + (1-μ)θ_{t+1} after the real step, where `follows` says so."""
+        if self.plain or self.settings.follows != "before":
+            self._follow_student(self.settings.mu)
 
     def _follow_student(self, momentum: float) -> None:
         self._follow(list(self.student.parameters()), list(self.student.buffers()), momentum)
 
     def _follow(self, parameters, buffers, momentum: float) -> None:
-        args, count = self.trainer.args, self.trainer.state.global_step
-        if args.warmup_counts == "forwards":  # virtual ones too, those of earlier steps and of this one
-            count += self.trainer.virtual_steps * max(0, count - args.lookahead_start) + self.gradients
-        self.teacher.follow(parameters, buffers, momentum_at(count, momentum, args.momentum_warmup))
+        settings, count = self.settings, self.number
+        if settings.warmup_counts == "forwards":  # virtual ones too, those of earlier steps and of this one
+            count += settings.virtual_steps * max(0, count - settings.start) + self.gradients
+        self.teacher.follow(parameters, buffers, momentum_at(count, momentum, settings.warmup))
         if self.teacher.buffers != "batch":
             self.share_buffers(self.teacher.model)
 
     @torch.no_grad()
     def share_buffers(self, network: nn.Module) -> None:
         """All processes take a network's buffers of the first: BatchNorm statistics are those of one's own images."""
-        if self.trainer.accelerator.num_processes == 1:
+        if self.accelerator.num_processes == 1:
             return
         buffers = [b for b in local(network.buffers()) if b.is_floating_point()]
         if buffers:
@@ -201,8 +284,8 @@ class Step:
                 buffer.copy_(part.view_as(buffer))
 
     def _keep_labels(self) -> None:
-        if self.watchers and self.at_present:
-            with self.trainer.accelerator.autocast():  # as when it labels for a step
+        if self.watchers:
+            with self.accelerator.autocast():  # as when it labels for a step
                 for watcher in self.watchers:
                     watcher.before(self.teacher)
 
@@ -210,39 +293,36 @@ class Step:
 
     @contextmanager
     def imagine(self) -> Iterator[None]:
-        """Virtual steps happen inside; on exit the student is what it was (`lookahead_state`)."""
-        trainer = self.trainer
-        self.present = trainer.present(self.student)
-        self.present.take()
-        restore_noise = trainer.args.lookahead_state == "restore"
+        """Virtual steps happen inside; on exit the student is what it was (`state`)."""
+        context, restores = self.context, self.settings.state == "restore"
+        if context.present is None:
+            context.present = Present(self.student, context.optimizer, self.settings.state)
+        context.present.take()
         try:
-            with same_noise_after(trainer.args.device) if restore_noise else nullcontext():
+            with same_noise_after(self.accelerator.device) if restores else nullcontext():
                 yield
         finally:  # also where a run is interrupted in the middle: what is saved then is a present student
-            self.present.restore()
+            context.present.restore()
 
     def return_to_present(self) -> None:
         """θ̃ ← θ_t."""
-        self.present.restore()
-        self.at_present = True
+        self.context.present.restore()
 
     def groups(self, count: int, batches: str) -> Iterator[list[dict]]:
         """`count` groups of micro-batches: this step's own (`"same"`) or fresh ones (`"different"`)."""
         if batches == "different":
-            yield from self.trainer.lookahead_groups(count, len(self.group))
+            yield from self.context.fresh_groups(count, len(self.group))
             return
         for _ in range(count):
             yield self.group
 
     def descend(self, group: list[dict]) -> None:
         """θ̃ ← θ̃ - γ∇L(θ̃ | φ): one step of the run's own optimizer with its clipping; no schedule advances."""
-        trainer = self.trainer
         loss, _ = self.gradient(group, virtual=True)
         if loss is not None:
-            if trainer.args.max_grad_norm > 0:
-                trainer._clip_grad_norm(self.model)
-            trainer.optimizer.step()
-        self.at_present = False
+            if self.settings.max_grad_norm > 0:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+            self.context.optimizer.step()
         self.model.zero_grad()
 
     @torch.no_grad()
@@ -252,12 +332,12 @@ class Step:
         future = [*parameters, *buffers]
         # frozen parameters have no future: they are not copied, and no rounding touches them
         moving = [p.requires_grad for p in parameters] + [b.is_floating_point() for b in buffers]
-        if self.remembered is None:
+        if self.futures is None:
             kept = [p.detach() for p in parameters] + [b.clone() for b in buffers]
-            self.remembered = [t * weight if moves else k for t, k, moves in zip(future, kept, moving, strict=True)]
+            self.futures = [t * weight if moves else k for t, k, moves in zip(future, kept, moving, strict=True)]
             return
         averaged = [i for i, moves in enumerate(moving) if moves]
-        torch._foreach_add_([self.remembered[i] for i in averaged], [future[i] for i in averaged], alpha=weight)
+        torch._foreach_add_([self.futures[i] for i in averaged], [future[i] for i in averaged], alpha=weight)
 
     # the gradient, virtual or real
 
@@ -272,7 +352,7 @@ class Step:
             the loss of the group, (), such that its mean over processes is the loss of the whole, or None (and no
             gradient) if it is not finite on some process; and the prepared micro-batches.
         """
-        trainer, objective, accelerator = self.trainer, self.trainer.learning_objective, self.trainer.accelerator
+        context, objective, accelerator = self.context, self.context.objective, self.accelerator
         buffers = local([*self.student.buffers(), *self.teacher.model.buffers()])
         kept = [buffer.clone() for buffer in buffers]
         with torch.no_grad(), accelerator.autocast():
@@ -282,17 +362,13 @@ class Step:
         losses: dict[str, torch.Tensor] = {}
         for i, batch in enumerate(group):
             terms = iter(objective.terms(self.model, self.teacher, batch, totals))
-            for n in range(len(objective.names)):
-                last = i == len(group) - 1 and n == len(objective.names) - 1
+            for n in range(objective.passes):
+                last = i == len(group) - 1 and n == objective.passes - 1
                 with nullcontext() if last else accelerator.no_sync(self.model):
-                    with trainer.compute_loss_context_manager():
-                        names, shares = next(terms)
-                    if isinstance(names, str):
-                        names, shares = (names,), (shares,)
                     # gradients are averaged over processes, the totals are sums over them
-                    shares = [share * accelerator.num_processes for share in shares]
-                    accelerator.backward(sum(shares))
-                for name, share in zip(names, shares, strict=True):
+                    shares = {name: share * accelerator.num_processes for name, share in next(terms).items()}
+                    accelerator.backward(sum(shares.values()))
+                for name, share in shares.items():
                     losses[name] = losses.get(name, 0) + share.detach()
         self.gradients += 1
 
@@ -300,24 +376,12 @@ class Step:
         if accelerator.scaler is None:  # a scaler looks at the gradients itself
             gradients = local(p.grad for p in self.student.parameters() if p.grad is not None)
             checked["gradient"] = torch.stack(torch._foreach_norm(gradients)).double().sum()
-        if trainer.journal.is_finite(checked, accelerator, virtual):
+        if context.journal.is_finite(checked, accelerator, virtual):
             if not virtual:
-                trainer.journal.add(losses)
+                context.journal.add(losses)
             return sum(losses.values()), group
         copy_all(buffers, kept)  # statistics of a batch that is not finite would outlive the step
         if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale
             self.model.zero_grad()
-        trainer.journal.stop_after_too_many(checked, trainer.state.global_step + 1)
+        context.journal.stop_after_too_many(checked, self.number + 1)
         return None, group
-
-
-class TeacherAfterStep(TrainerCallback):
-    """Lets the teacher of an `FSTTrainer` follow the student after its real step, where `teacher_follows` says so."""
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_optimizer_step(self, args, state, control, **kwargs):
-        """Before the schedule advances and the step is counted."""
-        if self.trainer.has_teacher:
-            self.trainer.step.teacher_follows_outcome()

@@ -7,10 +7,11 @@ Every real step is θ_{t+1} = θ_t - γ∇L(θ_t | φ_{t+1}); a rule says what �
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_fst.errors import UserError
+from hf_fst.method.options import option
 
 BATCHES = ("same", "different")
 LABELS = ("followed", "present")
@@ -39,14 +40,14 @@ class MeanTeacher:
 
     def look_ahead(self, step) -> None:
         """φ_{t+1} = μφ_t + (1-μ)θ_t."""
-        step.teacher_follows_student()
+        step.teacher_follows_present()
 
 
 @dataclass(frozen=True)
 class NaiveFST:
     """φ_{t+1} = μφ_t + (1-μ)(θ_t - γ∇L(θ_t | φ_t)): the teacher follows one virtual step, not the present."""
 
-    batches: str = "same"
+    batches: str = option("same", "lookahead_batches")
     virtual_steps: ClassVar[int] = 1
 
     def __post_init__(self):
@@ -57,14 +58,14 @@ class NaiveFST:
         with step.imagine():
             for group in step.groups(1, self.batches):
                 step.descend(group)
-                step.teacher_follows_student()
+                step.teacher_follows_future(step.settings.mu)
 
 
 @dataclass(frozen=True)
 class ImprovedFST:
     """φ' = μφ_t + (1-μ)θ_t;  φ_{t+1} = μ'φ' + (1-μ')(θ_t - γ∇L(θ_t | φ'))."""
 
-    batches: str = "same"
+    batches: str = option("same", "lookahead_batches")
     virtual_steps: ClassVar[int] = 1
 
     def __post_init__(self):
@@ -72,7 +73,7 @@ class ImprovedFST:
 
     def look_ahead(self, step) -> None:
         """The teacher first follows the present, then one virtual step taken with its labels."""
-        step.teacher_follows_student()
+        step.teacher_follows_present()
         with step.imagine():
             for group in step.groups(1, self.batches):
                 step.descend(group)
@@ -86,8 +87,8 @@ class DeepFST:
     φ̃ = μφ_t + (1-μ)θ_t, θ̃ = θ_t; K times: θ̃ ← θ̃ - γ∇L(θ̃ | φ̃), φ̃ ← μ'φ̃ + (1-μ')θ̃;  φ_{t+1} = φ̃.
     """
 
-    num_steps: int = 3
-    batches: str = "same"
+    num_steps: int = option(3, "lookahead_steps")
+    batches: str = option("same", "lookahead_batches")
 
     def __post_init__(self):
         _check_batches(self.batches)
@@ -101,7 +102,7 @@ class DeepFST:
 
     def look_ahead(self, step) -> None:
         """φ̃ follows the present, then K futures, each reached with the labels of the φ̃ before it."""
-        step.teacher_follows_student()
+        step.teacher_follows_present()
         with step.imagine():
             for group in step.groups(self.num_steps, self.batches):
                 step.descend(group)
@@ -117,9 +118,9 @@ class WideFST:
     optimizer state and draws its own noise.
     """
 
-    num_students: int = 3
-    batches: str = "different"
-    labels: str = "followed"
+    num_students: int = option(3, "lookahead_students")
+    batches: str = option("different", "lookahead_batches")
+    labels: str = option("followed", "lookahead_labels")
 
     def __post_init__(self):
         _check_batches(self.batches)
@@ -136,7 +137,7 @@ class WideFST:
     def look_ahead(self, step) -> None:
         """The teacher follows the present and then the mean of N futures."""
         if self.labels == "followed":
-            step.teacher_follows_student()
+            step.teacher_follows_present()
         with step.imagine():
             for group in step.groups(self.num_students, self.batches):
                 step.return_to_present()
@@ -144,8 +145,8 @@ class WideFST:
                 step.remember_future(1 / self.num_students)
             step.return_to_present()
             if self.labels == "present":
-                step.teacher_follows_student()
-            step.teacher_follows_remembered()
+                step.teacher_follows_present()
+            step.teacher_follows_mean_future()
 
 
 RULES = {
@@ -156,33 +157,3 @@ RULES = {
     "fst_d": DeepFST,
     "fst_w": WideFST,
 }
-
-# the field of a rule and the name it has in `FSTConfig`
-CONFIG_NAMES = {
-    "num_steps": "lookahead_steps",
-    "num_students": "lookahead_students",
-    "batches": "lookahead_batches",
-    "labels": "lookahead_labels",
-}
-
-
-def rule_settings(rule) -> dict[str, object]:
-    """The numbers of a rule object under their names in `FSTConfig`, e.g. `{"lookahead_steps": 3, …}`."""
-    return {CONFIG_NAMES[f.name]: getattr(rule, f.name) for f in fields(rule) if f.name in CONFIG_NAMES}
-
-
-def make_rule(name: str, settings: dict[str, object]):
-    """The rule called `name` with the numbers in `settings` (names of `FSTConfig`; None stands for the rule's default).
-
-    Raises:
-        ValueError: no such rule, or a number that this rule does not have.
-    """
-    if name not in RULES:
-        raise UserError(f"rule is {name!r}; use one of {', '.join(RULES)}.")
-    own = {CONFIG_NAMES[f.name]: f.name for f in fields(RULES[name])}
-    given = {key: value for key, value in settings.items() if value is not None}
-    for key in given:
-        if key not in own:
-            owners = [r for r, cls in RULES.items() if any(CONFIG_NAMES[f.name] == key for f in fields(cls))]
-            raise UserError(f"{key} is set but the rule is {name}; leave it out or use {' or '.join(owners)}.")
-    return RULES[name](**{own[key]: value for key, value in given.items()})

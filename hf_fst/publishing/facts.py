@@ -20,20 +20,6 @@ from huggingface_hub.utils import validate_repo_id
 from hf_fst.errors import MissingError, UserError
 
 FACTS_FILE = "fst_run.json"
-# The settings a card tells, all others stay out: those of the method, then those of the training.
-SETTINGS = (
-    "rule", "lookahead_steps", "lookahead_students", "lookahead_batches", "lookahead_labels", "lookahead_state",
-    "preset", "lookahead_start", "teacher_momentum", "lookahead_momentum", "momentum_warmup", "warmup_counts",
-    "teacher_follows", "teacher_buffers",
-    "objective", "unlabeled_weight", "unlabeled_weighting", "confidence_threshold", "pseudo_ignore_top",
-    "pseudo_ignore_bottom", "mix_classes", "cut_probability", "jitter_probability", "jitter_strength",
-    "blur_probability", "augmentation_draw", "entropy_drop_percent", "ohem_threshold", "ohem_min_kept",
-    "feature_distance_weight", "feature_distance_classes", "loss_reduction", "auxiliary_loss_weight",
-    "auxiliary_pseudo_weight", "unlabeled_per_labeled", "eval_window", "eval_stride", "eval_classes",
-    "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
-    "lr_scheduler_type", "warmup_steps", "warmup_ratio", "optim", "weight_decay", "adam_beta1", "adam_beta2",
-    "max_grad_norm", "bf16", "fp16", "seed", "data_seed",
-)  # fmt: skip
 Plain = bool | int | float | str | list | None
 
 LOCAL = re.compile(r"(?:^|[\s\"'=(,:])(?:/\w|~\w*/|\.{1,2}/|[A-Za-z]:[\\/](?!/)|\\\\)|\bfile:")
@@ -326,15 +312,12 @@ def _texts(value, where: str) -> Iterable[tuple[str, str]]:
             yield from _texts(item, f"{where}[{index}]")
 
 
-def settings_of(config: Mapping[str, object]) -> dict[str, Plain]:
-    """What a card may tell of all settings (`args.to_dict()`): those named in `SETTINGS`, if set to something.
-
-    Values other than numbers, single words and lists of them stay out.
-    """
-    told = {key: config[key] for key in SETTINGS if config.get(key) is not None and _is_plain(config[key])}
-    if told.get("max_steps", 0) > 0:
-        told.pop("num_train_epochs", None)  # which max_steps overrides
-    return told
+def settings_of(settings: Mapping[str, object]) -> dict[str, Plain]:
+    """What a card may show of settings: those that are set, to numbers, single words or lists of them."""
+    shown = {key: value for key, value in settings.items() if value is not None and _is_plain(value)}
+    if shown.get("max_steps", 0) > 0:
+        shown.pop("num_train_epochs", None)  # which max_steps overrides
+    return shown
 
 
 def hub_id(name: str | None) -> str | None:

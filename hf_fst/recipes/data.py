@@ -43,7 +43,7 @@ class RunData:
     few: int
 
 
-def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
+def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
     """Loads and checks the datasets of a recipe.
 
     Raises:
@@ -68,10 +68,10 @@ def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
         few, unlabeled = (None, target) if recipe.target_labeled is None else (target, rest)
     elif recipe.target_labeled is not None:
         raise UsageError("target_labeled is set, but there is no unlabeled_dataset to take it from; use labeled.")
-    if OBJECTIVES[config.objective].needs_unlabeled:
+    if OBJECTIVES[objective].needs_unlabeled:
         if unlabeled is None:
             raise UsageError(
-                f"objective {config.objective!r} learns from unlabeled images, but there are none; set "
+                f"objective {objective!r} learns from unlabeled images, but there are none; set "
                 "unlabeled_dataset, or labeled for a part of `dataset`, or use rule: supervised."
             )
         if len(unlabeled) == 0:
@@ -105,7 +105,7 @@ def build_data(recipe: Recipe, config: FSTConfig) -> RunData:
             views[split] = View(dataset, CenterCrop(recipe.eval_crop) if recipe.eval_crop else Evaluation(eval_scale))
             _same_classes(label_map.names, dataset, split)
     unlabeled_view = None
-    if unlabeled is not None and OBJECTIVES[config.objective].needs_unlabeled:
+    if unlabeled is not None and OBJECTIVES[objective].needs_unlabeled:
         unlabeled_view = View(unlabeled, training(crop, unlabeled_scale, random_scale), recipe.unlabeled_diagnostics)
         if unlabeled_view.with_labels:
             _same_classes(label_map.names, unlabeled, "the unlabeled set")

@@ -20,7 +20,8 @@ from hf_fst.recipes.data import scored_classes
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import merge, to_config
 from hf_fst.recipes.network import build_network
-from hf_fst.recipes.trainer import RecipeTrainer
+from hf_fst.training.settings import resolve, virtual_steps
+from hf_fst.training.trainer import FSTTrainer
 
 SIDE = 64  # pixels of the small step
 CLASSES = {
@@ -87,6 +88,7 @@ def dry_run(recipe: Recipe) -> dict[str, object]:
         UsageError: the recipe is wrong.
     """
     config = to_config(recipe)
+    settings = resolve(config)
     names = _class_names(recipe)
     scored_classes(recipe, names)
     blank = replace(recipe, pretrained_backbone=None)
@@ -106,8 +108,8 @@ def dry_run(recipe: Recipe) -> dict[str, object]:
         "classes": len(names),
         "parameters": parameters,
         "training_state_bytes": sum(memory.values()),
-        "rule": config.rule,
-        "objective": config.objective,
+        "rule": settings.rule,
+        "objective": settings.objective,
         "steps": steps,
         "epochs": None if steps else config.num_train_epochs,
         "loss": loss,
@@ -115,7 +117,7 @@ def dry_run(recipe: Recipe) -> dict[str, object]:
         "narrow": narrow,
     }
     print(f"{recipe.name}: {result['model']}, {len(names)} classes, {parameters:,} parameters")
-    print(f"rule {config.rule}, objective {config.objective}")
+    print(f"rule {settings.rule}, objective {settings.objective}")
     parts = ", ".join(f"{name} {_size(number)}" for name, number in memory.items() if number)
     print(f"memory of the training state: {_size(sum(memory.values()))} ({parts}); activations come on top")
     unit = "optimizer steps" if steps else "epochs"
@@ -136,12 +138,12 @@ def state_bytes(network: torch.nn.Module, config) -> dict[str, int]:
     optimizer = parameters * next((count for name, count in moments.items() if name in config.optim), 0)
     if config.optim == "sgd" and "momentum" not in (config.optim_args or ""):
         optimizer = 0
-    looks_ahead = config.rule in ("naive_fst", "improved_fst", "fst_d", "fst_w") and config.lookahead_steps != 0
+    settings = resolve(config)
     copies = 0
-    if looks_ahead:
-        copies = weights + (optimizer if config.lookahead_state == "restore" else 0)
-        copies += weights if config.rule == "fst_w" else 0
-    reference = weights if config.feature_distance_weight else 0
+    if virtual_steps(settings.rule_in_force):
+        copies = weights + (optimizer if settings.lookahead_state == "restore" else 0)
+        copies += weights if settings.rule == "fst_w" else 0
+    reference = weights if settings.feature_distance_weight else 0
     return {
         "student": weights,
         "gradients": parameters,
@@ -193,9 +195,8 @@ def _one_step(recipe: Recipe, names: list[str]) -> tuple[float, list[float]]:
         config = to_config(replace(recipe, options={**recipe.options, **quiet, "max_steps": -1}))
         set_seed(config.seed)
         size = config.per_device_train_batch_size * max(1, config.n_gpu)
-        needs = OBJECTIVES[config.objective].needs_unlabeled
-        trainer = RecipeTrainer(
-            recipe,
+        needs = OBJECTIVES[resolve(config).objective].needs_unlabeled
+        trainer = FSTTrainer(
             model=build_network(recipe, names),
             args=config,
             train_dataset=Noise(len(names), size),

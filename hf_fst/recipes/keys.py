@@ -31,18 +31,6 @@ class Recipe:
     )
     replace_head: bool = _key("Model", "give a pretrained model a new head where its class count differs", False)
 
-    schedule: str | None = _key(
-        "Optimizer",
-        "'poly': (1 - step/max)^poly_power times a linear warm-up (warmup_steps); default: lr_scheduler_type",
-    )
-    poly_power: float = _key("Optimizer", "power of the poly schedule", 1.0)
-    head_lr_multiplier: float | None = _key("Optimizer", "learning rate of the heads over that of the backbone")
-    no_decay: list[str] | None = _key(
-        "Optimizer",
-        "backbone parameters with one of these in their name do not decay; default with head_lr_multiplier: none, "
-        "without: norms and biases",
-    )
-
     dataset: str | None = _key(
         "Labeled images", "a name out of hf_fst.data.DATASETS: street, camvid, folder, hub, ..."
     )
@@ -132,10 +120,15 @@ def own_keys() -> dict[str, object]:
 def key_table() -> str:
     """The keys of a recipe for `hf-fst train --help`, by group."""
     from hf_fst.training.config import FSTConfig
+    from hf_fst.training.options import options
 
     rows = [(f.metadata["group"], f.name, f.metadata["help"]) for f in fields(Recipe) if f.metadata]
-    base = {f.name for f in fields(FSTConfig.__mro__[1])}
-    rows += [("Method", f.name, f.metadata["help"]) for f in fields(FSTConfig) if f.name not in (*base, *own_keys())]
+    own = own_keys()
+    rows += [
+        (field.metadata["group"].removeprefix("Parameters that control "), name, field.metadata["help"])
+        for name, field in options(FSTConfig).items()
+        if name not in own
+    ]
     width = max(len(name) for _, name, _ in rows)
     lines = ["Keys of a recipe, each also an option `--key value`:"]
     group = None

@@ -16,6 +16,7 @@ from hf_fst.errors import UsageError, did_you_mean
 from hf_fst.recipes.keys import Recipe, own_keys
 from hf_fst.recipes.names import LIBRARY, find_recipe
 from hf_fst.training.config import FSTConfig
+from hf_fst.training.settings import resolve
 
 # set by the trainer or by flags of the command, or not sayable in YAML
 _NOT_KEYS = ("debug", "do_train", "do_eval", "do_predict", "local_rank", "parallelism_config")
@@ -89,10 +90,10 @@ def merge(base: dict, new: dict) -> dict:
 
 
 def to_config(recipe: Recipe) -> FSTConfig:
-    """The `FSTConfig` of a recipe with every number filled in. Raises `UsageError` where it refuses a value."""
+    """The `FSTConfig` of a recipe. Raises `UsageError` where it refuses a value."""
     try:
         config = FSTConfig(**recipe.options)
-        config.resolve()
+        resolve(config)
     except ValueError as error:
         raise UsageError(" ".join(str(error).split())) from error
     return config
@@ -268,10 +269,6 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(f"random_resize is {pair}; give [low, high] with 0 < low <= 1 <= high.")
     if not 0 < recipe.cat_max_ratio <= 1:
         raise UsageError(f"cat_max_ratio is {recipe.cat_max_ratio}; use a number above 0, up to 1.")
-    for key in ("head_lr_multiplier", "poly_power"):
-        value = getattr(recipe, key)
-        if value is not None and value <= 0:
-            raise UsageError(f"{key} is {value}; use a number above 0.")
     share = recipe.target_labeled_share
     if share is not None and not 0 < share < 1:
         raise UsageError(f"target_labeled_share is {share}; use a number between 0 and 1.")
@@ -279,8 +276,6 @@ def _check(recipe: Recipe) -> None:
         raise UsageError("target_labeled_share is set without target_labeled; say how much of the target has labels.")
     if recipe.eval_crop is not None and recipe.eval_crop < 1:
         raise UsageError(f"eval_crop is {recipe.eval_crop}; give a side in pixels.")
-    if recipe.schedule not in (None, "poly"):
-        raise UsageError(f"schedule is {recipe.schedule!r}; use 'poly', or leave it out and set lr_scheduler_type.")
     if recipe.split_seed < 0:
         raise UsageError(f"split_seed is {recipe.split_seed}; use 0 or more.")
     for key in ("eval_split", "test_split"):

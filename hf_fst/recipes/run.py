@@ -26,10 +26,10 @@ from hf_fst.recipes.data import RunData, build_data, scored_classes
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import as_dict, to_config
 from hf_fst.recipes.network import build_network, build_processor
-from hf_fst.recipes.trainer import RecipeTrainer
 from hf_fst.training.checkpoints import all_checkpoints, complete_checkpoints
 from hf_fst.training.hub_strategy import push_output
 from hf_fst.training.pictures import FOLDER as PICTURES
+from hf_fst.training.settings import resolve
 from hf_fst.training.summary import best_step, evaluation_of
 from hf_fst.training.trainer import FSTTrainer
 
@@ -102,6 +102,7 @@ def run(
         PushError: with `push_to_hub`, the Hub refused; what was trained is in the output directory.
     """
     config = to_config(recipe)
+    settings = resolve(config)
     transformers_logging.disable_progress_bar()  # a bar for every file written would hide the one for the training
     state = PartialState()
     output_dir = Path(config.output_dir)
@@ -109,15 +110,14 @@ def run(
     state.wait_for_everyone()  # before anybody writes there
     set_seed(config.seed)
     with state.main_process_first():  # the first one counts pixels and downloads, the others find them
-        data = build_data(recipe, config)
+        data = build_data(recipe, config, settings.objective)
         config.eval_classes = scored_classes(recipe, data.names)
         set_seed(config.seed)
         model = build_network(recipe, data.names)
 
     wants_report, config.report = config.report, False  # written below, with what only the recipe knows
     stopwatch = Stopwatch()
-    trainer = RecipeTrainer(
-        recipe,
+    trainer = FSTTrainer(
         model=model,
         args=config,
         train_dataset=data.labeled,
@@ -140,7 +140,6 @@ def run(
         if data.rare is not None:
             _show_sampling(data.rare.table(), output_dir / CLASS_SAMPLING)
     trainer.train(resume_from_checkpoint=checkpoint)
-    config.report = wants_report
 
     metrics = _logged_metrics(trainer, data)
     tested = []
@@ -154,7 +153,7 @@ def run(
     results = {
         "command": command,
         "recipe": shareable(as_dict(recipe)),
-        "rule": config.rule,
+        "rule": settings.rule,
         "seeds": {"seed": config.seed, "data_seed": config.data_seed, "split_seed": recipe.split_seed},
         "versions": versions(),
         "device": hardware(config.device),
@@ -308,12 +307,16 @@ def _number(value: float) -> float | None:
 def _told(recipe: Recipe, overrides: dict[str, str]) -> dict[str, object]:
     """The overrides that a card may tell: settings by name, and other keys whose values are numbers."""
     told = {} if recipe.point is None else {"sweep": recipe.point}
-    told |= settings_of({key: recipe.options[key] for key in overrides if key in recipe.options})
+    told |= settings_of({key: recipe.options[key] for key in overrides if key in recipe.options and _tellable(key)})
     for key, value in overrides.items():
         number = yaml.safe_load(value)
-        if key not in LOCAL_KEYS and not key.startswith("hub_") and isinstance(number, (bool, int, float)):
+        if _tellable(key) and isinstance(number, (bool, int, float)):
             told.setdefault(key, number)
     return told
+
+
+def _tellable(key: str) -> bool:
+    return key not in LOCAL_KEYS and not key.startswith("hub_")
 
 
 def _write_json(path: Path, content: object) -> None:

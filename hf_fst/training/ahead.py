@@ -1,13 +1,15 @@
-"""Batches for virtual steps on other images than the real step's."""
+"""Batches for virtual steps on other images than the real step's, and what to say when a loader dies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.utils.data import DataLoader
 
 from hf_fst.data.pairing import AheadSampler, Pairs
+from hf_fst.errors import RunError
 
 
 class AheadBatches:
@@ -62,3 +64,25 @@ class AheadBatches:
         for _ in range(count):
             yield [next(self._batches) for _ in range(self.micro_batches)][:size]
         self._next = (step + 1, count)
+
+
+@contextmanager
+def dead_workers(place: Callable[[], str]) -> Iterator[None]:
+    """A loader's worker that dies inside ends the block with one sentence.
+
+    Args:
+        place: says where the run is.
+
+    Raises:
+        RuntimeError: a worker was killed, most often for want of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        reason = str(error).split(". ")[0].strip().rstrip(".")
+        raise RunError(
+            f"A process that loads images died after {place()} ({reason}); lower dataloader_num_workers or free memory, "
+            "then resume."
+        ) from error

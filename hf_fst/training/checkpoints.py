@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError
 from torch import nn
 
@@ -33,14 +34,18 @@ def discard(directory: str | os.PathLike) -> None:
         shutil.rmtree(directory)
 
 
-def mark_complete(directory: str | os.PathLike, trainer) -> None:
+def kind(rule: str, student: nn.Module) -> dict[str, str]:
+    """What a checkpoint and the run that loads it must have in common."""
+    return {"rule": rule, "model_type": student.config.model_type}
+
+
+def mark_complete(directory: str | os.PathLike, step: int, of_kind: dict[str, str]) -> None:
     """Write the marker: from now on this checkpoint counts, also after a loss of power."""
     directory = Path(directory)
     paths = sorted(path for path in directory.rglob("*") if path.is_file())
     facts = {
-        "step": trainer.state.global_step,
-        "rule": trainer.args.rule,
-        "model_type": model_type(trainer),
+        "step": step,
+        **of_kind,
         "files": {path.relative_to(directory).as_posix(): list(_fingerprint(path)) for path in paths},
     }
     temporary = directory / (MARKER + ".tmp")
@@ -58,11 +63,6 @@ def _fingerprint(path: Path) -> tuple[int, int]:
         while chunk := file.read(1 << 20):
             size, checksum = size + len(chunk), zlib.crc32(chunk, checksum)
     return size, checksum
-
-
-def model_type(trainer) -> str:
-    """The architecture's name in the student's config."""
-    return trainer.networks()["student"].config.model_type
 
 
 def complete_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
@@ -111,7 +111,9 @@ def checkpoint(trainer, run_dir: str) -> Iterator[None]:
             trainer.journal.save(directory, args.process_index, args.world_size)
         wait()
         if args.should_save:
-            mark_complete(directory, trainer)
+            mark_complete(
+                directory, trainer.state.global_step, kind(trainer.settings.rule, trainer.networks()["student"])
+            )
     except (OSError, SafetensorError, RuntimeError) as error:
         # torch's writer raises a RuntimeError, and after it another one from closing the file
         where = traceback.extract_tb(error.__traceback__)[-1].filename
@@ -133,25 +135,28 @@ def checkpoint(trainer, run_dir: str) -> Iterator[None]:
     wait()
 
 
-def to_resume(resume_from_checkpoint: str | bool | None, trainer) -> str | None:
-    """The checkpoint to go on from, checked: the given one, with True the newest complete one, else None.
+def to_resume(resume_from_checkpoint: str | bool, output_dir: str, expected: dict[str, str]) -> str:
+    """The checkpoint to go on from, checked: the given one, with True the newest complete one.
 
     Raises:
         ValueError: there is none, or as `check`.
     """
-    if not resume_from_checkpoint:
-        return None
     if resume_from_checkpoint is True:
-        complete = complete_checkpoints(trainer.args.output_dir)
+        complete = complete_checkpoints(output_dir)
         if not complete:
-            raise UserError(f"{trainer.args.output_dir} holds no complete checkpoint to resume from.")
+            raise UserError(f"{output_dir} holds no complete checkpoint to resume from.")
         resume_from_checkpoint = str(complete[-1])
-    check(resume_from_checkpoint, trainer, resumes=True)
+    check(resume_from_checkpoint, expected, resumes=True)
     return resume_from_checkpoint
 
 
-def check(directory: str | os.PathLike, trainer, resumes: bool = False) -> None:
+def check(directory: str | os.PathLike, expected: dict[str, str], resumes: bool = False) -> None:
     """Make sure that a run can take its weights from a checkpoint or, with `resumes`, go on from it.
+
+    Args:
+        directory: `checkpoint-N`.
+        expected: the `kind` of the run.
+        resumes: whether more than weights is needed.
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -166,10 +171,10 @@ def check(directory: str | os.PathLike, trainer, resumes: bool = False) -> None:
         raise UserError(f"The checkpoint {directory} is incomplete (it has no {MARKER}); {hint}.")
     try:
         facts = json.loads((directory / MARKER).read_text(encoding="utf-8"))
-        files, found = facts["files"], {"rule": facts["rule"], "model_type": facts["model_type"]}
+        files, found = facts["files"], {key: facts[key] for key in expected}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"The checkpoint {directory} is damaged: {MARKER} cannot be read; {hint}.") from error
-    for key, value in {"rule": trainer.args.rule, "model_type": model_type(trainer)}.items():
+    for key, value in expected.items():
         if found[key] != value:
             raise UserError(
                 f"The checkpoint {directory} is of {key} {found[key]!r} but this run has {value!r}; resume with the "
@@ -188,18 +193,23 @@ def check(directory: str | os.PathLike, trainer, resumes: bool = False) -> None:
             raise UserError(f"The checkpoint {directory} is damaged: {name} is not as it was written; {hint}.")
 
 
-def save_network(trainer, network: nn.Module, directory: str | os.PathLike, as_shards: bool = False) -> None:
-    """Write a network and its image processor; sharded weights are gathered, or with `as_shards` written as they are."""
+def save_network(
+    accelerator: Accelerator, network: nn.Module, processor, directory: str | os.PathLike, as_shards: bool = False
+) -> None:
+    """Write a network and its image processor; called on every process, on those that do not write with `processor` None.
+
+    Sharded weights are gathered, or with `as_shards` written as they are.
+    """
     if as_shards:
-        save_shards(trainer.accelerator, network, directory)
+        save_shards(accelerator, network, directory)
         return
-    whole = trainer.accelerator.get_state_dict(network) if is_sharded(network) else None  # all processes take part
-    if trainer.args.should_save:
+    whole = accelerator.get_state_dict(network) if is_sharded(network) else None  # all processes take part
+    if processor is not None:
         network.save_pretrained(directory, state_dict=whole)
-        trainer.processing_class.save_pretrained(directory)
+        processor.save_pretrained(directory)
 
 
-def load_weights(trainer, directory: str | os.PathLike) -> None:
+def load_weights(accelerator: Accelerator, networks: dict[str, nn.Module], directory: str | os.PathLike) -> None:
     """Load student and teacher from a checkpoint that was checked.
 
     `from_pretrained` reads the files, since models are saved under other key names than their modules have.
@@ -208,13 +218,13 @@ def load_weights(trainer, directory: str | os.PathLike) -> None:
         ValueError: the checkpoint is one of another model.
     """
     directory = Path(directory)
-    for name, network in trainer.networks().items():
+    for name, network in networks.items():
         path = directory if name == "student" else directory / TEACHER_DIR
         if is_adapted(network):
             load_adapter(network, path)
             continue
-        if saves_shards(trainer.accelerator):
-            load_shards(trainer.accelerator, network, path)
+        if saves_shards(accelerator):
+            load_shards(accelerator, network, path)
             continue
         loaded = type(network).from_pretrained(path, dtype=network.dtype).state_dict()
         ours = network.state_dict()

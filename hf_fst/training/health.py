@@ -111,5 +111,9 @@ def health_when_logging(trainer, batch: dict) -> PseudoLabelHealth | None:
         return None
     images = batch["unlabeled_pixel_values"]
     return PseudoLabelHealth(
-        images, trainer.class_names, objective.confidence_threshold, objective.align_corners, args.eval_classes
+        images,
+        trainer.class_names,
+        objective.confidence_threshold,
+        objective.align_corners,
+        trainer.settings.eval_classes,
     )

@@ -122,7 +122,7 @@ class Pictures(TrainerCallback):
     def snapshot(self, batch: dict) -> Snapshot | None:
         """For a step that gets a picture: something that watches it. The same steps on all processes."""
         trainer = self.trainer
-        every, step = trainer.args.picture_steps, trainer.state.global_step + 1
+        every, step = trainer.settings.picture_steps, trainer.state.global_step + 1
         self.taken = None
         if every and (step == 1 or step % every == 0):
             self.taken = Snapshot(batch, trainer.learning_objective.align_corners)

@@ -96,22 +96,15 @@ def refuse_eval_classes(eval_classes: list[int] | None, num_labels: int) -> None
         raise UserError(f"eval_classes is {eval_classes}, but the model has the classes 0 to {num_labels - 1}.")
 
 
-def refuse_objective(objective, args, has_teacher: bool, unlabeled_is_missing: bool) -> None:
-    """Refuse an objective that learns from unlabeled images without a teacher or without such images.
+def refuse_objective(objective, name: str, unlabeled_is_missing: bool) -> None:
+    """Refuse an objective that learns from unlabeled images without such images.
 
     Raises:
-        ValueError: with what to do.
+        UserError: with what to do.
     """
-    if not objective.needs_unlabeled:
-        return
-    if not has_teacher:
+    if objective.needs_unlabeled and unlabeled_is_missing:
         raise UserError(
-            f"rule 'supervised' has no teacher, but {type(objective).__name__} learns from its labels; "
-            "use objective 'supervised' or another rule."
-        )
-    if unlabeled_is_missing:
-        raise UserError(
-            f"objective {args.objective!r} learns from unlabeled images but unlabeled_dataset is missing; give it, "
+            f"objective {name!r} learns from unlabeled images but unlabeled_dataset is missing; give it, "
             "or use rule 'supervised'."
         )
 

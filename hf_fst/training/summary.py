@@ -14,6 +14,7 @@ from hf_fst.evaluation.inference import predict
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
 from hf_fst.method.augmentation import IMAGE_MEAN, IMAGE_STD
 from hf_fst.publishing.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores, hub_id, settings_of
+from hf_fst.training.settings import shown
 
 
 def default_data(trainer) -> dict[str, DatasetFacts]:
@@ -70,7 +71,7 @@ def cost_of(trainer) -> Cost | None:
     seconds = sum(entry["train_runtime"] for entry in runs)
     images = trainer.state.global_step * trainer.get_total_train_batch_size(trainer.args)
     if trainer.learning_objective.needs_unlabeled:
-        images *= 1 + trainer.args.unlabeled_per_labeled
+        images *= 1 + trainer.settings.unlabeled_per_labeled
     memory, of = peak_memory(trainer.args.device)
     return Cost(hardware(trainer.args.device), seconds, images / seconds, memory, of, trainer.args.world_size)
 
@@ -94,8 +95,8 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
     student = trainer.networks()["student"]
     evaluations = evaluations_of(trainer, data["evaluation"]) if "evaluation" in data else []
     return RunFacts(
-        rule=trainer.args.rule,
-        objective=trainer.args.objective,
+        rule=trainer.settings.rule,
+        objective=trainer.settings.objective,
         architecture=type(student).__name__,
         parameters=sum(parameter.numel() for parameter in student.parameters()),
         classes=trainer.class_names,
@@ -103,7 +104,7 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
         unlabeled=data.get("unlabeled"),
         evaluations=[*evaluations, *tested],
         steps=trainer.state.global_step,
-        settings=settings_of(trainer.args.to_dict()),
+        settings=settings_of(shown(trainer.args, trainer.settings)),
         versions=versions(),
         saved="last" if best_step(trainer) is None else "best",
         cost=cost_of(trainer),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Iterator
@@ -12,37 +13,48 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, SegformerImageProcessor, Trainer
 
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
-from hf_fst.errors import UserError, dead_workers
+from hf_fst.errors import UserError
 from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.evaluation.inference import aligns_corners
-from hf_fst.method.lookahead import Present, Step, TeacherAfterStep, sum_over_processes
-from hf_fst.method.objectives import OBJECTIVES, Objective, make_objective
-from hf_fst.method.rules import RULES, Supervised, WideFST, make_rule
+from hf_fst.method.lookahead import Context, Step, sum_over_processes
+from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.teacher import EMATeacher
 from hf_fst.models.auxiliary import freeze_unused, return_auxiliary_logits
 from hf_fst.models.loading import STUDENT_DIR, TEACHER_DIR, from_hub
-from hf_fst.publishing.report import write_report
-from hf_fst.training import refusals
+from hf_fst.models.param_groups import parameter_groups, poly_schedule
+from hf_fst.training import checkpoints, hub_strategy, refusals
 from hf_fst.training.adapters import is_adapted, keep_base_statistics
-from hf_fst.training.ahead import AheadBatches
-from hf_fst.training.checkpoints import check, checkpoint, load_weights, save_network, to_resume
+from hf_fst.training.ahead import AheadBatches, dead_workers
+from hf_fst.training.callbacks import EpochOfDraws, Pushes, Report, TeacherAfterStep
 from hf_fst.training.config import FSTConfig
-from hf_fst.training.epochs import EpochOfDraws
 from hf_fst.training.health import health_when_logging
-from hf_fst.training.hub_strategy import made_first, push_checkpoint, push_output, tell_failures
 from hf_fst.training.journal import Journal
 from hf_fst.training.pictures import Pictures
+from hf_fst.training.settings import look_ahead_of, make_objective, resolve, virtual_steps
 from hf_fst.training.sharding import gathered, saves_shards, sharding_alike, synchronize_batchnorm
-from hf_fst.training.summary import facts_of, samples_of
 
 
 class FSTTrainer(Trainer):
     """Trains a student for semantic segmentation with a look-ahead teacher ("Learning from Future", NeurIPS 2022).
 
-    The one thing it changes in `transformers.Trainer` is the training step: at the last micro-batch of an accumulation
-    group the `rule` moves the teacher (imagining future students, which are undone), and then the gradient of the
-    whole group is taken with that teacher's labels. Evaluation scores student and teacher in one pass; `save_model`
-    writes the teacher as an ordinary checkpoint.
+    It is a `transformers.Trainer` and overrides of it:
+
+    - `training_step`, `get_batch_samples`: at the last micro-batch of an accumulation group the `rule` moves the teacher
+      (imagining future students, which are undone), and then the gradient of the whole group is taken with that
+      teacher's labels.
+    - `get_train_dataloader`: pairs of labeled and unlabeled images, each draw with a seed of its own.
+    - `create_optimizer`, `create_scheduler`: `head_lr_multiplier`, `no_decay` and the poly schedule.
+    - `prediction_step`, `evaluation_loop`, `predict`, `log`: student and teacher are scored in one pass over the data.
+    - `save_model` and what loads and saves checkpoints: `output_dir` is the teacher, `checkpoint-N/` the student with the
+      teacher inside; best weights and a resumed run have both.
+    - `init_hf_repo`, `push_to_hub` and what follows a push: model and card are published in one commit.
+    - `call_model_init`, `_hp_search_setup`: each trial of a search has settings and a teacher of its own.
+    - `create_accelerator_and_postprocess`, `_prepare_for_training`: the gradient scaler counts virtual steps; the
+      teacher is sharded as its student is.
+
+    Report, pictures and pushes at checkpoints are callbacks (`hf_fst.training.callbacks.Report` and `Pushes`,
+    `hf_fst.training.pictures.Pictures`), which `remove_callback` removes. `args` is copied, `settings` holds the
+    values in force.
 
     Args:
         model: a model with per-pixel class `logits`, the id of one on the Hub, or a local directory.
@@ -80,9 +92,15 @@ class FSTTrainer(Trainer):
         args = FSTConfig() if args is None else args
         if not isinstance(args, FSTConfig):
             raise UserError(f"args is a {type(args).__name__}; give an hf_fst.FSTConfig.")
-        if isinstance(objective, Objective) and args.objective is None:  # a preset depends on it
-            args.objective = next((name for name, kind in OBJECTIVES.items() if type(objective) is kind), None)
-        self.rule = args.resolve(rule, objective if isinstance(objective, str) else None)
+        self._given = rule, objective
+        self.settings = resolve(args, rule, objective)
+        self.rule = self.settings.rule_in_force
+        args = copy.copy(args)  # `Trainer` writes to its arguments, and the user's may serve another one
+        # where the best weights are wanted without saying by what, `TrainingArguments` says loss, but for one strategy
+        wanted = "loss" if args.save_strategy == "best" else None
+        if (args.metric_for_best_model or wanted) == "loss":
+            network = "teacher" if self.has_teacher else "student"
+            args.metric_for_best_model, args.greater_is_better = f"{network}_mean_iou", True
         if isinstance(model, str):
             model, processing_class = from_hub(model, processing_class, id2label)
         processing_class = processing_class or SegformerImageProcessor(do_resize=False)
@@ -91,7 +109,7 @@ class FSTTrainer(Trainer):
         refusals.refuse_settings(args, **{key: kwargs[key] for key in own if key in kwargs})
         self.unlabeled_dataset = unlabeled_dataset
         self.teacher: EMATeacher | None = None
-        self._scores = StreamingScores(lambda: (list(self.networks()), self.class_names), args.eval_classes)
+        self._scores = StreamingScores(lambda: (list(self.networks()), self.class_names), self.settings.eval_classes)
         kwargs.setdefault("compute_metrics", self._scores)
         super().__init__(
             model=model,
@@ -104,23 +122,18 @@ class FSTTrainer(Trainer):
         )
         refusals.refuse_launch(self)
         refusals.refuse_model(self.model)
-        refusals.refuse_eval_classes(args.eval_classes, self._num_labels())
-        self._objective_by_name = objective is None or isinstance(objective, str)
+        refusals.refuse_eval_classes(self.settings.eval_classes, self._num_labels())
         self._reference_model = reference_model
-        if self._objective_by_name:
-            objective = self._make_objective()
-        else:
-            args.objective = next((n for n, c in OBJECTIVES.items() if type(objective) is c), type(objective).__name__)
-        self.learning_objective = objective
-        refusals.refuse_objective(
-            objective, args, self.has_teacher, train_dataset is not None and unlabeled_dataset is None
-        )
+        self.learning_objective = self._make_objective()
+        unlabeled_is_missing = train_dataset is not None and unlabeled_dataset is None
+        refusals.refuse_objective(self.learning_objective, self.settings.objective, unlabeled_is_missing)
         self.teacher = self._teacher_of(self.model)
-        self._present: Present | None = None
-        self.journal = Journal(args.max_nonfinite_steps)
+        self.context: Context | None = None
+        self.journal = Journal(self.settings.max_nonfinite_steps)
         self._card: dict = {}
         self.pictures = Pictures(self)
-        for callback in (EpochOfDraws(self), TeacherAfterStep(self), self.pictures):
+        own = [EpochOfDraws(self), TeacherAfterStep(self), self.pictures, Pushes(self)]
+        for callback in own + [Report(self)] * self.settings.report:
             self.add_callback(callback)
 
     # the teacher
@@ -128,19 +141,14 @@ class FSTTrainer(Trainer):
     @property
     def has_teacher(self) -> bool:
         """Whether there is a teacher apart from the student."""
-        return not isinstance(self.rule, Supervised)
-
-    @property
-    def virtual_steps(self) -> int:
-        """Optimizer steps that the rule takes and undoes in a step; a rule of one's own need not say, 0 then."""
-        return getattr(self.rule, "virtual_steps", 0)
+        return self.settings.rule != "supervised"
 
     def _teacher_of(self, model: nn.Module) -> EMATeacher:
         """A copy of a student that is not yet wrapped or sharded: afterwards none could be made."""
         synchronize_batchnorm(model, self.args)
         return_auxiliary_logits(model)
-        teacher = EMATeacher(model, self.args.teacher_buffers, share_frozen=is_adapted(model))
-        if self.args.objective in OBJECTIVES:  # one of the user's own may learn from other outputs
+        teacher = EMATeacher(model, self.settings.teacher_buffers, share_frozen=is_adapted(model))
+        if self.settings.objective in OBJECTIVES:  # one of the user's own may learn from other outputs
             refusals.look_at_first_output([model, teacher.model])
         return teacher
 
@@ -148,7 +156,7 @@ class FSTTrainer(Trainer):
         """As `Trainer`; the gradient scaler counts virtual steps too."""
         super().create_accelerator_and_postprocess()
         if (scaler := self.accelerator.scaler) is not None:
-            scaler.set_growth_interval(scaler.get_growth_interval() * (1 + self.virtual_steps))
+            scaler.set_growth_interval(scaler.get_growth_interval() * (1 + virtual_steps(self.rule)))
 
     def _prepare_for_training(self, *args, **kwargs):
         if (ddp := self.accelerator.ddp_handler) is not None and not ddp.find_unused_parameters:
@@ -164,31 +172,48 @@ class FSTTrainer(Trainer):
         model = super().call_model_init(trial)
         if self.teacher is not None:
             self.teacher = self._teacher_of(model.to(self.args.device))
-            self._present = None
         return model
 
     def _hp_search_setup(self, trial) -> None:
-        """A trial of a search may set options of which rule and objective are made."""
+        """A trial of a search may set options of which rule and objective are made: settle them anew."""
         super()._hp_search_setup(trial)
-        if trial is not None and self.args.rule in RULES:
-            self.rule = make_rule(self.args.rule, self.args.rule_settings())
-        if trial is not None and self._objective_by_name:
+        if trial is not None:
+            self.settings = resolve(self.args, *self._given)
+            self.rule = self.settings.rule_in_force
             self.learning_objective = self._make_objective()
 
     def _make_objective(self) -> Objective:
-        """What the options say."""
+        """The objective that was given, or what the settings say."""
+        given = self._given[1]
+        if isinstance(given, Objective):
+            return given
         reference = self.model if self._reference_model is None else self._reference_model
-        return make_objective(self.args, self._num_labels(), aligns_corners(self.model), reference)
+        reference = reference.to(self.args.device) if self.settings.feature_distance_weight else None
+        return make_objective(self.settings, self._num_labels(), aligns_corners(self.model), reference)
 
-    def present(self, student: nn.Module) -> Present:
-        """The memory for the student's present, allocated at the first look-ahead."""
-        if self._present is None:
-            self._present = Present(student, self.optimizer, self.args.lookahead_state)
-        return self._present
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The optimizer of `optim`, over groups for heads and for parameters that do not decay where these are set."""
+        multiplier, no_decay = self.settings.head_lr_multiplier, self.settings.no_decay
+        if self.optimizer is None and (multiplier is not None or no_decay is not None):
+            network = self.model if model is None else model
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, network)
+            rates = self.args.learning_rate, self.args.weight_decay, 1.0 if multiplier is None else multiplier
+            self.optimizer = optimizer_class(parameter_groups(network, *rates, no_decay or ()), **options)
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """The poly schedule where it is set, counted in optimizer steps."""
+        if self.lr_scheduler is None and self.settings.schedule == "poly":
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            optimizer = self.optimizer if optimizer is None else optimizer
+            self.lr_scheduler = poly_schedule(optimizer, num_training_steps, self.settings.poly_power, warmup)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def lookahead_memory(self) -> int:
         """Bytes that the look-ahead holds beside student and teacher: the kept present, and for `fst_w` a mean future."""
-        return 0 if self._present is None else self._present.nbytes(with_mean=isinstance(self.rule, WideFST))
+        present = None if self.context is None else self.context.present
+        return 0 if present is None else present.nbytes(with_mean=self.settings.rule == "fst_w")
 
     # batches
 
@@ -200,7 +225,7 @@ class FSTTrainer(Trainer):
             self.train_dataset,
             self.unlabeled_dataset if self.learning_objective.needs_unlabeled else None,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            unlabeled_per_labeled=self.args.unlabeled_per_labeled,
+            unlabeled_per_labeled=self.settings.unlabeled_per_labeled,
             # whole groups: no process gets fewer images than another
             multiple_of=self.get_total_train_batch_size(self.args),
         )
@@ -250,8 +275,19 @@ class FSTTrainer(Trainer):
         group = [self._prepare_inputs(batch) for batch in self.group]
         health = health_when_logging(self, group[0])
         snapshot = self.pictures.snapshot(group[0])
-        self.step = step = Step(self, model, group, [watcher for watcher in (health, snapshot) if watcher is not None])
-        step.look_ahead()
+        if self.context is None:
+            self.context = Context(
+                self.teacher,
+                self.learning_objective,
+                self.optimizer,
+                self.accelerator,
+                look_ahead_of(self.settings, self.args.max_grad_norm),
+                self.journal,
+                lambda count, size: self.lookahead_groups(count, size),
+            )
+        watchers = [watcher for watcher in (health, snapshot) if watcher is not None]
+        self.step = step = Step(self.context, model, group, self.state.global_step, watchers)
+        step.look_ahead(self.rule)
         loss, prepared = step.gradient(group)
         step.share_buffers(step.student)  # else what is evaluated here is not what the first process saves
         if health is not None:
@@ -279,7 +315,7 @@ class FSTTrainer(Trainer):
         if self.compute_metrics is not self._scores or "labels" not in inputs:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         inputs = self._prepare_inputs(inputs)
-        options = (self._num_labels(), self.args.eval_window, self.args.eval_stride)
+        options = (self._num_labels(), self.settings.eval_window, self.settings.eval_stride)
         with self.accelerator.autocast():
             counts = [count(n, inputs["pixel_values"], inputs["labels"], *options) for n in self.networks().values()]
         counts = torch.stack(counts, dim=1)
@@ -317,35 +353,37 @@ class FSTTrainer(Trainer):
         if _internal_call and output_dir is not None:  # a checkpoint
             super().save_model(output_dir, _internal_call=True)
             if teacher is not None:
-                save_network(self, teacher, os.path.join(output_dir, TEACHER_DIR), saves_shards(self.accelerator))
+                self._save_network(teacher, os.path.join(output_dir, TEACHER_DIR), saves_shards(self.accelerator))
             return
         output_dir = output_dir if output_dir is not None else self.args.output_dir
-        save_network(self, student if teacher is None else teacher, output_dir)
-        save_network(self, student, os.path.join(output_dir, STUDENT_DIR))
+        self._save_network(student if teacher is None else teacher, output_dir)
+        self._save_network(student, os.path.join(output_dir, STUDENT_DIR))
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
+
+    def _save_network(self, network: nn.Module, directory: str, as_shards: bool = False) -> None:
+        processor = self.processing_class if self.args.should_save else None
+        checkpoints.save_network(self.accelerator, network, processor, directory, as_shards)
 
     def _save_checkpoint(self, model, trial) -> None:
         if self.args.save_total_limit:
             self._finish_current_push()  # it may read a checkpoint that goes now
-        with checkpoint(self, self._get_output_dir(trial=trial)):
+        with checkpoints.checkpoint(self, self._get_output_dir(trial=trial)):
             super()._save_checkpoint(model, trial)
-        push_checkpoint(self, self._get_output_dir(trial=trial))
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None):
-        """Trains as `Trainer.train`; then, with `report`, writes model, card and pictures into the output directory.
+        """Trains as `Trainer.train`.
 
         Raises:
             ValueError: the checkpoint to resume from is incomplete, damaged, or one of another run; nothing is written.
         """
-        resume_from_checkpoint = to_resume(resume_from_checkpoint, self)
-        self.journal, self._present = Journal(self.args.max_nonfinite_steps), None
+        if resume_from_checkpoint:
+            expected = checkpoints.kind(self.settings.rule, self.networks()["student"])
+            resume_from_checkpoint = checkpoints.to_resume(resume_from_checkpoint, self.args.output_dir, expected)
+        self.journal, self.context = Journal(self.settings.max_nonfinite_steps), None
         with dead_workers(lambda: f"step {self.state.global_step}"):
             output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         del self.ahead  # ends its workers
-        if self.args.report:
-            self.save_model(_internal_call=True)
-            self.create_model_card()
         return output._replace(training_loss=output.metrics.get("train_loss", math.nan))
 
     def create_model_card(self, data: dict | None = None, model_name: str | None = None, **facts) -> None:
@@ -356,17 +394,20 @@ class FSTTrainer(Trainer):
             model_name: name for people; made from model, data and rule by default.
             facts: what else `hf_fst.training.summary.facts_of` takes: recipe, overrides, license, palette, tested.
         """
+        from hf_fst.publishing.report import write_report  # matplotlib and jinja, which training need not wait for
+        from hf_fst.training.summary import facts_of, samples_of
+
         self._card = {**self._card, **facts} | ({"data": data} if data is not None else {})
         with gathered(self.accelerator, self.networks().values()):
             if self.is_world_process_zero():
                 known = facts_of(self, **{"data": {}, **self._card}, model_name=model_name)
                 write_report(self.args.output_dir, known, self.state.log_history, samples_of(self))
 
-    # the Hub, see hf_fst.training.hub_strategy
+    # the Hub
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository and its branch before training, or raise a `PushError` that says why not."""
-        made_first(self, lambda: super(FSTTrainer, self).init_hf_repo(token, private))
+        hub_strategy.made_first(self, lambda: super(FSTTrainer, self).init_hf_repo(token, private))
 
     def push_to_hub(
         self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **card
@@ -376,22 +417,23 @@ class FSTTrainer(Trainer):
             self.init_hf_repo(token, private)
         self.save_model(_internal_call=True)
         self.create_model_card(**{"hub_id": self.hub_model_id, **card})
-        return push_output(self, commit_message, blocking, token, revision, private)
+        return hub_strategy.push_output(self, commit_message, blocking, token, revision, private)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing: that checkpoint is not complete yet; `_save_checkpoint` pushes it."""
+        """Nothing: that checkpoint is not complete yet; `callbacks.Pushes` pushes it."""
 
     def _finish_current_push(self) -> None:
         super()._finish_current_push()
-        tell_failures(self)
+        hub_strategy.tell_failures(self)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_weights(self, resume_from_checkpoint)
+        checkpoints.load_weights(self.accelerator, self.networks(), resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         self.journal.load(checkpoint, self.args.process_index, self.args.world_size, self.args.device)
 
     def _load_best_model(self) -> None:
-        check(self.state.best_model_checkpoint, self)
-        load_weights(self, self.state.best_model_checkpoint)
+        best, networks = self.state.best_model_checkpoint, self.networks()
+        checkpoints.check(best, checkpoints.kind(self.settings.rule, networks["student"]))
+        checkpoints.load_weights(self.accelerator, networks, best)

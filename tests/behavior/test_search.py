@@ -108,3 +108,21 @@ def test_a_search_over_the_look_ahead_changes_the_rule(tmp_path):
     )
     assert sorted((rule.num_steps, weight) for rule, weight, _ in seen) == [(1, 0.5), (2, 0.5)]
     assert all(isinstance(rule, DeepFST) for rule, _, _ in seen) and seen[0][2] is not seen[1][2]
+
+
+def test_options_that_follow_from_others_follow_those_of_the_trial(tmp_path):
+    """μ' follows μ; another objective has its own weighting and threshold."""
+    trainer = FSTTrainer(
+        args=tiny.config(tmp_path, rule="fst_d", objective="class_mix"),
+        model_init=fresh,
+        train_dataset=tiny.images(2),
+        unlabeled_dataset=tiny.images(2, 2, labels=False),
+    )
+    assert (trainer.settings.lookahead_momentum, trainer.settings.unlabeled_weighting) == (0.999, "quality")
+    for name, value in {"teacher_momentum": 0.5, "objective": "cut_mix"}.items():  # what a search does for a trial
+        setattr(trainer.args, name, value)
+    trainer._hp_search_setup({})
+    settings, objective = trainer.settings, trainer.learning_objective
+    assert settings.lookahead_momentum == 0.5
+    assert (settings.unlabeled_weighting, settings.confidence_threshold) == ("threshold", 0.95)
+    assert (objective.weighting, objective.confidence_threshold) == ("threshold", 0.95)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
-from hf_fst.training.epochs import EpochOfDraws
+from hf_fst.training.callbacks import EpochOfDraws
 from tests import tiny
 
 

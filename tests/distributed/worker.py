@@ -82,7 +82,7 @@ def run(directory, rule, accumulation, *, batch_norm=False, spoiled=False, **opt
         "student": [p.detach().clone() for p in trainer.model.parameters()],
         "teacher": [p.detach().clone() for p in trainer.teacher.model.parameters()],
         "metrics": {key: value for key, value in metrics.items() if "student" in key or "teacher" in key},
-        "losses": [[entry.get(name) for name in trainer.learning_objective.names] for entry in logs],
+        "losses": [[entry.get(name) for name in ("labeled_loss", "unlabeled_loss")] for entry in logs],
         "health": [{key: value for key, value in entry.items() if key.startswith("pseudo_")} for entry in logs],
         "skipped": dict(trainer.journal.skipped),
     }

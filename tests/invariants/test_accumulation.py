@@ -82,8 +82,8 @@ def test_the_split_of_a_group_does_not_matter_to_a_segformer_either(tmp_path, ru
 
 def test_the_quality_ratio_is_that_of_the_group(tmp_path):
     """Were it that of each micro-batch, the split would matter: the ratio differs between these images."""
-    trainer = tiny.trainer(tmp_path, sets=uneven(), rule="mean_teacher", unlabeled_weighting="quality")
-    trainer.learning_objective.confidence_threshold = 0.4
+    options = {"unlabeled_weighting": "quality", "confidence_threshold": 0.4}
+    trainer = tiny.trainer(tmp_path, sets=uneven(), rule="mean_teacher", **options)
     prepared = [
         trainer.learning_objective.prepare(
             trainer.teacher, {"labels": a["labels"][None], "unlabeled_pixel_values": b["pixel_values"][None]}

@@ -159,7 +159,7 @@ def test_frozen_weights_stay_and_have_no_memory_of_the_present(tmp_path):
     trainer.train()
     assert torch.equal(network.stem.weight, stem)
     assert torch.equal(trainer.teacher.model.stem.weight, stem)
-    assert len(trainer.present(network).kept) == 4 + 3  # norm and head, and the norm's buffers
+    assert len(trainer.context.present.kept) == 4 + 3  # norm and head, and the norm's buffers
 
 
 @pytest.mark.parametrize("rule", [DeepFST(2), WideFST(2)], ids=repr)
@@ -206,7 +206,7 @@ def test_memory_of_the_present_is_allocated_once_and_nothing_is_deep_copied(tmp_
 
         def on_step_end(self, args, state, control, **kwargs):
             self.patches.undo()
-            present = trainer.present(trainer.model)
+            present = trainer.context.present
             presents.append(present)
             places.append([t.data_ptr() for t in present.kept])
             moments.append([t.data_ptr() for t in present.kept_state.values()])

@@ -16,6 +16,7 @@ from hf_fst.method.objectives import CutMixObjective, EntropyDropObjective
 from hf_fst.method.presets import DEFAULT, preset_values
 from hf_fst.recipes.load import load_recipe, to_config
 from hf_fst.training.config import FSTConfig
+from hf_fst.training.settings import resolve
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -47,9 +48,9 @@ def test_an_exception_for_a_rule_is_on_the_page(rule, objective):
 def test_what_is_set_wins_over_the_preset(tmp_path, preset):
     given = {"lookahead_state": "restore", "momentum_warmup": False, "loss_reduction": "all", "lookahead_start": 5}
     args = FSTConfig(output_dir=str(tmp_path), preset=preset, rule="fst_d", objective="class_mix", **given)
-    args.resolve()
+    settings = resolve(args)
     values = preset_values(preset, "fst_d", "class_mix")
-    assert {name: getattr(args, name) for name in values} == {**values, **given}
+    assert {name: getattr(settings, name) for name in values} == {**values, **given}
 
 
 @pytest.mark.parametrize(("name", "preset"), [("paper", "paper"), ("official", "official")])
@@ -57,9 +58,9 @@ def test_a_preset_is_the_base_of_a_recipe(tmp_path, name, preset):
     recipe = tmp_path / "mine.yaml"
     base = ROOT / "examples" / "recipes" / "base" / f"{name}.yaml"
     recipe.write_text(f"defaults: [{base}]\nmodel: nobody/model\ndataset: street\n")
-    config = to_config(load_recipe(recipe))
+    settings = resolve(to_config(load_recipe(recipe)))
     for option, value in preset_values(preset, "fst_d", "class_mix").items():
-        assert getattr(config, option) == value
+        assert getattr(settings, option) == value
 
 
 def test_an_objective_given_as_an_object_chooses_between_the_two_codes(tmp_path):
@@ -69,19 +70,12 @@ def test_an_objective_given_as_an_object_chooses_between_the_two_codes(tmp_path)
     ):
         options = {"preset": "official", "rule": rule, "objective": None}
         trainer = tiny.trainer(tmp_path, trainer_options={"objective": objective}, **options)
-        assert (trainer.args.objective, trainer.args.teacher_follows) == expected
+        assert (trainer.settings.objective, trainer.settings.teacher_follows) == expected
 
 
 def test_labels_of_the_present_teacher_need_one_that_has_not_followed(tmp_path):
-    args = FSTConfig(
-        output_dir=str(tmp_path),
-        rule="fst_w",
-        objective="class_mix",
-        lookahead_labels="present",
-        teacher_follows="after",
-    )
     with pytest.raises(ValueError, match="use teacher_follows 'before'"):
-        args.resolve()
+        FSTConfig(output_dir=str(tmp_path), rule="fst_w", lookahead_labels="present", teacher_follows="after")
 
 
 def test_a_batch_is_augmented_or_not_as_a_whole():

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hf_fst.method.objectives import Objective
+from hf_fst.method.options import make, values_of
 from hf_fst.method.rules import (
     RULES,
     DeepFST,
@@ -21,8 +22,6 @@ from hf_fst.method.rules import (
     NaiveFST,
     Supervised,
     WideFST,
-    make_rule,
-    rule_settings,
 )
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.trainer import FSTTrainer
@@ -59,7 +58,7 @@ class Square(Objective):
         b = batch["pixel_values"].mean()
         theta, phi = student(pixel_values=b), teacher(b)
         self.asked.append((theta.item(), phi.item(), b.item()))
-        yield "square", (theta - phi - b) ** 2
+        yield {"square": (theta - phi - b) ** 2}
 
 
 def run(tmp_path, rule, **options):
@@ -146,7 +145,7 @@ def test_a_rule_of_ones_own_runs(tmp_path):
 
         def look_ahead(self, step):
             for _ in range(2):
-                step.teacher_follows_student()
+                step.teacher_follows_present()
 
     phi, _, _ = run(tmp_path, Jump())
     assert phi == 0.75 * 1 + 0.25 * 4
@@ -155,9 +154,9 @@ def test_a_rule_of_ones_own_runs(tmp_path):
 def test_every_rule_is_known_by_its_name_in_the_config():
     assert list(RULES) == ["supervised", "mean_teacher", "naive_fst", "improved_fst", "fst_d", "fst_w"]
     settings = {"lookahead_steps": 2, "lookahead_batches": "different"}
-    assert make_rule("fst_d", settings) == DeepFST(2, "different")
-    assert rule_settings(DeepFST(2, "different")) == settings
-    assert make_rule("fst_w", {"lookahead_students": None}) == WideFST(3, "different", "followed")
+    assert make("rule", RULES, "fst_d", settings) == DeepFST(2, "different")
+    assert values_of(DeepFST(2, "different")) == settings
+    assert make("rule", RULES, "fst_w", {"lookahead_students": None}) == WideFST(3, "different", "followed")
 
 
 def test_improved_fst_shares_no_code_with_fst_d():
@@ -166,7 +165,7 @@ def test_improved_fst_shares_no_code_with_fst_d():
 
 
 @pytest.mark.parametrize(
-    "make, sentence",
+    "made, sentence",
     [
         (lambda: DeepFST(-1), "lookahead_steps (K) is -1; use 0 (mean teacher) or more."),
         (lambda: WideFST(0), "lookahead_students (N) is 0; use 1 or more."),
@@ -174,16 +173,16 @@ def test_improved_fst_shares_no_code_with_fst_d():
         (lambda: NaiveFST("other"), "lookahead_batches is 'other'; use 'same' or 'different'."),
         (lambda: ImprovedFST("other"), "lookahead_batches is 'other'; use 'same' or 'different'."),
         (
-            lambda: make_rule("fst", {}),
+            lambda: make("rule", RULES, "fst", {}),
             "rule is 'fst'; use one of supervised, mean_teacher, naive_fst, improved_fst, fst_d, fst_w.",
         ),
         (
-            lambda: make_rule("mean_teacher", {"lookahead_steps": 3}),
+            lambda: make("rule", RULES, "mean_teacher", {"lookahead_steps": 3}),
             "lookahead_steps is set but the rule is mean_teacher; leave it out or use fst_d.",
         ),
     ],
 )
-def test_a_wrong_rule_is_answered_in_one_sentence(make, sentence):
+def test_a_wrong_rule_is_answered_in_one_sentence(made, sentence):
     with pytest.raises(ValueError) as error:
-        make()
+        made()
     assert str(error.value) == sentence

@@ -21,6 +21,7 @@ from hf_fst.recipes.data import build_data, scored_classes
 from hf_fst.recipes.load import make_recipe, to_config
 from hf_fst.recipes.run import run, shareable
 from hf_fst.training.checkpoints import complete_checkpoints
+from hf_fst.training.settings import resolve
 from tests.data import trees
 from tests.recipes import tiny
 
@@ -163,7 +164,8 @@ def test_the_published_schedule_and_head_rate_are_used(tmp_path):
 
 def data_of(keys: dict):
     recipe = make_recipe(keys)
-    return build_data(recipe, to_config(recipe))
+    config = to_config(recipe)
+    return build_data(recipe, config, resolve(config).objective)
 
 
 def test_semi_supervised_takes_the_rest_as_unlabeled_and_evaluates_on_its_own_splits(tmp_path):

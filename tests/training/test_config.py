@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import math
 
 import pytest
 
+from hf_fst.errors import UserError
 from hf_fst.method.rules import DeepFST, MeanTeacher, Supervised, WideFST
 from hf_fst.training.config import FSTConfig
+from hf_fst.training.options import options
+from hf_fst.training.settings import resolve
+from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
 
 DEFAULTS = {"use_cpu": True, "report_to": []}
@@ -19,9 +25,8 @@ def config(tmp_path, **options):
 
 def test_every_option_has_its_place_in_the_documentation():
     ours = {f.name for f in dataclasses.fields(FSTConfig)} - {f.name for f in dataclasses.fields(FSTConfig.__base__)}
-    documented = {name for name in ours if f"        {name} (`" in FSTConfig.__doc__}
-    assert ours == documented
-    assert all(f.metadata.get("help") for f in dataclasses.fields(FSTConfig) if f.name in ours)
+    assert ours == options(FSTConfig).keys()
+    assert ours == {name for name in ours if f"\n    {name} (`" in FSTConfig.__doc__}
 
 
 @pytest.mark.parametrize(
@@ -34,10 +39,10 @@ def test_every_option_has_its_place_in_the_documentation():
     ],
 )
 def test_the_rule_follows_from_the_options(tmp_path, options, expected):
-    args = config(tmp_path, **options)
-    assert args.resolve() == expected
-    assert args.rule == {DeepFST: "fst_d", WideFST: "fst_w"}[type(expected)]
-    assert args.lookahead_batches == expected.batches
+    settings = resolve(config(tmp_path, **options))
+    assert settings.rule_in_force == expected
+    assert settings.rule == {DeepFST: "fst_d", WideFST: "fst_w"}[type(expected)]
+    assert settings.lookahead_batches == expected.batches
 
 
 @pytest.mark.parametrize(
@@ -49,39 +54,27 @@ def test_the_rule_follows_from_the_options(tmp_path, options, expected):
     ],
 )
 def test_numbers_left_out_are_those_of_the_objectives_recipe(tmp_path, objective, weighting, threshold, jitter, blur):
-    args = config(tmp_path, objective=objective)
-    args.resolve()
+    args = resolve(config(tmp_path, objective=objective))
     found = (args.unlabeled_weighting, args.confidence_threshold, args.jitter_probability, args.blur_probability)
     assert found == (weighting, threshold, jitter, blur)
-    args = config(tmp_path, objective=objective, confidence_threshold=0.5, jitter_probability=0.1)
-    args.resolve()
+    args = resolve(config(tmp_path, objective=objective, confidence_threshold=0.5, jitter_probability=0.1))
     assert (args.confidence_threshold, args.jitter_probability, args.blur_probability) == (0.5, 0.1, blur)
 
 
-def test_supervised_means_labels_alone_and_the_students_score(tmp_path):
-    args = config(tmp_path, rule="supervised", load_best_model_at_end=True, eval_strategy="steps", save_steps=500)
-    args.resolve()
-    assert (args.objective, args.metric_for_best_model) == ("supervised", "student_mean_iou")
-    args = config(tmp_path, load_best_model_at_end=True, eval_strategy="steps", save_steps=500)
-    args.resolve()
-    assert (args.objective, args.metric_for_best_model, args.greater_is_better) == (
-        "class_mix",
-        "teacher_mean_iou",
-        True,
-    )
+@pytest.mark.parametrize(
+    "rule, objective, best", [("supervised", "supervised", "student"), ("fst_d", "class_mix", "teacher")]
+)
+def test_what_is_best_is_the_score_of_the_network_that_is_saved(tmp_path, rule, objective, best):
+    sets = {"train_dataset": tiny.images(2), "unlabeled_dataset": tiny.images(2), "eval_dataset": tiny.images(2)}
+    args = config(tmp_path, rule=rule, load_best_model_at_end=True, eval_strategy="steps", save_steps=500)
+    trainer = FSTTrainer(tiny.model(), args, **sets)
+    assert trainer.settings.objective == objective
+    assert trainer.args.metric_for_best_model == f"{best}_mean_iou" and trainer.args.greater_is_better
 
 
 def test_momentum_of_the_look_ahead_defaults_to_the_teachers(tmp_path):
-    assert config(tmp_path, teacher_momentum=0.9).lookahead_momentum == 0.9
-    assert config(tmp_path, teacher_momentum=0.9, lookahead_momentum=0.0).lookahead_momentum == 0.0
-
-
-def test_resolving_again_changes_nothing(tmp_path):
-    args = config(tmp_path, rule="fst_w")
-    rule, before = args.resolve(), None
-    before = args.to_dict()
-    assert args.resolve() == rule and args.resolve("fst_w") == rule and args.resolve(rule) == rule
-    assert args.to_dict() == before
+    assert resolve(config(tmp_path, teacher_momentum=0.9)).lookahead_momentum == 0.9
+    assert resolve(config(tmp_path, teacher_momentum=0.9, lookahead_momentum=0.0)).lookahead_momentum == 0.0
 
 
 @pytest.mark.parametrize(
@@ -209,15 +202,16 @@ def test_what_cannot_be_is_refused_in_one_sentence(tmp_path, options, sentence):
 )
 def test_a_trainer_that_is_told_two_things_refuses(tmp_path, options, rule, objective, sentence):
     with pytest.raises(ValueError) as error:
-        config(tmp_path, **options).resolve(rule, objective)
+        resolve(config(tmp_path, **options), rule, objective)
     assert str(error.value) == sentence
 
 
 def test_a_rule_object_that_agrees_is_taken_and_its_numbers_are_written_down(tmp_path):
     args = config(tmp_path, rule="fst_w", lookahead_students=2)
     rule = WideFST(2, "same", "present")
-    assert args.resolve(rule) is rule
-    assert (args.lookahead_batches, args.lookahead_labels) == ("same", "present")
+    settings = resolve(args, rule)
+    assert settings.rule_in_force is rule
+    assert (settings.lookahead_batches, settings.lookahead_labels) == ("same", "present")
 
 
 def test_settings_of_the_trainers_arguments_stay_what_suits_pairs(tmp_path):
@@ -228,8 +222,69 @@ def test_settings_of_the_trainers_arguments_stay_what_suits_pairs(tmp_path):
 def test_a_wrong_kind_of_arguments_is_refused(tmp_path):
     from transformers import TrainingArguments
 
-    from hf_fst.training.trainer import FSTTrainer
-
     with pytest.raises(ValueError) as error:
         FSTTrainer(tiny.model(), TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
     assert str(error.value) == "args is a TrainingArguments; give an hf_fst.FSTConfig."
+
+
+@pytest.mark.parametrize(
+    "objective, option, value, owner",
+    [
+        ("class_mix", "ohem_threshold", 0.7, "entropy_drop"),
+        ("class_mix", "cut_probability", 0.5, "cut_mix or entropy_drop"),
+        ("pseudo_label", "mix_classes", "image", "class_mix"),
+        ("cut_mix", "entropy_drop_percent", 80.0, "entropy_drop"),
+        ("entropy_drop", "unlabeled_weighting", "quality", "pseudo_label or class_mix or cut_mix"),
+    ],
+)
+def test_options_of_another_objective_are_refused(tmp_path, objective, option, value, owner):
+    with pytest.raises(UserError) as error:
+        config(tmp_path, objective=objective, **{option: value})
+    assert str(error.value) == f"{option} is set but the objective is {objective}; leave it out or use {owner}."
+
+
+@pytest.mark.parametrize(
+    "option", ["unlabeled_weight", "learning_rate", "auxiliary_loss_weight", "head_lr_multiplier"]
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, option, value):
+    with pytest.raises(UserError, match=f"{option} is {value}; use "):
+        config(tmp_path, **{option: value})
+
+
+def test_one_config_serves_two_trainers_and_is_never_written_to(tmp_path):
+    args = config(tmp_path, max_steps=1, save_strategy="no", report=False)
+    before = copy.deepcopy(args.to_dict())
+    sets = {"train_dataset": tiny.images(2), "unlabeled_dataset": tiny.images(2)}
+    for rule, objective in (("fst_w", "cut_mix"), ("mean_teacher", "class_mix")):
+        trainer = FSTTrainer(tiny.model(), args, rule=rule, objective=objective, **sets)
+        trainer.train()
+        assert (trainer.settings.rule, trainer.settings.objective) == (rule, objective)
+    assert args.to_dict() == before
+
+
+def test_settings_in_force_cannot_be_set(tmp_path):
+    settings = resolve(config(tmp_path))
+    with pytest.raises(AttributeError, match="set teacher_momentum in the FSTConfig"):
+        settings.teacher_momentum = 0.5
+
+
+def test_heads_and_schedule_of_a_recipe_are_options_of_the_config(tmp_path):
+    args = config(
+        tmp_path,
+        rule="supervised",
+        learning_rate=0.1,
+        head_lr_multiplier=10.0,
+        schedule="poly",
+        poly_power=0.5,
+        max_steps=4,
+        save_strategy="no",
+        report=False,
+        logging_steps=1,
+    )
+    trainer = FSTTrainer(tiny.model(), args, train_dataset=tiny.images(2))
+    trainer.train()
+    rates = {group["initial_lr"] for group in trainer.optimizer.param_groups}
+    assert max(rates) == pytest.approx(1.0)  # 10 times 0.1, for the head
+    logged = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert logged[1] / logged[0] == pytest.approx(math.sqrt((1 - 1 / 4) / 1))  # (1 - t/4)^0.5 at t = 1 and 0

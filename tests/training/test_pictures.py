@@ -14,6 +14,7 @@ from transformers.trainer_callback import TrainerState
 
 from hf_fst.method.rules import RULES
 from hf_fst.training.pictures import Snapshot, tiled, unnormalized
+from hf_fst.training.settings import Settings
 from tests import tiny
 
 PALETTE = [[200, 0, 0], [0, 100, 0], [0, 0, 50]]
@@ -74,7 +75,7 @@ def test_none_and_zero_draw_nothing(tmp_path, steps):
 
 def test_only_the_first_process_writes(tmp_path):
     trainer = trained(tmp_path, max_steps=1)
-    trainer.args.picture_steps = 1
+    trainer.settings = Settings(**{**vars(trainer.settings), "picture_steps": 1})
     snapshot = trainer.pictures.snapshot(trainer.group[0])
     assert snapshot is not None  # every process takes part in what is computed
     trainer.pictures.on_step_end(trainer.args, TrainerState(is_world_process_zero=False), None)

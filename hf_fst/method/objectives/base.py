@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from hf_fst.method.losses import IGNORE_INDEX, ignore_as_255, output_cross_entropy
 from hf_fst.method.objectives.feature_distance import FeatureDistance
+from hf_fst.method.options import option
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Objective:
     """Base of the objectives: the labeled cross entropy, and the three calls that the gradient path makes.
 
     For each micro-batch of a group `prepare` runs first, without gradient: the teacher labels and images are mixed. What
-    `counts` gives is then summed over the group and over the processes. `terms` finally yields the loss terms, each
-    already divided by the totals, so that they add up to the loss of the group; each is backpropagated as it comes.
+    `counts` gives is then summed over the group and over the processes. `terms` finally yields the losses of one forward
+    pass after the other, each already divided by the totals, so that they add up to the loss of the group; each pass is
+    backpropagated as it comes.
 
     Args:
         loss_reduction: means over `"valid"` pixels or over `"all"`.
@@ -24,27 +29,17 @@ class Objective:
         feature_distance: keeps the features on labeled images near those of another network.
     """
 
-    #: the terms that `terms` yields, in order; names of terms that share a forward pass are a tuple
-    names: tuple[str | tuple[str, ...], ...] = ("labeled_loss",)
+    #: number of forward passes of the student, the length of `terms`
+    passes: ClassVar[int] = 1
     #: whether batches need unlabeled images
-    needs_unlabeled = False
+    needs_unlabeled: ClassVar[bool] = False
     #: confidence in [0, 1] above which a pseudo-label counts as confident in what is logged
     confidence_threshold = 0.968
 
-    def __init__(
-        self,
-        *,
-        loss_reduction: str = "valid",
-        auxiliary_loss_weight: float = 0.4,
-        align_corners: bool = False,
-        feature_distance: FeatureDistance | None = None,
-    ):
-        self.loss_reduction = loss_reduction
-        self.auxiliary_loss_weight = auxiliary_loss_weight
-        self.align_corners = align_corners
-        self.feature_distance = feature_distance
-        if feature_distance is not None:
-            self.names = (("labeled_loss", "feature_distance"), *self.names[1:])
+    loss_reduction: str = option("valid")
+    auxiliary_loss_weight: float = option(0.4)
+    align_corners: bool = False
+    feature_distance: FeatureDistance | None = None
 
     def prepare(self, teacher, batch: dict) -> dict:
         """The batch with whatever `terms` needs; labels (B,H,W) have 255 where they are ignored."""
@@ -62,8 +57,8 @@ class Objective:
             return torch.tensor(labels.numel(), device=labels.device)
         return (labels != IGNORE_INDEX).sum()
 
-    def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield (name, loss), or (names, losses) of one forward pass, in the order of `names`; the labeled term first.
+    def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield the named losses of each forward pass, the labeled ones first.
 
         Args:
             student: the wrapped model, called as `student(pixel_values=…)`.
@@ -73,7 +68,7 @@ class Objective:
         """
         yield self.labeled_term(student, batch, totals)
 
-    def labeled_term(self, student, batch: dict, totals: dict):
+    def labeled_term(self, student, batch: dict, totals: dict) -> dict[str, torch.Tensor]:
         """CE(g_θ(x_l), y_l), the mean over the labeled pixels of the group; and the feature distance where set."""
         features = {} if self.feature_distance is None else {"output_hidden_states": True}
         output = student(pixel_values=batch["pixel_values"], **features)
@@ -81,5 +76,5 @@ class Objective:
             output, batch["labels"], totals["labeled"], None, self.auxiliary_loss_weight, self.align_corners
         )
         if self.feature_distance is None:
-            return self.names[0], loss
-        return self.names[0], (loss, self.feature_distance.loss(output, batch, totals))
+            return {"labeled_loss": loss}
+        return {"labeled_loss": loss, "feature_distance": self.feature_distance.loss(output, batch, totals)}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from hf_fst.errors import UserError
 from hf_fst.method.mixing import class_mask, mix
 from hf_fst.method.objectives.pseudo_label import PseudoLabelObjective
+from hf_fst.method.options import option
 
 CLASS_SOURCES = ("image", "batch")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ClassMixObjective(PseudoLabelObjective):
     """CE(g_θ(x_l), y_l) + CE(g_θ(mix), ŷ_mix): DACS (Tranheden et al., 2021) and DAFormer's self-training.
 
@@ -22,9 +26,11 @@ class ClassMixObjective(PseudoLabelObjective):
         classes_from: `"image"` or `"batch"`, see `hf_fst.method.mixing.class_mask`.
     """
 
-    def __init__(self, *, num_labels: int, classes_from: str = "image", **kwargs):
-        super().__init__(**kwargs)
-        self.num_labels, self.classes_from = num_labels, classes_from
+    num_labels: int
+    classes_from: str = option("image", "mix_classes")
+    weighting: str = option("quality", "unlabeled_weighting")
+    jitter_probability: float = option(0.8)
+    blur_probability: float = option(0.5)
 
     def mix(self, batch: dict, images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> dict:
         """The mixed images; with several unlabeled images to a labeled one, it is pasted onto each."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import torch
 
 from hf_fst.errors import UserError
+from hf_fst.method.augmentation import StrongAugmentation
 from hf_fst.method.losses import (
     IGNORE_INDEX,
     cross_entropy,
@@ -16,10 +20,13 @@ from hf_fst.method.losses import (
     percentile,
     pseudo_labels,
 )
-from hf_fst.method.objectives.cut_mix import CutMixObjective
+from hf_fst.method.objectives.base import Objective
+from hf_fst.method.objectives.cut_mix import cut_mixed
+from hf_fst.method.options import option
 
 
-class EntropyDropObjective(CutMixObjective):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EntropyDropObjective(Objective):
     """CE(g_θ(x_l), y_l) + λ·(P / n)·CE(g_θ(x_u), ŷ_u), a mean over the n of P pixels whose entropy is low (U2PL, Wang et
     al., 2022, without its contrastive branch).
 
@@ -34,20 +41,30 @@ class EntropyDropObjective(CutMixObjective):
         ohem_threshold: in [0, 1]; where set, the labeled loss is over hard pixels alone (0.7 for Cityscapes).
         ohem_min_kept: at least so many pixels of a micro-batch.
         cut_probability: with which images are cut (`hf_fst.method.mixing.cut_mask`); 0 for none.
+        confidence_threshold: in [0, 1]; only for what is logged.
+        jitter_probability, jitter_strength, blur_probability, augmentation_draw: strong augmentation of the unlabeled
+            images (`hf_fst.method.augmentation`).
     """
 
-    names = (("labeled_loss", "unlabeled_loss"),)
+    needs_unlabeled: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        drop_percent: float = 80.0,
-        ohem_threshold: float | None = None,
-        ohem_min_kept: int = 100_000,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.drop_percent, self.ohem_threshold, self.ohem_min_kept = drop_percent, ohem_threshold, ohem_min_kept
+    unlabeled_weight: float = option(1.0)
+    drop_percent: float = option(80.0, "entropy_drop_percent")
+    ohem_threshold: float | None = option(None)
+    ohem_min_kept: int = option(100_000)
+    cut_probability: float = option(0.5)
+    confidence_threshold: float = option(0.95)
+    jitter_probability: float = option(0.0)
+    jitter_strength: float = option(0.2)
+    blur_probability: float = option(0.0)
+    augmentation_draw: str = option("image")
+
+    @cached_property
+    def augment(self) -> StrongAugmentation:
+        """Strong augmentation of the unlabeled images."""
+        return StrongAugmentation(
+            self.jitter_probability, self.jitter_strength, self.blur_probability, self.augmentation_draw
+        )
 
     def prepare(self, teacher, batch: dict) -> dict:
         """Adds `pseudo_labels`, `pseudo_confidence` (B,H,W) and `mixed_*`, dropped pixels 255 in `mixed_labels`."""
@@ -62,7 +79,7 @@ class EntropyDropObjective(CutMixObjective):
         teacher.model.eval()
         labels, confidence = pseudo_labels(teacher(images).logits, size, self.align_corners)
         batch |= {"pseudo_labels": labels, "pseudo_confidence": confidence}
-        batch |= self.mix(batch, images, labels, torch.ones_like(confidence))
+        batch |= cut_mixed(images, labels, torch.ones_like(confidence), self.cut_probability, self.augmentation_draw)
         batch["mixed_pixel_values"] = self.augment(batch["mixed_pixel_values"])
         teacher.model.train()
         joint = torch.cat([batch["pixel_values"], batch["mixed_pixel_values"]])
@@ -82,7 +99,7 @@ class EntropyDropObjective(CutMixObjective):
             "batches": torch.tensor(1, device=labels.device),
         }
 
-    def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[tuple[tuple[str, ...], tuple]]:
+    def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[dict[str, torch.Tensor]]:
         """Both terms of one forward pass: CE on labels, λ·(P / n)·CE on the labels that are kept."""
         joint = torch.cat([batch["pixel_values"], batch["mixed_pixel_values"]])
         output = student(pixel_values=joint)
@@ -93,7 +110,7 @@ class EntropyDropObjective(CutMixObjective):
         mixed = batch["mixed_labels"]
         unlabeled = cross_entropy(output.logits[count:], mixed, totals["kept"], align_corners=self.align_corners)
         factor = (totals["pixels"] / totals["kept"].clamp(min=1)).to(unlabeled.dtype)
-        yield self.names[0], (labeled, self.unlabeled_weight * factor * unlabeled)
+        yield {"labeled_loss": labeled, "unlabeled_loss": self.unlabeled_weight * factor * unlabeled}
 
     def head_loss(self, logits: torch.Tensor, labels: torch.Tensor, totals: dict) -> torch.Tensor:
         """CE of one head over the labeled pixels of the group, or over the hard ones of this micro-batch."""

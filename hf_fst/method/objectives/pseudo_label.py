@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
 
 import torch
 
 from hf_fst.method.augmentation import StrongAugmentation
 from hf_fst.method.losses import output_cross_entropy, pseudo_labels
 from hf_fst.method.objectives.base import Objective
+from hf_fst.method.options import option
 
 WEIGHTINGS = ("constant", "quality", "threshold")
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PseudoLabelObjective(Objective):
     """L(θ | φ) = CE(g_θ(x_l), y_l) + λ·CE(g_θ(x_u), ŷ_u), ŷ_u = argmax g_φ(x_u) (paper, Eq. of L and Sec. 3.1).
 
@@ -28,31 +33,26 @@ class PseudoLabelObjective(Objective):
         weigh_auxiliary: whether the pixels of auxiliary heads are weighted as well.
     """
 
-    names = ("labeled_loss", "unlabeled_loss")
-    needs_unlabeled = True
+    passes: ClassVar[int] = 2
+    needs_unlabeled: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        *,
-        unlabeled_weight: float = 1.0,
-        weighting: str = "constant",
-        confidence_threshold: float = 0.968,
-        ignore_top: int = 0,
-        ignore_bottom: int = 0,
-        jitter_probability: float = 0.0,
-        jitter_strength: float = 0.2,
-        blur_probability: float = 0.0,
-        augmentation_draw: str = "image",
-        weigh_auxiliary: bool = True,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.unlabeled_weight = unlabeled_weight
-        self.weighting = weighting
-        self.confidence_threshold = confidence_threshold
-        self.ignore_top, self.ignore_bottom = ignore_top, ignore_bottom
-        self.augmentation_draw, self.weigh_auxiliary = augmentation_draw, weigh_auxiliary
-        self.augment = StrongAugmentation(jitter_probability, jitter_strength, blur_probability, augmentation_draw)
+    unlabeled_weight: float = option(1.0)
+    weighting: str = option("constant", "unlabeled_weighting")
+    confidence_threshold: float = option(0.968)
+    ignore_top: int = option(0, "pseudo_ignore_top")
+    ignore_bottom: int = option(0, "pseudo_ignore_bottom")
+    jitter_probability: float = option(0.0)
+    jitter_strength: float = option(0.2)
+    blur_probability: float = option(0.0)
+    augmentation_draw: str = option("image")
+    weigh_auxiliary: bool = option(True, "auxiliary_pseudo_weight")
+
+    @cached_property
+    def augment(self) -> StrongAugmentation:
+        """Strong augmentation of what the student sees."""
+        return StrongAugmentation(
+            self.jitter_probability, self.jitter_strength, self.blur_probability, self.augmentation_draw
+        )
 
     def prepare(self, teacher, batch: dict) -> dict:
         """Adds `pseudo_labels`, `pseudo_confidence` (B,H,W) and what the student sees: `mixed_*`."""
@@ -93,7 +93,7 @@ class PseudoLabelObjective(Objective):
             "pseudo": torch.tensor(confidence.numel(), device=confidence.device),
         }
 
-    def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[tuple[str, torch.Tensor]]:
+    def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[dict[str, torch.Tensor]]:
         """CE on labels, then λ·CE on pseudo-labels."""
         yield self.labeled_term(student, batch, totals)
         weight = batch["mixed_weight"]
@@ -110,4 +110,4 @@ class PseudoLabelObjective(Objective):
             self.align_corners,
             self.weigh_auxiliary,
         )
-        yield "unlabeled_loss", self.unlabeled_weight * loss
+        yield {"unlabeled_loss": self.unlabeled_weight * loss}

@@ -1,0 +1,55 @@
+"""What an `FSTTrainer` does at certain moments of a run, each part a callback that can be removed."""
+
+from __future__ import annotations
+
+import math
+
+from transformers import TrainerCallback
+
+from hf_fst.training.hub_strategy import push_checkpoint
+
+
+class OfTrainer(TrainerCallback):
+    """A callback that works on an `FSTTrainer`."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+
+class EpochOfDraws(OfTrainer):
+    """Tells the sampler which epoch its draws belong to.
+
+    Trainer and accelerate reach the sampler themselves but in one case: where several processes resume inside an epoch,
+    the batches to skip are wrapped once more than they look into, and the epoch would start again from its first draws
+    of epoch 0.
+    """
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Before the first batch of an epoch."""
+        self.trainer.draws.set_epoch(math.floor(state.epoch or 0))
+
+
+class TeacherAfterStep(OfTrainer):
+    """Lets the teacher follow the student after its real step, where `teacher_follows` says so."""
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        """Before the schedule advances and the step is counted."""
+        if self.trainer.has_teacher:
+            self.trainer.step.teacher_follows_outcome()
+
+
+class Report(OfTrainer):
+    """Writes model, card and pictures into the output directory after training (`report`)."""
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """With the best weights, where they were loaded."""
+        self.trainer.save_model(_internal_call=True)
+        self.trainer.create_model_card()
+
+
+class Pushes(OfTrainer):
+    """Publishes checkpoints in the background as `hub_strategy` says."""
+
+    def on_save(self, args, state, control, **kwargs):
+        """When the checkpoint is complete."""
+        push_checkpoint(self.trainer, self.trainer._get_output_dir(trial=self.trainer._trial))
