@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch.nn.modules.batchnorm import BatchNorm2d
 
 from hf_fst.data.pairing import Pairs, collate
+from tests.shampoo import Shampoo
 
 
 @dataclass
@@ -51,6 +52,8 @@ class Plain:
         groups = [{"params": decayed, "weight_decay": self.decay}, {"params": rest, "weight_decay": 0.0}]
         if self.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=self.lr, momentum=0.9)
+        if self.optimizer == "shampoo":
+            return Shampoo(groups, lr=self.lr)
         return torch.optim.AdamW(groups, lr=self.lr, betas=(0.9, 0.999), eps=1e-8)
 
     def loss(self, network, teacher, group):

@@ -7,11 +7,14 @@ and sharded parameters.
 
 from __future__ import annotations
 
-import copy
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from enum import Enum
+from numbers import Number
+from types import FunctionType, NoneType
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from hf_fst.errors import UserError
 from hf_fst.method.objectives import Objective
 from hf_fst.method.rules import MeanTeacher
 from hf_fst.method.teacher import EMATeacher, momentum_at
@@ -26,6 +30,9 @@ from hf_fst.method.teacher import EMATeacher, momentum_at
 STATES = ("restore", "carry")
 FOLLOWS = ("before", "after", "both")
 WARMUP_COUNTS = ("steps", "forwards")
+
+#: what an optimizer may keep besides tensors and containers: values that no step can change in place
+UNCHANGING = (Number, str, bytes, NoneType, Enum, FunctionType, torch.dtype, torch.device)
 
 
 @dataclass(frozen=True)
@@ -96,42 +103,16 @@ def copy_all(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
         torch._foreach_copy_(*group)
 
 
-def put_back(value, kept):
-    """`value` as it was when `kept` was copied from it: nested dicts, lists and tensors are filled in place."""
-    if isinstance(value, torch.Tensor) and isinstance(kept, torch.Tensor) and value.shape == kept.shape:
-        value.copy_(kept)
-        return value
-    if type(value) is dict and type(kept) is dict:
-        for key in value.keys() - kept.keys():
-            del value[key]
-        value.update({key: put_back(value.get(key), item) for key, item in kept.items()})
-        return value
-    if type(value) is list and type(kept) is list and len(value) == len(kept):
-        value[:] = [put_back(item, other) for item, other in zip(value, kept, strict=True)]
-        return value
-    return copy.deepcopy(kept)
-
-
-def tensors_in(value) -> Iterator[torch.Tensor]:
-    """The tensors in nested dicts, lists and tuples."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from tensors_in(item)
-
-
 class Present:
-    """A copy of everything a virtual step changes, allocated once and filled at every look-ahead.
+    """A copy of everything a virtual step changes, in memory that is allocated once and filled at every look-ahead.
 
-    With `state="restore"` that is parameters, buffers and optimizer state; with `"carry"` parameters alone (what the
-    authors' code puts back).
+    With `state="restore"` that is parameters, buffers and optimizer state, nested dicts and lists of it included; with
+    `"carry"` parameters alone (what the authors' code puts back).
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: str):
         self.model, self.optimizer, self.everything = model, optimizer, state == "restore"
-        self.kept_state: dict[tuple, torch.Tensor] = {}
-        self.values: dict[tuple, object] = {}
+        self.kept_state: list[torch.Tensor] = []
         self._allocate()
 
     @torch.no_grad()
@@ -142,28 +123,45 @@ class Present:
             self.live += local(self.model.buffers())
         self.kept = [torch.empty_like(t) for t in self.live]
 
-    def _state(self) -> tuple[dict[tuple, torch.Tensor], dict[tuple, object]]:
-        """The optimizer's tensors and its other values, by parameter and key."""
-        flat = {(p, key): value for p, state in self.optimizer.state.items() for key, value in state.items()}
-        tensors = {key: value for key, value in flat.items() if isinstance(value, torch.Tensor)}
-        return tensors, {key: value for key, value in flat.items() if key not in tensors}
-
     @torch.no_grad()
     def take(self) -> None:
-        """Remember the present."""
+        """Remember the present.
+
+        Raises:
+            UserError: the optimizer's state holds an object that cannot be put back.
+        """
         if list(map(id, self.trainable)) != [id(p) for p in self.model.parameters() if p.requires_grad]:
             self._allocate()  # weights were frozen or freed since
         copy_all(self.kept, self.live)
         if not self.everything:
             return
-        tensors, values = self._state()
-        # some optimizers keep lists or dicts of tensors (Shampoo, SOAP)
-        self.values = {key: copy.deepcopy(value) for key, value in values.items()}
-        if tensors.keys() != self.kept_state.keys():  # at the first steps, when an optimizer's state is born
-            self.kept_state = {key: torch.empty_like(value) for key, value in tensors.items()}
-        copy_all(local(self.kept_state.values()), local(tensors[key] for key in self.kept_state))
-        # learning rates and, for some optimizers, counters live in the groups
-        self.groups = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
+        #: the optimizer's containers with their items, and the tensors in them
+        self.containers: list[tuple[dict | list | deque, list]] = []
+        tensors: list[torch.Tensor] = []
+        self._note(self.optimizer.state, tensors)
+        for group in self.optimizer.param_groups:  # learning rates and, for some optimizers, counters
+            self.containers.append((group, list(group.items())))
+            self._note([value for key, value in group.items() if key != "params"], tensors)
+        self.live_state = local(tensors)
+        layouts = ([(t.shape, t.dtype, t.device) for t in ts] for ts in (self.live_state, self.kept_state))
+        if next(layouts) != next(layouts):  # at the first steps, when an optimizer's state is born
+            self.kept_state = [torch.empty_like(t) for t in self.live_state]
+        copy_all(self.kept_state, self.live_state)
+
+    def _note(self, value, tensors: list[torch.Tensor]) -> None:
+        if isinstance(value, torch.Tensor):
+            tensors.append(value)
+        elif isinstance(value, dict | list | tuple | deque):
+            items = list(value.items() if isinstance(value, dict) else value)
+            if not isinstance(value, tuple):
+                self.containers.append((value, items))
+            for item in value.values() if isinstance(value, dict) else items:
+                self._note(item, tensors)
+        elif not isinstance(value, UNCHANGING):
+            raise UserError(
+                f"The optimizer keeps a {type(value).__name__} in its state, which a look-ahead cannot put back; use "
+                "another optimizer, or lookahead_state 'carry', which keeps what virtual steps leave there."
+            )
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -171,24 +169,15 @@ class Present:
         copy_all(self.live, self.kept)
         if not self.everything:
             return
-        tensors, values = self._state()
-        for parameter, key in [*tensors, *values]:
-            if (parameter, key) not in self.kept_state and (parameter, key) not in self.values:
-                del self.optimizer.state[parameter][key]
-                if not self.optimizer.state[parameter]:
-                    del self.optimizer.state[parameter]
-        copy_all(local(tensors[key] for key in self.kept_state), local(self.kept_state.values()))
-        for (parameter, key), kept in self.values.items():
-            state = self.optimizer.state[parameter]
-            state[key] = put_back(state.get(key), kept)
-        for group, kept in zip(self.optimizer.param_groups, self.groups, strict=True):
-            group.update(kept)
+        for container, items in self.containers:
+            container.clear()
+            container.update(items) if isinstance(container, dict) else container.extend(items)
+        copy_all(self.live_state, self.kept_state)
 
     def nbytes(self, with_mean: bool = False) -> int:
         """Bytes of the copy, `with_mean` also of a mean of futures."""
         mean = local([*self.trainable, *self.model.buffers()]) if with_mean else []
-        nested = list(tensors_in(self.values))
-        return sum(t.nbytes for t in [*self.kept, *local(self.kept_state.values()), *nested, *mean])
+        return sum(t.nbytes for t in [*self.kept, *self.kept_state, *mean])
 
 
 def sum_over_processes(accelerator, counts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

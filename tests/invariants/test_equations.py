@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from tests import tiny
 from tests.plain import Plain
+from tests.shampoo import Shampoo
 
 DIGITS = 1e-12
 
@@ -59,6 +60,7 @@ def compare(tmp_path, case, *, batch_norm=False, dropout=0.0, **changes):
     optimizers = {
         "sgd": (torch.optim.SGD, {"lr": plain.lr, "momentum": 0.9}),
         "adamw": (torch.optim.AdamW, {"lr": plain.lr, "betas": (0.9, 0.999), "eps": 1e-8}),
+        "shampoo": (Shampoo, {"lr": plain.lr}),
     }
     noise = Noise()
     trainer = tiny.trainer(
@@ -135,6 +137,11 @@ WIDE_PRESENT = ("fst_w", 3, "different", "present")
         (WIDE, {"carry": True, "optimizer": "adamw", "lr": 0.01}),
         (WIDE_PRESENT, {"carry": True}),
         (("naive_fst", 1, "different", None), {"carry": True}),
+        (DEEP, {"optimizer": "shampoo"}),
+        (WIDE, {"optimizer": "shampoo", "accumulation": 2}),
+        (WIDE_PRESENT, {"optimizer": "shampoo"}),
+        (("naive_fst", 1, "same", None), {"optimizer": "shampoo"}),
+        (DEEP, {"optimizer": "shampoo", "carry": True}),
         (DEEP, {"buffers": "batch"}),
         (WIDE, {"buffers": "batch", "optimizer": "adamw", "lr": 0.01}),
         (DEEP, {"clip": 1e9, "accumulation": 3, "batch_size": 1}),

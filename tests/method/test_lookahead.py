@@ -10,8 +10,10 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from hf_fst.errors import UserError
 from hf_fst.method.rules import DeepFST, ImprovedFST, NaiveFST, WideFST
 from tests import tiny
+from tests.shampoo import Shampoo
 
 RULES = [NaiveFST(), ImprovedFST(), DeepFST(3), DeepFST(2, "different"), WideFST(3), WideFST(2, "same", "present")]
 
@@ -30,6 +32,16 @@ class Counting(torch.optim.SGD):
         return super().step(closure)
 
 
+class Numbered(torch.optim.SGD):
+    """Keeps numbers that are not tensors for each parameter."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+            self.state[p]["count"] = self.state[p].get("count", 0) + 1
+            self.state[p]["kind"] = f"step {self.state[p]['count']}"
+
+
 OPTIMIZERS = {
     "sgd": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
     "adamw": (torch.optim.AdamW, {"lr": 0.01}),
@@ -37,6 +49,8 @@ OPTIMIZERS = {
     "rmsprop": (torch.optim.RMSprop, {"lr": 0.01, "momentum": 0.5, "centered": True}),
     "adagrad": (torch.optim.Adagrad, {"lr": 0.01}),
     "counting": (Counting, {"lr": 0.1}),
+    "numbered": (Numbered, {"lr": 0.1}),
+    "nested": (Shampoo, {"lr": 0.1}),
 }
 
 
@@ -209,7 +223,7 @@ def test_memory_of_the_present_is_allocated_once_and_nothing_is_deep_copied(tmp_
             present = trainer.context.present
             presents.append(present)
             places.append([t.data_ptr() for t in present.kept])
-            moments.append([t.data_ptr() for t in present.kept_state.values()])
+            moments.append([t.data_ptr() for t in present.kept_state])
 
     presents, places, moments = [], [], []
     trainer = tiny.trainer(tmp_path, callbacks=[Guard()], trainer_options={"rule": rule}, max_steps=4)
@@ -218,6 +232,24 @@ def test_memory_of_the_present_is_allocated_once_and_nothing_is_deep_copied(tmp_
     assert places == [places[0]] * 4
     # Adam has three tensors for each of the four parameters, but none before its first step
     assert len(moments[1]) == 12 and moments[1:] == [moments[1]] * 3 and not moments[0]
+
+
+class Projector:
+    """Something with a memory of its own, as some optimizers keep it."""
+
+
+class Projecting(torch.optim.SGD):
+    def step(self, closure=None):
+        super().step(closure)
+        self.state[self.param_groups[0]["params"][0]]["projector"] = Projector()
+
+
+def test_state_that_cannot_be_put_back_is_refused_unless_it_may_stay(tmp_path):
+    options = {"optimizer_cls_and_kwargs": (Projecting, {"lr": 0.1})}
+    tiny.trainer(tmp_path / "carry", trainer_options=options, rule="fst_d", lookahead_state="carry").train()
+    trainer = tiny.trainer(tmp_path, trainer_options=options, rule="fst_d")
+    with pytest.raises(UserError, match="keeps a Projector in its state, .* lookahead_state 'carry'"):
+        trainer.train()
 
 
 def test_the_schedule_does_not_advance_in_virtual_steps(tmp_path):
