@@ -17,7 +17,7 @@ VIDEO = ["av>=14"]
 
 setup(
     name="hf_fst",
-    version="0.1.0.dev0",
+    version="0.2.0",
     description="Learning from Future (FST): look-ahead teachers for self-training in semantic segmentation",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -25,10 +25,7 @@ setup(
     project_urls={"Issues": TRACKER} if TRACKER else {},
     python_requires=">=3.11",
     packages=find_packages(include=["hf_fst", "hf_fst.*"]),
-    include_package_data=True,
-    package_data={
-        "hf_fst": ["data/splits/**/*", "evaluation/**/*", "publishing/*.jinja", "recipes/library/**/*.yaml"]
-    },
+    package_data={"hf_fst": ["data/splits/**/*", "publishing/*.jinja", "recipes/library/**/*.yaml"]},
     install_requires=[
         "accelerate>=1.15",
         "datasets>=5.2",
@@ -70,6 +67,7 @@ setup(
             "ruff",
             "schedulefree",
             "scikit-learn",
+            "setuptools>=77",
             "tensorboard",
             "trackio",
             "wandb",
