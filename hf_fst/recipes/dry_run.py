@@ -9,11 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, set_seed
 
-from hf_fst.data.camvid import NAMES as CAMVID
-from hf_fst.data.cityscapes import NAMES as CITYSCAPES
+from hf_fst.data.about import ABOUT
 from hf_fst.data.folders import read_id2label
-from hf_fst.data.street.dataset import NAMES as STREET
-from hf_fst.data.voc import NAMES as VOC
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.models import BUILDS
 from hf_fst.recipes.data import scored_classes
@@ -24,9 +21,6 @@ from hf_fst.training.settings import resolve, virtual_steps
 from hf_fst.training.trainer import FSTTrainer
 
 SIDE = 64  # pixels of the small step
-CLASSES = {
-    "street": STREET, "camvid": CAMVID, "cityscapes": CITYSCAPES, "gta5": CITYSCAPES, "synthia": CITYSCAPES, "voc": VOC
-}  # fmt: skip
 _RESNET = {"backbone_kwargs": {"layers": [1, 1, 1, 3], "channels": [4, 8, 16, 32], "stem_width": 4}}
 _VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "out_indices": [1, 2, 3, 4]}
 _DPT = {"neck_hidden_sizes": [4, 8, 12, 16], "fusion_hidden_size": 8}
@@ -158,8 +152,8 @@ def _class_names(recipe: Recipe) -> list[str]:
     """Names of the classes as far as they are known without the data."""
     if recipe.id2label is not None:
         return list(read_id2label(recipe.id2label))
-    if recipe.dataset in CLASSES:
-        return list(CLASSES[recipe.dataset])
+    if recipe.dataset is not None and ABOUT[recipe.dataset].classes is not None:
+        return list(ABOUT[recipe.dataset].classes)
     count = BUILDS[recipe.model].num_labels if recipe.model in BUILDS else 2
     return [f"class {i}" for i in range(count)]
 

@@ -147,7 +147,7 @@ def run(
         logged = trainer.evaluate(data.test, metric_key_prefix="test")
         kept = metrics[-1] if metrics else {"weights": "last", "step": trainer.state.global_step}
         metrics.append(_entry(trainer, logged, "test", kept["weights"], kept["step"], data))
-        about = data_facts(recipe, data, config)["test"]
+        about = data_facts(recipe, data)["test"]
         tested.append(evaluation_of(trainer, kept["weights"], {**logged, "step": kept["step"]}, about, "test"))
     trainer.save_model(_internal_call=True)  # which does not push: card and results belong to the same commit
     results = {
@@ -158,7 +158,7 @@ def run(
         "versions": versions(),
         "device": hardware(config.device),
         "processes": config.world_size,
-        "images": {key: len(view) for key, view in _views(data).items()},
+        "images": {key: len(view) for key, view in data.views.items()},
         "parameters": sum(p.numel() for p in trainer.networks()["student"].parameters()),
         "steps": trainer.state.global_step,
         "classes": data.names,
@@ -172,7 +172,7 @@ def run(
         _write_json(output_dir / RESULTS_FILE, results)
         _write_json(output_dir / HISTORY_FILE, trainer.state.log_history)
     if wants_report:
-        about = data_facts(recipe, data, config)
+        about = data_facts(recipe, data)
         about.pop("test", None)
         trainer.create_model_card(
             data=about,
@@ -269,11 +269,6 @@ def _remove_run(output_dir: Path) -> None:
             path.unlink()
 
 
-def _views(data: RunData) -> dict[str, object]:
-    views = {"labeled": data.labeled, "unlabeled": data.unlabeled, "validation": data.validation, "test": data.test}
-    return {key: view for key, view in views.items() if view is not None}
-
-
 def _logged_metrics(trainer: FSTTrainer, data: RunData) -> list[dict]:
     """Scores at the start, of the last and of the best weights, from the log of the evaluations while training."""
     logged = [entry for entry in trainer.state.log_history if "eval_student_mean_iou" in entry]
@@ -290,8 +285,8 @@ def _logged_metrics(trainer: FSTTrainer, data: RunData) -> list[dict]:
 
 
 def _entry(trainer: FSTTrainer, logged: dict, prefix: str, weights: str, step: int, data: RunData) -> dict:
-    split, view = (data.test_split, data.test) if prefix == "test" else (data.validation_split, data.validation)
-    entry = {"weights": weights, "step": step, "split": split, "images": len(view)}
+    side, view = ("test", data.test) if prefix == "test" else ("evaluation", data.validation)
+    entry = {"weights": weights, "step": step, "split": data.sides[side].split, "images": len(view)}
     for network in trainer.networks():
         start = f"{prefix}_{network}_"
         found = {key: _number(logged[start + key]) for key in SCORES}

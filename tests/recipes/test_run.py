@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -14,15 +13,9 @@ import yaml
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from hf_fst import cli
-from hf_fst.errors import UsageError
 from hf_fst.recipes import load_recipe
-from hf_fst.recipes.about import data_facts
-from hf_fst.recipes.data import build_data, scored_classes
-from hf_fst.recipes.load import make_recipe, to_config
 from hf_fst.recipes.run import run, shareable
 from hf_fst.training.checkpoints import complete_checkpoints
-from hf_fst.training.settings import resolve
-from tests.data import trees
 from tests.recipes import tiny
 
 
@@ -162,66 +155,6 @@ def test_the_published_schedule_and_head_rate_are_used(tmp_path):
     assert groups == {"backbone": (0.1, 0.0), "backbone_no_decay": (0.1, 0.0), "head": (1.0, 0.0)}
 
 
-def data_of(keys: dict):
-    recipe = make_recipe(keys)
-    config = to_config(recipe)
-    return build_data(recipe, config, resolve(config).objective)
-
-
-def test_semi_supervised_takes_the_rest_as_unlabeled_and_evaluates_on_its_own_splits(tmp_path):
-    trees.camvid(tmp_path, counts=(5, 2, 3))
-    data = data_of({"dataset": "camvid", "data_dir": str(tmp_path), "labeled": 2, "resize": [24, 18], "crop_size": 16})
-    assert [len(view) for view in (data.labeled, data.unlabeled, data.validation, data.test)] == [2, 3, 2, 3]
-    assert data.labeled[0]["pixel_values"].shape == (3, 16, 16)
-    item = data.test[0]
-    assert item["pixel_values"].shape == (3, 18, 24) and item["labels"].shape == (36, 48)  # labels keep their size
-    assert data.names[8] == "car"
-
-
-def test_domain_adaptation_evaluates_on_the_unlabeled_side(tmp_path):
-    trees.gta5(tmp_path / "gta5")
-    trees.cityscapes(tmp_path / "city")
-    keys = {
-        **{"dataset": "gta5", "data_dir": str(tmp_path / "gta5"), "resize": [48, 32]},
-        **{"unlabeled_dataset": "cityscapes", "unlabeled_data_dir": str(tmp_path / "city")},
-        **{"unlabeled_resize": [64, 32], "crop_size": 24, "cat_max_ratio": 0.75},
-        "rare_class_sampling": {"min_pixels": 10, "temperature": 0.1},
-    }
-    data = data_of(keys)
-    assert len(data.labeled) == 4 and len(data.unlabeled) == 4 and len(data.validation) == 2 and data.test is None
-    assert data.validation[0]["pixel_values"].shape == (3, 32, 64)
-    assert data.labeled[0]["pixel_values"].shape == (3, 24, 24) and "labels" in data.unlabeled[0]
-    assert "labels" not in data_of({**keys, "unlabeled_diagnostics": False}).unlabeled[0]
-
-
-def test_a_few_target_images_keep_their_labels_and_join_the_labeled_ones(tmp_path):
-    raw = trees.gta5(tmp_path / "gta5")["train"]
-    city = trees.cityscapes(tmp_path / "city", counts=(5, 2, 0))
-    keys = {
-        **{"dataset": "gta5", "data_dir": str(tmp_path / "gta5"), "resize": [48, 32], "crop_size": 24},
-        **{"unlabeled_dataset": "cityscapes", "unlabeled_data_dir": str(tmp_path / "city")},
-        **{"unlabeled_resize": [64, 32], "target_labeled": 2},
-    }
-    data = data_of(keys)
-    assert len(raw) == 4 and len(city["train"]) == 5
-    assert (len(data.labeled), data.few, len(data.unlabeled), len(data.validation)) == (6, 2, 3, 2)
-    few = {value["path"] for value in data.labeled.datasets[1]._stored["image"]}
-    rest = {value["path"] for value in data.unlabeled._stored["image"]}
-    assert len(few | rest) == 5 and not few & rest and all("leftImg8bit" in path for path in few)
-    assert all(data.labeled[i]["labels"].shape == (24, 24) for i in (0, 5))
-    rare = data_of(
-        {**keys, "target_labeled": "2/5", "target_labeled_share": 0.9, "rare_class_sampling": {"min_pixels": 5}}
-    )
-    assert rare.labeled.sources[0] is rare.rare and rare.labeled.probabilities.tolist() == pytest.approx([0.1, 0.9])
-    recipe = make_recipe({**keys, "target_labeled": 2})
-    facts = data_facts(recipe, data, to_config(recipe))
-    assert (facts["labeled"].images, facts["labeled"].config) == (6, "and 2 of Cityscapes")
-    with pytest.raises(UsageError, match="^target_labeled is set, but there is no unlabeled_dataset to take it from;"):
-        data_of({"dataset": "gta5", "data_dir": str(tmp_path / "gta5"), "target_labeled": 2})
-    with pytest.raises(ValueError, match="^5 labeled images are asked for, but 1 to 4 can be chosen here.$"):
-        data_of({**keys, "target_labeled": 5})
-
-
 def test_rare_class_sampling_is_shown_as_a_table_and_a_picture(tmp_path, capsys):
     keys = {**tiny.folders(tmp_path, ids=3), "max_steps": 1}
     for i in range(4):  # nobody has class 2
@@ -240,70 +173,6 @@ def test_rare_class_sampling_is_shown_as_a_table_and_a_picture(tmp_path, capsys)
         ["class", "2", "0", "0.0", "0", "0.0"],
     ]
     assert PIL.Image.open(tmp_path / "out/class_sampling.png").size[0] == 880
-
-
-def test_the_labeled_side_is_evaluated_where_the_unlabeled_one_has_no_such_split(tmp_path):
-    keys = tiny.folders(tmp_path, count=5)
-    keys = {key: value for key, value in keys.items() if key not in ("eval_split", "eval_strategy")}
-    data = data_of({**keys, "dataset_options": {"validation_share": 0.4}, "crop_size": 32, "eval_crop": 30})
-    assert [len(view) for view in (data.labeled, data.unlabeled, data.validation)] == [3, 5, 2]
-    assert data.evaluated == "folder" and data.test is None
-    assert data.validation[0]["labels"].shape == (30, 30)
-
-
-def test_without_a_crop_size_crops_are_as_large_as_the_first_image(tmp_path):
-    trees.camvid(tmp_path)
-    data = data_of({"dataset": "camvid", "data_dir": str(tmp_path), "labeled": 2, "resize": [24, 18]})
-    assert data.labeled[0]["pixel_values"].shape == (3, 18, 24)
-
-
-def test_labeled_images_come_from_a_list_a_share_or_a_count(tmp_path):
-    keys = {**tiny.folders(tmp_path, count=5), "unlabeled_dataset": None, "unlabeled_data_dir": None}
-    keys |= {"unlabeled_options": None, "crop_size": 32}
-    (tmp_path / "list.txt").write_text("images/3.png\n1\n")
-    listed = data_of({**keys, "labeled": str(tmp_path / "list.txt")})
-    stored = listed.labeled._stored["image"]
-    assert [Path(value["path"]).name for value in stored] == ["3.png", "1.png"]
-    assert len(listed.unlabeled) == 3
-    assert len(data_of({**keys, "labeled": "1/4"}).labeled) == 2  # rounded up, as the published splits are
-    assert len(data_of({**keys, "labeled": 4}).unlabeled) == 1
-    (tmp_path / "list.txt").write_text("9\n")
-    with pytest.raises(ValueError, match="names '9', which 0 images of train have; give names that are there once."):
-        data_of({**keys, "labeled": str(tmp_path / "list.txt")})
-
-
-def test_splits_that_are_not_there_are_named(tmp_path):
-    trees.camvid(tmp_path)
-    keys = {"dataset": "camvid", "data_dir": str(tmp_path), "labeled": 2}
-    with pytest.raises(ValueError, match="The evaluated dataset has no split 'tset' .it has train, unlabeled, "):
-        data_of({**keys, "test_split": "tset"})
-    assert data_of({**keys, "test_split": False, "eval_split": False}).test is None
-    asking = {"eval_split": False, "eval_on_start": True}
-    with pytest.raises(ValueError, match="^eval_split is false, but the recipe .*; set eval_on_start: false.$"):
-        data_of({**keys, **asking})
-    best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
-    with pytest.raises(ValueError, match="; set eval_strategy: no and load_best_model_at_end: false.$"):
-        data_of({**keys, "eval_split": False, **best})
-    folders = tiny.folders(tmp_path / "own")
-    with pytest.raises(ValueError, match="The evaluated dataset has no split 'validation' .it has train"):
-        data_of({**{k: v for k, v in folders.items() if "eval" not in k}, "eval_strategy": "steps", "eval_steps": 1})
-
-
-def test_labels_of_two_sides_must_have_the_same_classes(tmp_path):
-    trees.camvid(tmp_path / "camvid")
-    keys = {"dataset": "street", "dataset_options": tiny.STREET["dataset_options"]}
-    with pytest.raises(ValueError, match="^Training has the classes road, .* but validation has sky, building, "):
-        data_of({**keys, "unlabeled_dataset": "camvid", "unlabeled_data_dir": str(tmp_path / "camvid")})
-
-
-def test_means_are_taken_over_the_wanted_classes():
-    names = ["a", "b", "c"]
-    assert scored_classes(make_recipe({}), names) is None
-    assert scored_classes(make_recipe({"eval_classes": ["c", 0]}), names) == [2, 0]
-    nineteen = [str(i) for i in range(19)]
-    assert len(scored_classes(make_recipe({"eval_classes": "synthia_16"}), nineteen)) == 16
-    with pytest.raises(UsageError, match="^eval_classes names 'd', but the classes are a, b, c.$"):
-        scored_classes(make_recipe({"eval_classes": ["d"]}), names)
 
 
 def test_the_wanted_classes_decide_what_is_logged_best_and_on_the_card(tmp_path):
@@ -333,12 +202,6 @@ def test_a_wanted_class_that_the_model_lacks_is_refused_by_the_trainer(tmp_path)
     args = FSTConfig(output_dir=str(tmp_path), rule="supervised", eval_classes=[0, 4], use_cpu=True)
     with pytest.raises(ValueError, match=r"^eval_classes is \[0, 4\], but the model has the classes 0 to 3.$"):
         FSTTrainer(model=tiny_model(0), args=args)
-
-
-def test_id2label_is_for_datasets_that_do_not_name_their_classes(tmp_path):
-    trees.camvid(tmp_path)
-    with pytest.raises(UsageError, match="the dataset 'camvid' names its classes itself; leave it out."):
-        data_of({"dataset": "camvid", "data_dir": str(tmp_path), "labeled": 2, "id2label": "names.json"})
 
 
 def test_the_written_recipe_is_complete(street_run):
