@@ -22,6 +22,8 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 
+from tests.device import DEVICE
+
 VIT = {
     "image_size": 32,
     "hidden_size": 16,
@@ -122,4 +124,4 @@ def make(name: str, seed: int = 0):
         for parameter_name, parameter in model.named_parameters():
             if "classifier" in parameter_name and parameter.dim() == 4:
                 parameter.normal_()
-    return model
+    return model.to(DEVICE)

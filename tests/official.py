@@ -16,6 +16,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from tests.device import DEVICE, on_device
+
 CLASSES, IGNORE = 4, 255
 
 
@@ -65,7 +67,7 @@ class Toy(PreTrainedModel):
 
 def toy(weights: dict | None = None, batch_norm: bool = False, seed: int = 0) -> Toy:
     torch.manual_seed(seed)
-    network = Toy(ToyConfig(num_labels=CLASSES, batch_norm=batch_norm)).double()
+    network = Toy(ToyConfig(num_labels=CLASSES, batch_norm=batch_norm)).double().to(DEVICE)
     if weights is not None:
         network.load_state_dict(weights)
     return network
@@ -104,7 +106,7 @@ class Loop:
         kind = kinds["sgd" if self.optimizer == "momentum" else self.optimizer]
         self.stepper = kind(student.parameters(), lr=self.lr, **options)
         self.forwards = 0
-        for t, batch in enumerate(self.batches):
+        for t, batch in enumerate(on_device(self.batches)):
             self.t = t
             {"dacs": self.dacs, "fst_d": self.fst_d, "fst_w": self.fst_w}.get(self.variant, self.semi)(batch)
             self.students.append(deepcopy(self.student.state_dict()))

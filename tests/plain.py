@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch.nn.modules.batchnorm import BatchNorm2d
 
 from hf_fst.data.pairing import Pairs, collate
+from tests.device import noise_state, on_device, set_noise_state
 from tests.shampoo import Shampoo
 
 
@@ -162,7 +163,7 @@ class Plain:
         pairs = Pairs(labeled, unlabeled, seed=self.seed, multiple_of=whole)
 
         def cut(items):
-            return [collate(items[i : i + self.batch_size]) for i in range(0, whole, self.batch_size)]
+            return [on_device(collate(items[i : i + self.batch_size])) for i in range(0, whole, self.batch_size)]
 
         real = [cut([pairs[t * whole + i] for i in range(whole)]) for t in range(self.steps)]
         return real, lambda t, k: cut([pairs["ahead", t, k, i] for i in range(whole)])
@@ -183,12 +184,12 @@ class Plain:
             self.mu_now = min(1 - 1 / (t + 1), self.mu) if self.warmup else self.mu
             self.mu_ahead_now = min(1 - 1 / (t + 1), self.mu_ahead) if self.warmup else self.mu_ahead
             if self.noise:
-                torch.set_rng_state(self.noise[t])
+                set_noise_state(self.noise[t])
             ahead = [other(t, k) for k in range(self.count)] if self.different else None
-            before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+            before = noise_state(), np.random.get_state(), random.getstate()
             last = self.look_ahead(student, optimizer, teacher, group, ahead)
             if not self.carry:
-                torch.set_rng_state(before[0])
+                set_noise_state(before[0])
                 np.random.set_state(before[1])
                 random.setstate(before[2])
             elif last is not None:

@@ -10,6 +10,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.trainer import FSTTrainer
+from tests.device import DEVICE, USE_CPU
 
 CLASSES = 3
 
@@ -51,7 +52,7 @@ class TinySegmenter(PreTrainedModel):
 def model(seed: int = 0, dtype=torch.float64, **options) -> TinySegmenter:
     """The tiny network with weights by a seed."""
     torch.manual_seed(seed)
-    return TinySegmenter(TinyConfig(num_labels=CLASSES, **options)).to(dtype)
+    return TinySegmenter(TinyConfig(num_labels=CLASSES, **options)).to(DEVICE, dtype)
 
 
 def images(
@@ -78,7 +79,7 @@ def images(
 def config(output_dir, **options) -> FSTConfig:
     """A run of a few quiet steps on the CPU; plain pseudo-labels without augmentation unless told otherwise."""
     quiet = {
-        "use_cpu": True,
+        "use_cpu": USE_CPU,
         "report_to": [],
         "save_strategy": "no",
         "logging_strategy": "no",

@@ -8,10 +8,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from hf_fst.data.pairing import collate
 from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
+from tests.device import USE_CPU
 
 KINDS = ("Trainer", "FSTTrainer")
 QUIET = {
-    "use_cpu": True,
+    "use_cpu": USE_CPU,
     "report_to": [],
     "save_strategy": "no",
     "logging_strategy": "no",

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from hf_fst.method.rules import DeepFST, ImprovedFST, WideFST
 from hf_fst.training.trainer import FSTTrainer
 from tests import architectures, tiny
+from tests.device import noise_state
 from tests.models import tiny as own
 
 RULES = {"fst_d": DeepFST(2), "fst_w": WideFST(2), "improved_fst": ImprovedFST("different")}
@@ -135,7 +136,7 @@ def run(directory, case: Case, *, stop=None, resume=None, **options) -> dict:
         "student": tiny.weights(trained.networks()["student"]),
         "teacher": tiny.weights(trained.teacher.model),
         "optimizer": [t for state in trained.optimizer.state.values() for t in state.values()],
-        "noise": [torch.get_rng_state()],
+        "noise": noise_state(),
         "log": [
             str(sorted((key, value) for key, value in entry.items() if not any(word in key for word in idle)))
             for entry in trained.state.log_history

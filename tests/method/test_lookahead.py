@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from hf_fst.errors import UserError
 from hf_fst.method.rules import DeepFST, ImprovedFST, NaiveFST, WideFST
 from tests import tiny
+from tests.device import DEVICE, noise_state
 from tests.shampoo import Shampoo
 
 RULES = [NaiveFST(), ImprovedFST(), DeepFST(3), DeepFST(2, "different"), WideFST(3), WideFST(2, "same", "present")]
@@ -61,7 +62,7 @@ def state_of(trainer) -> dict:
         "weights": tiny.weights(trainer.model),
         "optimizer": copy.deepcopy(optimizer.state_dict()),
         "schedule": copy.deepcopy(trainer.lr_scheduler.state_dict()),
-        "noise": [torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].copy())],
+        "noise": [*noise_state(), torch.from_numpy(np.random.get_state()[1].copy())],
         "position": np.random.get_state()[2],
         "python": random.getstate(),
     }
@@ -114,7 +115,7 @@ class Drawing(tiny.TinySegmenter):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_student_optimizer_and_randomness_are_bitwise_what_they_were(tmp_path, rule, optimizer):
     torch.manual_seed(0)
-    network = Drawing(tiny.TinyConfig(num_labels=3, batch_norm=True, dropout=0.3)).double()
+    network = Drawing(tiny.TinyConfig(num_labels=3, batch_norm=True, dropout=0.3)).to(DEVICE, torch.float64)
     options = {"optimizer_cls_and_kwargs": OPTIMIZERS[optimizer], "rule": rule}
     trainer = tiny.trainer(
         tmp_path, network, trainer_options=options, teacher_momentum=0.9, momentum_warmup=False, learning_rate=0.05

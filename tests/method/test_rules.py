@@ -25,6 +25,7 @@ from hf_fst.method.rules import (
 )
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.trainer import FSTTrainer
+from tests.device import USE_CPU
 
 
 class Number(nn.Module):
@@ -73,7 +74,7 @@ def run(tmp_path, rule, **options):
         max_grad_norm=0,
         max_steps=1,
         optim="sgd",
-        use_cpu=True,
+        use_cpu=USE_CPU,
         report_to=[],
         report=False,
         save_strategy="no",

@@ -9,6 +9,8 @@ import numpy as np
 import PIL.Image
 import yaml
 
+from tests.device import USE_CPU
+
 MODEL = {
     "model_type": "segformer",
     "hidden_sizes": [8, 8, 8, 8],
@@ -31,7 +33,7 @@ KEYS = {
     "load_best_model_at_end": True,
     "disable_tqdm": True,
     "report": False,
-    "use_cpu": True,
+    "use_cpu": USE_CPU,
 }
 STREET = {
     "dataset": "street",

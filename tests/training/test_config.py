@@ -15,8 +15,9 @@ from hf_fst.training.options import options
 from hf_fst.training.settings import resolve
 from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
+from tests.device import USE_CPU
 
-DEFAULTS = {"use_cpu": True, "report_to": []}
+DEFAULTS = {"use_cpu": USE_CPU, "report_to": []}
 
 
 def config(tmp_path, **options):

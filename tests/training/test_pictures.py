@@ -16,6 +16,7 @@ from hf_fst.method.rules import RULES
 from hf_fst.training.pictures import Snapshot, tiled, unnormalized
 from hf_fst.training.settings import Settings
 from tests import tiny
+from tests.device import noise_state
 
 PALETTE = [[200, 0, 0], [0, 100, 0], [0, 0, 50]]
 
@@ -34,7 +35,7 @@ def left_behind(trainer):
     """Every tensor and every random state that a run leaves."""
     moments = [value for state in trainer.optimizer.state.values() for value in state.values()]
     kind, keys, *rest = np.random.get_state()
-    noise = [torch.get_rng_state(), torch.from_numpy(keys.astype(np.int64)), torch.tensor(rest)]
+    noise = [*noise_state(), torch.from_numpy(keys.astype(np.int64)), torch.tensor(rest)]
     noise.append(torch.tensor(random.getstate()[1]))
     return tiny.weights(trainer.model) + tiny.weights(trainer.teacher.model) + moments + noise
 
