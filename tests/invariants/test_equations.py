@@ -7,6 +7,7 @@ import torch
 from transformers import TrainerCallback
 
 from tests import tiny
+from tests.device import noise_state
 from tests.plain import Plain
 from tests.shampoo import Shampoo
 
@@ -44,7 +45,7 @@ class Noise(TrainerCallback):
         self.states = []
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.states.append(torch.get_rng_state())
+        self.states.append(noise_state())
 
 
 def compare(tmp_path, case, *, batch_norm=False, dropout=0.0, **changes):
