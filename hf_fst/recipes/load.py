@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import itertools
+import re
 import types
 import typing
 from pathlib import Path
@@ -20,6 +21,15 @@ from hf_fst.training.settings import resolve
 
 # set by the trainer or by flags of the command, or not sayable in YAML
 _NOT_KEYS = ("debug", "do_train", "do_eval", "do_predict", "local_rank", "parallelism_config")
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2, not text."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, sweep: str | None = None) -> Recipe:
@@ -110,7 +120,7 @@ def _read(path: Path, inside: tuple[Path, ...]) -> dict[str, object]:
     if path.resolve() in inside:
         raise UsageError(f"{path} is a default of itself; take it out of `defaults`.")
     try:
-        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+        own = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
@@ -179,12 +189,12 @@ def _parse(value: object, hint: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, Loader)
     except yaml.YAMLError:
         return value
     kinds = [kind for kind in _alternatives(hint) if kind is not types.NoneType]
     if isinstance(parsed, str) and "," in parsed and any(typing.get_origin(kind) is list for kind in kinds):
-        return yaml.safe_load(f"[{parsed}]")
+        return yaml.load(f"[{parsed}]", Loader)
     return value if kinds == [str] and parsed is not None else parsed
 
 
