@@ -94,7 +94,7 @@ def train(
 
 def _command(recipe: str, overrides: dict[str, str], words: list[str], **flags: bool) -> str:
     """What was typed, without this machine's folders."""
-    from hf_fst.recipes.run import LOCAL_KEYS, shareable
+    from hf_fst.recipes.output import LOCAL_KEYS, shareable
 
     words = ["hf-fst", "train", *shareable({"recipe": recipe}).values(), *words]
     for key, value in overrides.items():

@@ -1,12 +1,10 @@
-"""One run from a recipe: data, model, training, evaluation, and what is left in the output directory."""
+"""One run from a recipe: prepare, train, score, publish."""
 
 from __future__ import annotations
 
-import json
 import math
-import re
-import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -16,42 +14,32 @@ from transformers.utils import logging as transformers_logging
 
 from hf_fst.drawing.plots import sampling_bars
 from hf_fst.drawing.tables import percent, text_table
-from hf_fst.errors import UsageError, UserError
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
 from hf_fst.models.loading import STUDENT_DIR
-from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN, settings_of
+from hf_fst.publishing.facts import Evaluation, settings_of
 from hf_fst.publishing.report import HISTORY_FILE
 from hf_fst.recipes.about import data_facts
 from hf_fst.recipes.data import RunData, build_data, scored_classes
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import as_dict, to_config
 from hf_fst.recipes.network import build_network, build_processor
-from hf_fst.training.checkpoints import all_checkpoints, complete_checkpoints
+from hf_fst.recipes.output import (
+    CLASS_SAMPLING,
+    LOCAL_KEYS,
+    RECIPE_FILE,
+    RESULTS_FILE,
+    check_output,
+    remove_run,
+    shareable,
+    write_json,
+)
+from hf_fst.training.callbacks import Report
 from hf_fst.training.hub_strategy import push_output
-from hf_fst.training.pictures import FOLDER as PICTURES
 from hf_fst.training.settings import resolve
 from hf_fst.training.summary import best_step, evaluation_of
 from hf_fst.training.trainer import FSTTrainer
 
-RECIPE_FILE, RESULTS_FILE = "recipe.yaml", "results.json"
-CLASS_SAMPLING = "class_sampling.png"
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
-# what a run leaves in its directory; nothing else is ever removed
-OUR_FILES = (
-    *("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json", "*.py"),
-    *("training_args.bin", "README.md", "curves.png", "class_iou.png", "samples.png", FACTS_FILE),
-    *(CLASS_SAMPLING, f"{PICTURES}/step-*.png"),
-    *(RESULTS_FILE, HISTORY_FILE, RECIPE_FILE),
-)
-# one of them is in every directory that a run, or `save_pretrained`, wrote
-SIGNS = (RECIPE_FILE, FACTS_FILE, "config.json")
-OUR_FOLDERS = (STUDENT_DIR, ".eval_results", "runs")
-# keys that say where things lie on this machine, whose they are, or hold a secret; they are not written down
-LOCAL_KEYS = (
-    *("output_dir", "data_dir", "unlabeled_data_dir", "eval_data_dir", "resume_from_checkpoint"),
-    *("hub_token", "hub_model_id", "push_to_hub", "run_name", "project"),
-    *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
-)
 
 
 class Stopwatch(TrainerCallback):
@@ -81,8 +69,24 @@ class Progress(ProgressCallback):
         super().on_log(args, state, control, logs=shown, **kwargs)
 
 
+@dataclass
+class Work:
+    """A run in which nothing is left to refuse: its trainer, its data, and the checkpoint to go on from."""
+
+    recipe: Recipe
+    trainer: FSTTrainer
+    data: RunData
+    stopwatch: Stopwatch
+    checkpoint: str | None
+
+
 def run(
-    recipe: Recipe, *, overwrite: bool = False, resume: bool = False, command: str | None = None, overrides=None
+    recipe: Recipe,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    command: str | None = None,
+    overrides: dict[str, str] | None = None,
 ) -> dict:
     """Trains and evaluates what a recipe says.
 
@@ -98,24 +102,29 @@ def run(
 
     Raises:
         UsageError: the recipe is wrong.
-        ValueError, FileNotFoundError: data, model or output directory are not as it says.
+        UserError: data, model or output directory are not as it says.
         PushError: with `push_to_hub`, the Hub refused; what was trained is in the output directory.
     """
+    work = prepare(recipe, overwrite, resume)
+    train(work)
+    results, tested = score(work, command)
+    publish(work, results, tested, overrides or {})
+    return results
+
+
+def prepare(recipe: Recipe, overwrite: bool, resume: bool) -> Work:
+    """Data, model and trainer of a recipe. Files of an earlier run are removed last, when nothing can be refused."""
     config = to_config(recipe)
-    settings = resolve(config)
     transformers_logging.disable_progress_bar()  # a bar for every file written would hide the one for the training
-    state = PartialState()
-    output_dir = Path(config.output_dir)
-    checkpoint = _check_output_dir(output_dir, overwrite, resume) or config.resume_from_checkpoint
+    state, output_dir = PartialState(), Path(config.output_dir)
+    checkpoint = check_output(output_dir, overwrite, resume) or config.resume_from_checkpoint
     state.wait_for_everyone()  # before anybody writes there
     set_seed(config.seed)
     with state.main_process_first():  # the first one counts pixels and downloads, the others find them
-        data = build_data(recipe, config, settings.objective)
+        data = build_data(recipe, config, resolve(config).objective)
         config.eval_classes = scored_classes(recipe, data.names)
         set_seed(config.seed)
         model = build_network(recipe, data.names)
-
-    wants_report, config.report = config.report, False  # written below, with what only the recipe knows
     stopwatch = Stopwatch()
     trainer = FSTTrainer(
         model=model,
@@ -126,58 +135,82 @@ def run(
         processing_class=build_processor(recipe),
         callbacks=[stopwatch],
     )
-    if overwrite and state.is_main_process:  # only now: data, model, settings and the Hub have been found well
-        _remove_run(output_dir)
-    state.wait_for_everyone()
+    trainer.remove_callback(Report)  # `publish` writes it, with what only the recipe knows
     trainer.pictures.palette = data.palette
     if not config.disable_tqdm:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(Progress)
-    if trainer.is_world_process_zero():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        written = yaml.safe_dump(shareable(as_dict(recipe)), sort_keys=False, allow_unicode=True)
-        (output_dir / RECIPE_FILE).write_text(written, encoding="utf-8")
-        if data.rare is not None:
-            _show_sampling(data.rare.table(), output_dir / CLASS_SAMPLING)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if overwrite and state.is_main_process:
+        remove_run(output_dir)
+    state.wait_for_everyone()
+    return Work(recipe, trainer, data, stopwatch, checkpoint)
 
-    metrics = _logged_metrics(trainer, data)
+
+def train(work: Work) -> None:
+    """Writes the recipe into the output directory and trains."""
+    output_dir = Path(work.trainer.args.output_dir)
+    if work.trainer.is_world_process_zero():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        written = yaml.safe_dump(shareable(as_dict(work.recipe)), sort_keys=False, allow_unicode=True)
+        (output_dir / RECIPE_FILE).write_text(written, encoding="utf-8")
+        if work.data.rare is not None:
+            _show_sampling(work.data.rare.table(), output_dir / CLASS_SAMPLING)
+    work.trainer.train(resume_from_checkpoint=work.checkpoint)
+
+
+def score(work: Work, command: str | None) -> tuple[dict, list[Evaluation]]:
+    """Evaluates the kept weights on the test images and saves them and `results.json`.
+
+    Returns:
+        What `results.json` holds, and the evaluation on the test images, if there are any.
+    """
+    trainer, recipe, data = work.trainer, work.recipe, work.data
+    args, output_dir = trainer.args, Path(trainer.args.output_dir)
+    metrics = _logged_metrics(work)
     tested = []
     if data.test is not None:
         logged = trainer.evaluate(data.test, metric_key_prefix="test")
         kept = metrics[-1] if metrics else {"weights": "last", "step": trainer.state.global_step}
-        metrics.append(_entry(trainer, logged, "test", kept["weights"], kept["step"], data))
+        logged["step"] = kept["step"]
+        metrics.append(_entry(work, logged, "test", kept["weights"]))
         about = data_facts(recipe, data)["test"]
-        tested.append(evaluation_of(trainer, kept["weights"], {**logged, "step": kept["step"]}, about, "test"))
+        tested.append(evaluation_of(trainer, kept["weights"], logged, about, "test"))
     trainer.save_model(_internal_call=True)  # which does not push: card and results belong to the same commit
+    memory, memory_of = peak_memory(args.device)
     results = {
         "command": command,
         "recipe": shareable(as_dict(recipe)),
-        "rule": settings.rule,
-        "seeds": {"seed": config.seed, "data_seed": config.data_seed, "split_seed": recipe.split_seed},
+        "rule": trainer.settings.rule,
+        "seeds": {"seed": args.seed, "data_seed": args.data_seed, "split_seed": recipe.split_seed},
         "versions": versions(),
-        "device": hardware(config.device),
-        "processes": config.world_size,
+        "device": hardware(args.device),
+        "processes": args.world_size,
         "images": {key: len(view) for key, view in data.views.items()},
         "parameters": sum(p.numel() for p in trainer.networks()["student"].parameters()),
         "steps": trainer.state.global_step,
         "classes": data.names,
-        "scored_classes": config.eval_classes or list(range(len(data.names))),
+        "scored_classes": trainer.settings.eval_classes or list(range(len(data.names))),
         "metrics": metrics,
-        "seconds_per_step": stopwatch.seconds / stopwatch.steps if stopwatch.steps else None,
+        "seconds_per_step": work.stopwatch.seconds / work.stopwatch.steps if work.stopwatch.steps else None,
         "skipped_steps": trainer.journal.skipped,
+        "peak_memory_bytes": memory,
+        "memory_of": memory_of,
     }
-    results["peak_memory_bytes"], results["memory_of"] = peak_memory(config.device)
     if trainer.is_world_process_zero():
-        _write_json(output_dir / RESULTS_FILE, results)
-        _write_json(output_dir / HISTORY_FILE, trainer.state.log_history)
-    if wants_report:
-        about = data_facts(recipe, data)
-        about.pop("test", None)
+        write_json(output_dir / RESULTS_FILE, results)
+        write_json(output_dir / HISTORY_FILE, trainer.state.log_history)
+    return results, tested
+
+
+def publish(work: Work, results: dict, tested: list[Evaluation], overrides: dict[str, str]) -> None:
+    """Writes the model card, prints the scores, and pushes with `push_to_hub`."""
+    trainer, recipe, data = work.trainer, work.recipe, work.data
+    output_dir = Path(trainer.args.output_dir)
+    if trainer.settings.report:
         trainer.create_model_card(
-            data=about,
+            data={key: facts for key, facts in data_facts(recipe, data).items() if key != "test"},
             recipe=recipe.command_name,
-            overrides=_told(recipe, overrides or {}),
+            overrides=_on_card(recipe, overrides),
             palette=data.palette,
             tested=tested,
             license=recipe.license,
@@ -186,9 +219,8 @@ def run(
     if trainer.is_world_process_zero():
         print(table(results))
         print(f"The teacher is in {output_dir}, the student in {output_dir / STUDENT_DIR}.")
-    if config.push_to_hub and trainer.is_world_process_zero():
-        print(f"Published: {push_output(trainer).commit_url}")
-    return results
+        if trainer.args.push_to_hub:
+            print(f"Published: {push_output(trainer).commit_url}")
 
 
 def table(results: dict) -> str:
@@ -206,23 +238,6 @@ def table(results: dict) -> str:
     return "\n" + text_table(columns, rows)
 
 
-def shareable(values: dict[str, object]) -> dict[str, object]:
-    """A recipe without what belongs to this machine: folders and secrets are left out, paths that lead out of the
-    project are cut to names."""
-
-    def clean(value):
-        if isinstance(value, dict):
-            return {key: clean(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [clean(item) for item in value]
-        if isinstance(value, str):
-            value = re.split(r"[\\/]", value.rstrip("\\/"))[-1] if LOCAL.match(value) else value
-            return TOKEN.sub("TOKEN", value)
-        return value
-
-    return {key: clean(value) for key, value in values.items() if key not in LOCAL_KEYS}
-
-
 def _show_sampling(rows: list[dict], path: Path) -> None:
     """Prints how often each class occurs and is drawn, and writes it as a picture."""
     cells = [
@@ -234,64 +249,26 @@ def _show_sampling(rows: list[dict], path: Path) -> None:
     sampling_bars(shares, draws, [row["class"] for row in rows], path)
 
 
-def _check_output_dir(output_dir: Path, overwrite: bool, resume: bool) -> str | None:
-    """The checkpoint to go on from. Raises `ValueError` for a directory that must not be written to."""
-    if overwrite and resume:
-        raise UsageError("--overwrite and --resume exclude each other; give one.")
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"The output directory {output_dir} is a file; give another output_dir.")
-    if resume:
-        complete = complete_checkpoints(output_dir)
-        if not complete:
-            raise UserError(f"{output_dir} holds no complete checkpoint to resume from; start it without --resume.")
-        return str(complete[-1])
-    if output_dir.is_dir() and any(output_dir.iterdir()) and not overwrite:
-        raise UserError(
-            f"The output directory {output_dir} is not empty; give another output_dir, --resume to go on with its run, "
-            "or --overwrite to replace it."
-        )
-    if overwrite and output_dir.is_dir() and any(output_dir.iterdir()):
-        if not any((output_dir / name).is_file() for name in SIGNS):
-            raise UserError(
-                f"The output directory {output_dir} is not empty and holds no run (it has no {RECIPE_FILE}), so that "
-                "--overwrite could remove what is not a run's; give another output_dir."
-            )
-    return None
-
-
-def _remove_run(output_dir: Path) -> None:
-    """Remove what a run wrote, and nothing else; the recipe, which tells that it was a run, last."""
-    for path in [*all_checkpoints(output_dir), *(output_dir / name for name in OUR_FOLDERS)]:
-        if path.is_dir():
-            shutil.rmtree(path)
-    for pattern in OUR_FILES:
-        for path in output_dir.glob(pattern):
-            path.unlink()
-
-
-def _logged_metrics(trainer: FSTTrainer, data: RunData) -> list[dict]:
+def _logged_metrics(work: Work) -> list[dict]:
     """Scores at the start, of the last and of the best weights, from the log of the evaluations while training."""
-    logged = [entry for entry in trainer.state.log_history if "eval_student_mean_iou" in entry]
-    if not logged:
-        return []
-    kept = []
-    if logged[0]["step"] == 0:
-        kept.append(("start", logged[0]))
-    kept.append(("last", logged[-1]))
-    best = best_step(trainer)
-    if best is not None:
-        kept.append(("best", next(entry for entry in logged if entry["step"] == best)))
-    return [_entry(trainer, entry, "eval", weights, entry["step"], data) for weights, entry in kept]
+    logged = [entry for entry in work.trainer.state.log_history if "eval_student_mean_iou" in entry]
+    best = best_step(work.trainer)
+    kept = [("start", entry) for entry in logged[:1] if entry["step"] == 0]
+    kept += [("last", entry) for entry in logged[-1:]]
+    kept += [("best", entry) for entry in logged if entry["step"] == best][:1]
+    return [_entry(work, entry, "eval", weights) for weights, entry in kept]
 
 
-def _entry(trainer: FSTTrainer, logged: dict, prefix: str, weights: str, step: int, data: RunData) -> dict:
-    side, view = ("test", data.test) if prefix == "test" else ("evaluation", data.validation)
-    entry = {"weights": weights, "step": step, "split": data.sides[side].split, "images": len(view)}
-    for network in trainer.networks():
+def _entry(work: Work, logged: dict, prefix: str, weights: str) -> dict:
+    """One evaluation for `results.json`, from what was logged."""
+    side, part = ("test", "test") if prefix == "test" else ("evaluation", "validation")
+    images = len(work.data.views[part])
+    entry = {"weights": weights, "step": logged["step"], "split": work.data.sides[side].split, "images": images}
+    for network in work.trainer.networks():
         start = f"{prefix}_{network}_"
         found = {key: _number(logged[start + key]) for key in SCORES}
-        ious = [_number(logged[f"{start}iou_{name}"]) for name in trainer.class_names]
-        entry[network] = {**found, "iou": dict(zip(data.names, ious, strict=True))}
+        ious = [_number(logged[f"{start}iou_{name}"]) for name in work.trainer.class_names]
+        entry[network] = {**found, "iou": dict(zip(work.data.names, ious, strict=True))}
     return entry
 
 
@@ -299,27 +276,18 @@ def _number(value: float) -> float | None:
     return None if value is None or math.isnan(value) else float(value)
 
 
-def _told(recipe: Recipe, overrides: dict[str, str]) -> dict[str, object]:
-    """The overrides that a card may tell: settings by name, and other keys whose values are numbers."""
-    told = {} if recipe.point is None else {"sweep": recipe.point}
-    told |= settings_of({key: recipe.options[key] for key in overrides if key in recipe.options and _tellable(key)})
+def _on_card(recipe: Recipe, overrides: dict[str, str]) -> dict[str, object]:
+    """The overrides that a card shows: settings by name, and other keys whose values are numbers."""
+    shown = {} if recipe.point is None else {"sweep": recipe.point}
+    shown |= settings_of(
+        {key: recipe.options[key] for key in overrides if key in recipe.options and _may_be_shown(key)}
+    )
     for key, value in overrides.items():
         number = yaml.safe_load(value)
-        if _tellable(key) and isinstance(number, (bool, int, float)):
-            told.setdefault(key, number)
-    return told
+        if _may_be_shown(key) and isinstance(number, (bool, int, float)):
+            shown.setdefault(key, number)
+    return shown
 
 
-def _tellable(key: str) -> bool:
+def _may_be_shown(key: str) -> bool:
     return key not in LOCAL_KEYS and not key.startswith("hub_")
-
-
-def _write_json(path: Path, content: object) -> None:
-    def plain(value):
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [plain(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    path.write_text(json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

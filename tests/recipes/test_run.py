@@ -14,7 +14,8 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from hf_fst import cli
 from hf_fst.recipes import load_recipe
-from hf_fst.recipes.run import run, shareable
+from hf_fst.recipes.output import shareable
+from hf_fst.recipes.run import run
 from hf_fst.training.checkpoints import complete_checkpoints
 from tests.recipes import tiny
 
