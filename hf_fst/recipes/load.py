@@ -192,16 +192,16 @@ def _parse(value: object, hint: object) -> object:
         parsed = yaml.load(value, Loader)
     except yaml.YAMLError:
         return value
-    kinds = [kind for kind in _alternatives(hint) if kind is not types.NoneType]
+    kinds = _alternatives(hint)
     if isinstance(parsed, str) and "," in parsed and any(typing.get_origin(kind) is list for kind in kinds):
         return yaml.load(f"[{parsed}]", Loader)
     return value if kinds == [str] and parsed is not None else parsed
 
 
 def _alternatives(hint: object) -> list:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return list(typing.get_args(hint))
-    return [hint]
+    """The types that a field takes, without None."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return [kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not types.NoneType]
 
 
 _WORDS = {
@@ -215,49 +215,45 @@ _WORDS = {
 
 
 def _typed(key: str, value: object, hint: object) -> object:
-    """The value as the key's type. Numbers may be written as text: YAML takes 1e-3 for a word."""
-    kinds = _alternatives(hint)
-    enums = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, enum.Enum)]
-    if enums:
-        choices = [str(member.value) for member in enums[0]]
-        value = "no" if value is False and "no" in choices else value  # YAML takes no for false
-        if value not in choices:
-            words = did_you_mean(str(value), choices) or f"use one of {', '.join(choices)}."
-            raise UsageError(f"{key} is {value!r}; {words}")
-        return value
-    for kind in kinds:
-        converted = _convert(value, kind)
-        if converted is not None:
-            return converted
-    words = dict.fromkeys(_WORDS.get(typing.get_origin(kind) or kind) for kind in kinds)
-    raise UsageError(f"{key} is {value!r}; give {' or '.join(word for word in words if word)}.")
+    """The value as one of the types of its field.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    bases = [(typing.get_origin(kind) or kind, typing.get_args(kind)) for kind in _alternatives(hint)]
+    for base, items in bases:
+        if base in (int, float):
+            if (number := _number(value, base)) is not None:
+                return number
+        elif isinstance(base, type) and issubclass(base, enum.Enum):
+            return _choice(key, value, [str(member.value) for member in base])
+        elif base is list and items and isinstance(value, list):
+            return [_typed(key, item, items[0]) for item in value]
+        elif isinstance(base, type) and isinstance(value, base):
+            return value
+    words = dict.fromkeys(_WORDS[base] for base, _ in bases if base in _WORDS)
+    raise UsageError(f"{key} is {value!r}; give {' or '.join(words)}.")
 
 
-def _convert(value: object, kind: object) -> object:
-    """The value as `kind`, None if it is none."""
-    base = typing.get_origin(kind) or kind
-    if base is bool:
-        return value if isinstance(value, bool) else None
-    if base in (int, float):
-        if isinstance(value, str):
-            try:
-                value = float(value)
-            except ValueError:
-                return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return None
-        if base is float:
-            return float(value) if not isinstance(value, int) else value
-        return int(value) if float(value).is_integer() else None
-    if base is list:
-        items = typing.get_args(kind)
-        if not isinstance(value, list):
-            return None
-        made = [_convert(item, items[0]) if items else item for item in value]
-        return None if any(item is None for item in made) else made
-    if base in (str, dict):
-        return value if isinstance(value, base) else None
-    return value if kind is typing.Any else None
+def _number(value: object, base: type) -> float | None:
+    """The value as int or float: numbers may be text, and a whole one may be written as 1e3. None where it is none."""
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if base is float:
+        return number
+    return int(number) if number.is_integer() else None
+
+
+def _choice(key: str, value: object, choices: list[str]) -> str:
+    value = "no" if value is False and "no" in choices else value  # YAML takes no for false
+    if value not in choices:
+        hint = did_you_mean(str(value), choices) or f"use one of {', '.join(choices)}."
+        raise UsageError(f"{key} is {value!r}; {hint}")
+    return value
 
 
 def _check(recipe: Recipe) -> None:

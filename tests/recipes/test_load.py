@@ -68,6 +68,16 @@ def test_a_number_may_have_an_exponent_and_no_point_wherever_it_stands(tmp_path)
     assert recipe.options["learning_rate"] == 6e-5
 
 
+def test_values_become_the_types_of_their_fields():
+    values = {"max_steps": 1e3, "seed": "7", "weight_decay": "1e-2", "learning_rate": 1, "labeled": "12"}
+    recipe = make_recipe({**values, "crop_size": [32, "64"], "random_resize": ["0.5", 2]})
+    kept = {key: recipe.options[key] for key in values.keys() & recipe.options.keys()}
+    assert kept == {"max_steps": 1000, "seed": 7, "weight_decay": 0.01, "learning_rate": 1}
+    assert type(kept["max_steps"]) is type(kept["seed"]) is int
+    assert (recipe.labeled, recipe.crop_size, recipe.random_resize) == (12, [32, 64], [0.5, 2])
+    assert make_recipe({"labeled": "1/8"}).labeled == "1/8"
+
+
 def test_null_puts_a_key_back_to_its_default(tmp_path):
     write(tmp_path / "a.yaml", "crop_size: 32\nlearning_rate: 0.5\n")
     recipe = load_recipe(write(tmp_path / "r.yaml", "defaults: [a.yaml]\ncrop_size: null\nlearning_rate: null\n"))
@@ -151,6 +161,12 @@ def test_a_sweep_needs_a_point_that_it_has(tmp_path):
         ({"learning_rate": "fast"}, "learning_rate is 'fast'; give a number."),
         ({"max_steps": 1.5}, "max_steps is 1.5; give a whole number."),
         ({"bf16": 1}, "bf16 is 1; give true or false."),
+        ({"learning_rate": True}, "learning_rate is True; give a number."),
+        ({"output_dir": 7}, "output_dir is 7; give text."),
+        ({"model_config": [1]}, "model_config is [1]; give a mapping `{key: value}`."),
+        ({"labeled": 1.5}, "labeled is 1.5; give a whole number or text."),
+        ({"resize": [640, "wide"]}, "resize is 'wide'; give a whole number."),
+        ({"save_strategy": True}, "save_strategy is True; use one of no, steps, epoch, best."),
         ({"resize": [1, 2, 3]}, "resize is [1, 2, 3]; give [width, height] in pixels."),
         ({"resize": "big"}, "resize is 'big'; give a list."),
         ({"crop_size": [0, 3]}, "crop_size is [0, 3]; give a side or [height, width] in pixels."),
