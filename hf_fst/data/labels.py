@@ -2,107 +2,83 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
-from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
-import torch
+import pyarrow as pa
 from datasets.features.features import register_feature
-from datasets.utils.file_utils import is_local_path, xopen
-from torchvision.io import ImageReadMode, decode_image
 
-from hf_fst.errors import DataError
+from hf_fst.data.images import file_of
+from hf_fst.data.masks import decode_mask, png
+from hf_fst.errors import DataError, UserError
 
 IGNORED = 255
-MAX_SIDE = 32_768  # pixels; beyond this an image is a mistake, and several decoders overflow at 2**15 or 2**16
+ORIENTATIONS = (None, "upright", "stored")
+# What a decoded mask carries in its `info`, and a PNG made of it in its chunk tRNS: that ignored pixels are transparent.
+# Pillow hands it on through resize, crop, copy and the like, so that a mask of train ids can be told from one of raw ids.
+MARK = {"transparency": IGNORED}
+STORED_AS = "mask.png"  # name of a mask that was given as pixels
 
 
-def file_of(value: dict) -> str:
-    """Names the file behind a stored image `{"path", "bytes"}` for an error message."""
-    return value.get("path") or "an image given as bytes"
+def check_names(names: Sequence[str], source: str) -> None:
+    """Checks that class names are unique, also after blanks become underscores as in logs. Raises `UserError`."""
+    spelled: dict[str, str] = {}
+    for name in names:
+        plain = "_".join(str(name).split())
+        if not plain or plain in spelled:
+            twice = f"names classes {spelled[plain]!r} and {name!r}, which are one name in logs" if plain else ""
+            raise UserError(f"{source} {twice or 'has an empty class name'}; every class needs a name of its own.")
+        spelled[plain] = name
 
 
-def read_bytes(value: dict, token_per_repo_id: dict | None = None) -> bytes:
-    """Gives the bytes of a stored image `{"path", "bytes"}`. Raises `DataError` where there is no such file."""
-    if value.get("bytes") is not None:
-        return value["bytes"]
-    path = value.get("path")
-    if path is None:
-        raise DataError("An image has neither a path nor bytes; every row needs one of them.")
-    try:
-        if is_local_path(path):
-            return Path(path).read_bytes()
-        token = next((t for repo, t in (token_per_repo_id or {}).items() if repo in path), None)
-        with xopen(path, "rb", download_config=datasets.DownloadConfig(token=token)) as file:
-            return file.read()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}); was the dataset moved?") from error
+def id_list(id_map: Sequence[int] | dict | None) -> list[int] | None:
+    """An id map as a list by raw id, from a list or a dict `{raw id: train id}`; raw ids that it leaves out are unknown.
 
-
-@contextmanager
-def _told(value: dict) -> Iterator[None]:
-    """Tells what decoders raise on a broken file in one sentence that names it."""
-    try:
-        yield
-    except DataError:
-        raise
-    except PIL.Image.DecompressionBombError as error:
-        raise DataError(f"{file_of(value)} has too many pixels ({error}); cut it into tiles.") from error
-    except PIL.UnidentifiedImageError as error:
-        raise DataError(f"{file_of(value)} is not an image; replace it or take it out of the dataset.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, zlib.error) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{file_of(value)} is broken ({reason}); replace it or take it out of the dataset.") from error
-
-
-def _open(content: bytes, value: dict) -> PIL.Image.Image:
-    """Reads the header alone and checks the size."""
-    image = PIL.Image.open(BytesIO(content))
-    width, height = image.size
-    if max(width, height) > MAX_SIDE:
-        raise DataError(
-            f"{file_of(value)} is {width} x {height} pixels, but a side may have {MAX_SIDE} pixels at most; "
-            "cut it into tiles."
-        )
-    return image
-
-
-def open_image(value: dict | PIL.Image.Image, token_per_repo_id: dict | None = None) -> PIL.Image.Image:
-    """Decodes a stored image `{"path", "bytes"}`, turned upright; an image that is already decoded is given back.
-
-    Raises `DataError`, naming the file, where it is missing, broken, cut off or larger than `MAX_SIDE` pixels a side.
+    Raises:
+        UserError: ids that are no whole numbers from 0 to 255.
     """
-    if isinstance(value, PIL.Image.Image):
-        return value
-    with _told(value):
-        image = _open(read_bytes(value, token_per_repo_id), value)
-        image.load()
-        return PIL.ImageOps.exif_transpose(image)
+    if id_map is None:
+        return None
+    try:
+        pairs = {
+            int(raw): None if train is None else int(train)
+            for raw, train in (id_map.items() if isinstance(id_map, dict) else enumerate(id_map))
+        }
+    except (TypeError, ValueError):
+        pairs = {-1: None}
+    wrong = [n for n in (*pairs, *(train for train in pairs.values() if train is not None)) if not 0 <= n <= IGNORED]
+    if wrong or not pairs:
+        raise UserError(
+            f"id_map is {id_map!r}; give the train id (or {IGNORED}) of each raw id, as a list or as "
+            f"{{raw id: train id}}, all of 0 to {IGNORED}."
+        )
+    return [pairs.get(raw) for raw in range(max(pairs) + 1)]
 
 
 @dataclass
 class LabelMap(datasets.Image):
     """A column of index masks: decodes to a PIL image of mode "L" that holds train ids, 255 where ignored.
 
-    A file may be gray (8 or 16 bits), binary, or a palette image whose *indices* are the ids. RGB files are accepted
-    only with `colors` or `first_channel`.
+    A file may be gray (1 to 16 bits), binary, a palette image whose *indices* are the ids, or gray stored as RGB.
+    Files of colors are accepted only with `colors` or `first_channel`. A file or bytes hold raw ids; an array or a PIL
+    image that `Dataset.map` gives back holds train ids, as decoding gave them, and is stored with the raw ids of these.
 
     Args:
         names: class names, by train id.
         palette: an `[r, g, b]` for each train id, 0..255, for drawing.
-        id_map: the train id (or 255) of each raw id, by raw id; None where raw ids are train ids. Raw 255 is always
-            ignored.
-        colors: an `[r, g, b]` for each *raw* id; with it RGB(A) files are read by color.
+        id_map: the train id (or 255) of each raw id, by raw id; None where raw ids are train ids. Raw 255 is ignored
+            unless the map has 256 entries.
+        colors: an `[r, g, b]` for each *raw* id; with it RGB(A) files are read by color, and palette images whose palette
+            has these colors in another order.
         first_channel: the raw id is the first channel of an RGB file of 8 or 16 bits (SYNTHIA).
+        orientation: of masks beside images that EXIF turns: "upright" as the image is shown, "stored" as its pixels are
+            stored, None to find out from the sizes, and where these agree from the edges.
 
     Decoding raises `DataError`, naming the file, for an unreadable file, a kind of file not listed here, or an id or
     color that is not known.
@@ -113,79 +89,166 @@ class LabelMap(datasets.Image):
     id_map: list[int] | None = None
     colors: list[list[int]] | None = None
     first_channel: bool = False
+    orientation: str | None = None
     _type: str = field(default="LabelMap", init=False, repr=False)
+
+    def __post_init__(self):
+        self.id_map = id_list(self.id_map)
+        if self.orientation not in ORIENTATIONS:
+            raise UserError(f"orientation is {self.orientation!r}; give 'upright', 'stored' or None.")
+        if self.names is None:
+            return
+        check_names(self.names, "The dataset")
+        beyond = [train for train in self.id_map or () if train not in (None, IGNORED) and train >= len(self.names)]
+        if beyond:
+            raise UserError(
+                f"id_map has the train id {beyond[0]}, but the {len(self.names)} class names have 0 to "
+                f"{len(self.names) - 1}; correct either."
+            )
 
     @property
     def id2label(self) -> dict[int, str]:
         """Class names by train id, as a model's config wants them."""
         return dict(enumerate(self.names or []))
 
-    def decode_example(self, value: dict, token_per_repo_id: dict | None = None) -> PIL.Image.Image:
+    def decode_example(self, value: Any, token_per_repo_id: dict | None = None) -> PIL.Image.Image:
         """Decodes a stored mask to train ids, PIL mode "L" (H,W). Raises `DataError` (see the class)."""
         if not self.decode:
             raise RuntimeError("Decoding is switched off for this column; cast it to LabelMap(decode=True) first.")
-        if isinstance(value, PIL.Image.Image):
-            return value  # the features of datasets decode twice in places, so decoding is idempotent
-        ids = (
-            self._first_channel(value, token_per_repo_id)
-            if self.first_channel
-            else self._index(value, token_per_repo_id)
-        )
-        return self._train_ids(ids, value)
+        if not isinstance(value, dict):  # the features of datasets decode twice in places, so decoding is idempotent
+            return value if isinstance(value, PIL.Image.Image) else self._picture(self._checked(np.asarray(value)))
+        return self.read(value, token_per_repo_id)[0]
 
-    def _index(self, value: dict, token_per_repo_id: dict | None) -> np.ndarray:
-        image = open_image(value, token_per_repo_id)
-        if image.mode in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
-            return np.asarray(image)
-        if image.mode in ("RGB", "RGBA") and self.colors is not None:
-            return self._by_color(np.asarray(image.convert("RGB")), value)
-        raise DataError(
-            f"{file_of(value)} is a color image ({image.mode}), but a mask holds one class id a pixel, as a gray "
-            "image or as a palette image whose indices are the ids; convert it."
-        )
+    def read(self, value: dict, token_per_repo_id: dict | None = None) -> tuple[PIL.Image.Image, int]:
+        """Decodes as `decode_example`; also gives the EXIF orientation (1 to 8) in which the mask is stored."""
+        ids, orientation = decode_mask(value, self.colors, self.first_channel, token_per_repo_id)
+        return self._picture(self._train_ids(ids, value)), orientation
 
-    def _first_channel(self, value: dict, token_per_repo_id: dict | None) -> np.ndarray:
-        content = read_bytes(value, token_per_repo_id)
-        with _told(value):
-            mode = _open(content, value).mode
-            if mode not in ("RGB", "RGBA"):
-                raise DataError(
-                    f"{file_of(value)} is a {mode} image, but the class id is expected in the first channel of an RGB "
-                    "image; use the GT/LABELS files of the dataset."
-                )
-            # Pillow cuts RGB files of 16 bits down to the high byte, torchvision does not.
-            buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            return decode_image(buffer, mode=ImageReadMode.UNCHANGED)[0].numpy()
+    def _picture(self, labels: PIL.Image.Image | np.ndarray) -> PIL.Image.Image:
+        image = PIL.Image.fromarray(labels) if isinstance(labels, np.ndarray) else labels
+        if not self._is_plain:
+            image.info.update(MARK)
+        return image
 
-    def _by_color(self, pixels: np.ndarray, value: dict) -> np.ndarray:
-        packed = (pixels.astype(np.int32) << np.array([16, 8, 0], dtype=np.int32)).sum(-1, dtype=np.int32)
-        known, inverse = np.unique(packed, return_inverse=True)
-        raw_id = {(r << 16) + (g << 8) + b: i for i, (r, g, b) in reversed(list(enumerate(self.colors)))}
-        for color in known.tolist():
-            if color not in raw_id:
-                rgb = (color >> 16, color >> 8 & 255, color & 255)
-                raise DataError(
-                    f"{file_of(value)} has the color {rgb}, which is no class's; see the dataset's palette."
-                )
-        return np.array([raw_id[color] for color in known.tolist()])[inverse].reshape(packed.shape)
+    def _known(self) -> list[int | None]:
+        """The train id of each raw id of 0 to 255, None where it is not known."""
+        train_ids = self.id_map if self.id_map is not None else range(len(self.names) if self.names else IGNORED)
+        return [*train_ids, *[None] * (IGNORED - len(train_ids)), IGNORED][: IGNORED + 1]
 
     def _train_ids(self, ids: np.ndarray, value: dict) -> PIL.Image.Image:
-        train_ids = self.id_map if self.id_map is not None else range(len(self.names) if self.names else IGNORED)
-        known = [*train_ids, *[None] * (IGNORED - len(train_ids)), IGNORED]
+        known = self._known()
         unknown = np.unique(ids[(ids < 0) | (ids > IGNORED)]).tolist() if ids.dtype != np.uint8 else []
         image = PIL.Image.fromarray(ids.astype(np.uint8, copy=False))
-        unknown = (
-            [raw for raw, n in enumerate(image.histogram()) if n and known[raw] is None] if not unknown else unknown
-        )
+        if not unknown:
+            unknown = [raw for raw, n in enumerate(image.histogram()) if n and known[raw] is None]
         if unknown:
             shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+            most = (len(self.id_map) if self.id_map is not None else len(self.names or range(IGNORED))) - 1
             raise DataError(
-                f"{file_of(value)} has label ids out of range ({shown}): 0 to {len(train_ids) - 1} and {IGNORED} "
+                f"{file_of(value)} has label ids out of range ({shown}): 0 to {most} and {IGNORED} "
                 "(ignored) are accepted; correct the mask, the class names or the id map."
             )
         if self.id_map is None:
             return image
         return image.point([IGNORED if train_id is None else train_id for train_id in known])
+
+    # What follows is the way back. `datasets` turns PIL images into bytes before it asks the feature, in `encode_example`
+    # (from_dict, from_list, generators) or in `cast_storage` alone (map).
+
+    @property
+    def _is_plain(self) -> bool:
+        return self.id_map is None and not self.first_channel
+
+    def encode_example(self, value: Any) -> dict:
+        """Gives the stored form: of a file or its bytes as they are, of train ids (H,W) with the raw ids of these.
+
+        Raises:
+            DataError: train ids out of range or without a raw id, or bytes that could hold raw ids or train ids.
+        """
+        if isinstance(value, list | np.ndarray):
+            return self._store(self._checked(np.asarray(value)))
+        stored = super().encode_example(value)
+        # `datasets` makes {path, bytes}, in this order, of a PIL image
+        may_be_pixels = isinstance(value, PIL.Image.Image) or (isinstance(value, dict) and next(iter(value)) == "path")
+        if self._is_plain or not may_be_pixels or stored["bytes"] is None or stored["path"] is not None:
+            return {"bytes": stored["bytes"], "path": stored["path"]}  # in the order of what is stored
+        return self._store_bytes(stored["bytes"])
+
+    def _store_bytes(self, content: bytes) -> dict:
+        """The stored form of bytes that come without a path: an image that was decoded before, or what a file held."""
+        value = {"bytes": content, "path": None}
+        readings = []
+        if PIL.Image.open(BytesIO(content)).info.get("transparency") != IGNORED:
+            readings.append(lambda: (self.read(value)[0], {"bytes": content, "path": STORED_AS}))
+        readings.append(lambda: self._labels_and_store(value))
+        done, failed = [], None
+        for reading in readings:
+            try:
+                done.append(reading())
+            except DataError as error:
+                failed = failed or error
+        if not done:
+            raise failed
+        if len(done) == 2 and np.any(np.asarray(done[0][0]) != np.asarray(done[1][0])):
+            raise DataError(
+                "A mask given without a path may hold the ids of a file or train ids, which differ by its id map; give "
+                "train ids as an array (H,W), and the ids of a file as its path or as {'path': name, 'bytes': content}."
+            )
+        return done[0][1]
+
+    def _labels_and_store(self, value: dict) -> tuple[np.ndarray, dict]:
+        labels = self._checked(decode_mask(value)[0])
+        return labels, self._store(labels)
+
+    def _checked(self, labels: np.ndarray) -> np.ndarray:
+        """Train ids as uint8 (H,W), from whole numbers (H,W) or (1,H,W) of any type; -100 is ignored too."""
+        labels = labels[0] if labels.ndim == 3 and labels.shape[0] == 1 else labels
+        count = len(self.names) if self.names else IGNORED
+        whole = labels.ndim == 2 and labels.dtype.kind in "buif" and bool((labels == np.rint(labels)).all())
+        ids = np.where(labels == -100, IGNORED, labels) if whole else labels
+        if not whole or not ((ids >= 0) & ((ids < count) | (ids == IGNORED))).all():
+            found = (
+                f"{labels.min()} to {labels.max()}" if labels.size and labels.dtype.kind in "buif" else labels.dtype
+            )
+            raise DataError(
+                f"A mask given as pixels of shape {labels.shape} holds {found}, but train ids (H,W) from 0 to "
+                f"{count - 1}, and {IGNORED}, are expected."
+            )
+        return np.ascontiguousarray(ids.astype(np.uint8))
+
+    def _store(self, labels: np.ndarray) -> dict:
+        """The stored form of train ids, with a raw id for each."""
+        raw = labels
+        if self.id_map is not None:
+            back = {train: raw for raw, train in reversed(list(enumerate(self._known()))) if train is not None}
+            table = np.zeros(IGNORED + 1, dtype=np.uint8)
+            for train in np.unique(labels).tolist():
+                if train not in back:
+                    raise DataError(
+                        f"A mask holds train id {train}, which no raw id of the column's id map stands for; give the "
+                        "column another feature, as in dataset.map(..., features=...), with LabelMap(names=...) alone."
+                    )
+                table[train] = back[train]
+            raw = table[labels]
+        if self.first_channel:
+            raw = np.stack([raw, np.zeros_like(raw), np.zeros_like(raw)], axis=-1)
+        return {"bytes": png(raw), "path": STORED_AS}
+
+    def cast_storage(self, storage: pa.Array) -> pa.StructArray:
+        """Casts an Arrow array to the stored form. Pixels that `Dataset.map` gives back are train ids."""
+        if self.decode and pa.types.is_list(storage.type):
+            rows = [None if row is None else self._store(self._checked(np.array(row))) for row in storage.to_pylist()]
+            return pa.array(rows, type=self.pa_type)
+        # `datasets` writes a PIL image as {path, bytes}, in this order; what is stored already has the other.
+        if self.decode and pa.types.is_struct(storage.type) and storage.type[0].name == "path" and not self._is_plain:
+            rows = storage.to_pylist()
+            pixels = [row is not None and row["path"] is None and row["bytes"] is not None for row in rows]
+            if any(pixels):
+                rows = [
+                    self._labels_and_store(row)[1] if is_new else row for row, is_new in zip(rows, pixels, strict=True)
+                ]
+                return pa.array(rows, type=self.pa_type)
+        return super().cast_storage(storage)
 
 
 with warnings.catch_warnings():

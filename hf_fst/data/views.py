@@ -10,7 +10,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from hf_fst.data.labels import LabelMap, file_of, open_image
+from hf_fst.data.geometry import brought_together
+from hf_fst.data.images import decode_image, file_of
+from hf_fst.data.labels import LabelMap
 from hf_fst.errors import DataError, UserError
 
 
@@ -19,12 +21,32 @@ def check_columns(dataset: datasets.Dataset) -> None:
     if dataset.features is None or "image" not in dataset.features:
         found = ", ".join(dataset.column_names or []) or "none"
         raise UserError(f"The dataset has no column `image` (its columns: {found}); rename the one with the images.")
-    label = dataset.features.get("label")
+    image, label = dataset.features["image"], dataset.features.get("label")
+    if not isinstance(image, datasets.Image):
+        raise UserError(
+            f"The column `image` is a {type(image).__name__}, but images are expected; cast it with "
+            "dataset.cast_column('image', datasets.Image())."
+        )
     if label is not None and not isinstance(label, LabelMap):
         raise UserError(
             f"The column `label` is a {type(label).__name__}, but masks are expected; cast it with "
             "dataset.cast_column('label', hf_fst.data.labels.LabelMap(names=[...]))."
         )
+
+
+def check_rows(dataset: datasets.Dataset, columns: list[str]) -> None:
+    """Checks that every row of the stored columns has an image or a mask. Raises `ValueError` with the first row."""
+    for column in columns:
+        if dataset.data.column(column).null_count == 0:
+            continue
+        empty = [i for i, value in enumerate(dataset.select_columns([column])[column]) if value is None]
+        if empty:
+            what = "image" if column == "image" else "mask"
+            raise DataError(
+                f"{len(empty)} of {len(dataset)} rows have no {what}, the first is row {empty[0]}; leave them out with "
+                f"dataset.filter(lambda row: row['{column}'] is not None)"
+                + (", and give those without a mask as unlabeled images." if column == "label" else ".")
+            )
 
 
 class View(Dataset):
@@ -40,21 +62,34 @@ class View(Dataset):
             CPU only.
         with_labels: whether to give labels.
 
-    Raises `ValueError` for a streamed dataset or wrong columns; an item raises `DataError`, naming the file, where an
-    image or a mask cannot be read or their sizes differ.
+    Raises `ValueError` for a streamed dataset, wrong columns, rows without an image or a mask, or a dataset with a
+    transform of its own; an item raises `DataError`, naming the file, where an image or a mask cannot be read or their
+    sizes differ.
     """
 
     def __init__(self, dataset: datasets.Dataset, transform: Callable, with_labels: bool = True):
         if isinstance(dataset, datasets.IterableDataset):
             raise UserError("A streamed dataset cannot be drawn by index; load it with streaming=False.")
+        if isinstance(dataset, dict):
+            raise UserError(
+                f"A View is of one split, but this is {', '.join(dataset)}; give one, as dataset['train']."
+            )
+        if dataset.format["type"] == "custom":
+            raise UserError(
+                "The dataset has a transform of its own (set_transform or with_transform), which a View would pass by; "
+                "use View(dataset.with_format(None), transform), with a transform of image and mask."
+            )
         check_columns(dataset)
         self.dataset, self.transform = dataset, transform
         self.with_labels = with_labels and "label" in dataset.features
         self.label_map: LabelMap | None = dataset.features.get("label")
         # The stored form is read here, not by datasets, so that every error can name its file.
-        stored = dataset.select_columns(["image", "label"] if self.with_labels else ["image"])
-        stored = stored.cast_column("image", datasets.Image(decode=False))
-        self._stored = stored.cast_column("label", datasets.Image(decode=False)) if self.with_labels else stored
+        columns = ["image", "label"] if self.with_labels else ["image"]
+        stored = dataset.with_format(None).select_columns(columns)
+        for column in columns:
+            stored = stored.cast_column(column, datasets.Image(decode=False))
+        check_rows(stored, columns)
+        self._stored = stored
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -65,6 +100,11 @@ class View(Dataset):
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]:
         """Reads image (3,H,W) and mask (H,W) of a row, both uint8 and of full size. Raises `DataError`."""
         row = self._stored[int(index)]
+        for column, value in row.items():
+            if value["bytes"] is not None:  # then the path is a name alone
+                value["path"] = f"row {int(index)} ({value['path'] or column})"
+            elif value["path"] is None:
+                raise DataError(f"Row {int(index)} has neither path nor bytes in its column `{column}`; leave it out.")
         return decode_pair(row["image"], row["label"] if self.with_labels else None, self.label_map)
 
     def finish(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None) -> dict[str, torch.Tensor]:
@@ -79,18 +119,15 @@ class View(Dataset):
 def decode_pair(
     image: dict, mask: dict | None, label_map: LabelMap | None
 ) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]:
-    """Reads an image (3,H,W) and its mask (H,W), both uint8, from their stored forms.
+    """Reads an image (3,H,W) and its mask (H,W), both uint8 and upright, from their stored forms.
 
     Raises `DataError`, naming the files, where one cannot be read or their sizes differ.
     """
-    picture = open_image(image).convert("RGB")
+    picture, turned = decode_image(image)
     pixels = tv_tensors.Image(F.pil_to_tensor(picture))
     if mask is None:
         return pixels, None
-    labels = label_map.decode_example(mask)
-    if labels.size != picture.size:
-        raise DataError(
-            f"The mask {file_of(mask)} is {labels.width} x {labels.height} pixels, but its image {file_of(image)} is "
-            f"{picture.width} x {picture.height}; they must have the same size."
-        )
+    labels, stored_as = label_map.read(mask)
+    names = (file_of(mask), file_of(image))
+    labels = brought_together(labels, stored_as, picture, turned, label_map.orientation, names)
     return pixels, tv_tensors.Mask(F.pil_to_tensor(labels)[0])

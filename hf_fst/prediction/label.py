@@ -16,7 +16,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from hf_fst.data.labels import IGNORED, read_bytes
+from hf_fst.data.images import read_bytes
+from hf_fst.data.labels import IGNORED
 from hf_fst.errors import DataError, UserError
 from hf_fst.prediction.files import claimed, write_json, write_whole
 from hf_fst.prediction.segmenter import Segmenter, ahead, batches, one_by_one_if_it_fails

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from hf_fst.data.camvid import LABELS as CAMVID
 from hf_fst.data.cityscapes import NAMES as CITYSCAPES_NAMES
 from hf_fst.data.cityscapes import PALETTE as CITYSCAPES_PALETTE
-from hf_fst.data.labels import open_image
+from hf_fst.data.images import decode_image
 from hf_fst.data.street.dataset import NAMES as STREET_NAMES
 from hf_fst.data.street.dataset import PALETTE as STREET_PALETTE
 from hf_fst.data.voc import LABELS as VOC
@@ -95,7 +95,7 @@ class Segmenter:
 
     def read(self, stored: dict[str, Any]) -> Picture:
         """Reads a stored image `{"path", "bytes"}`. Raises `DataError`, naming it, where it is missing or broken."""
-        return self.look(np.asarray(open_image(stored).convert("RGB")))
+        return self.look(np.asarray(decode_image(stored)[0]))
 
     def look(self, pixels: np.ndarray) -> Picture:
         """Prepares an image (H, W, 3) uint8."""

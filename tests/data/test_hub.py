@@ -50,7 +50,7 @@ def parquet(root, columns=("image", "label"), feature=None):
         columns[0]: [(root / f"raw/images/{name}.jpg").read_bytes() for name in raw],
         columns[1]: [(root / f"raw/masks/{name}.png").read_bytes() for name in raw],
     }
-    rows = {column: [{"path": None, "bytes": content} for content in values] for column, values in rows.items()}
+    rows = {column: [{"bytes": content, "path": None} for content in values] for column, values in rows.items()}
     (root / "data").mkdir()
     datasets.Dataset.from_dict(rows, features=features).to_parquet(root / "data/train-00000-of-00001.parquet")
     return list(raw.values())

@@ -7,7 +7,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from hf_fst.data import DataError, LabelMap, View, collate
-from hf_fst.data.labels import MAX_SIDE, open_image
+from hf_fst.data.images import MAX_SIDE, decode_image
 from tests.data.trees import save_gray, save_palette, save_png16
 
 IDS = np.array([[0, 1, 2], [2, 255, 0]], dtype=np.uint8)
@@ -114,10 +114,10 @@ def test_ids_out_of_range_name_the_file(tmp_path):
 
 
 def test_rgb_masks_where_ids_are_expected_are_one_sentence(tmp_path):
-    PIL.Image.fromarray(np.zeros((2, 2, 3), dtype=np.uint8)).save(tmp_path / "m.png")
+    PIL.Image.fromarray(np.full((2, 2, 3), (0, 0, 9), dtype=np.uint8)).save(tmp_path / "m.png")
     assert fails(tmp_path / "m.png") == (
         f"{tmp_path}/m.png is a color image (RGB), but a mask holds one class id a pixel, as a gray image or as a "
-        "palette image whose indices are the ids; convert it."
+        "palette image whose indices are the ids; convert it, or give the color of each id as `colors`."
     )
 
 
@@ -166,7 +166,7 @@ def test_a_70000_pixel_wide_image_is_one_sentence(tmp_path, first_channel):
     expected = f"{tmp_path}/m.png is 70000 x 2 pixels, but a side may have 32768 pixels at most; cut it into tiles."
     assert fails(tmp_path / "m.png", LabelMap(names=["a"], first_channel=first_channel)) == expected
     with pytest.raises(DataError, match="70000 x 2 pixels"):
-        open_image(stored(tmp_path / "m.png"))
+        decode_image(stored(tmp_path / "m.png"))
 
 
 def test_an_image_of_too_large_an_area_is_one_sentence(tmp_path, monkeypatch):

@@ -105,3 +105,48 @@ def test_streamed_datasets_and_wrong_columns_are_one_sentence(tmp_path):
         with pytest.raises(ValueError) as caught:
             View(wrong, identity)
         assert str(caught.value) == message
+
+
+def test_rows_without_an_image_or_a_mask_are_one_sentence_with_the_row(tmp_path):
+    made, _, _ = make(tmp_path)
+    paths = {"image": str(tmp_path / "image.png"), "label": str(tmp_path / "mask.png")}
+    for column, what in (("label", "mask"), ("image", "image")):
+        rows = {name: [path, path, path] for name, path in paths.items()}
+        rows[column][1] = None
+        holed = datasets.Dataset.from_dict(rows, features=made.features)
+        with pytest.raises(ValueError, match=f"^1 of 3 rows have no {what}, the first is row 1; leave them out"):
+            View(holed, identity)
+        assert len(View(holed.select([0, 2]), identity)) == 2  # the hole is not chosen
+        with pytest.raises(ValueError, match="^1 of 2 rows .* the first is row 0;"):
+            View(holed.select([1, 2]), identity)
+    assert (
+        len(View(datasets.Dataset.from_dict({**rows, "image": rows["label"]}, features=made.features), identity)) == 3
+    )
+
+
+def test_a_row_given_as_bytes_is_named_by_its_number(tmp_path):
+    made, _, _ = make(tmp_path)
+    rows = {"image": [{"bytes": b"no image", "path": None}] * 2, "label": [str(tmp_path / "mask.png")] * 2}
+    view = View(datasets.Dataset.from_dict(rows, features=made.features), identity)
+    with pytest.raises(DataError, match=r"^row 1 \(image\) is not an image;"):
+        view[1]
+    rows["image"] = [{"bytes": b"no image", "path": "0.jpg"}] * 2
+    with pytest.raises(DataError, match=r"^row 1 \(0.jpg\) is not an image;"):
+        View(datasets.Dataset.from_dict(rows, features=made.features), identity)[1]
+
+
+def test_datasets_with_a_transform_of_their_own_and_whole_dictionaries_are_one_sentence(tmp_path):
+    made, pixels, _ = make(tmp_path)
+    with pytest.raises(ValueError, match="has a transform of its own .* View.dataset.with_format.None., transform"):
+        View(made.with_transform(lambda rows: rows), identity)
+    with pytest.raises(ValueError, match="A View is of one split, but this is train"):
+        View(datasets.DatasetDict(train=made), identity)
+    for kind in ("torch", "numpy", "arrow"):
+        assert np.array_equal(View(made.with_format(kind), identity)[0]["pixel_values"].permute(1, 2, 0), pixels)
+
+
+def test_columns_of_bytes_are_one_sentence_with_the_cast_to_make(tmp_path):
+    made, _, _ = make(tmp_path)
+    raw = datasets.Dataset.from_dict({"image": [b"x"], "label": [b"y"]})
+    with pytest.raises(ValueError, match=r"cast it with dataset.cast_column\('image', datasets.Image\(\)\)"):
+        View(raw, identity)

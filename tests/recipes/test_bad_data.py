@@ -32,7 +32,7 @@ def palette(path):
 
 
 def rgb(path):
-    PIL.Image.new("RGB", (48, 40)).save(path)
+    PIL.Image.new("RGB", (48, 40), "teal").save(path)
 
 
 def narrow(path):

@@ -1,0 +1,97 @@
+"""Brings a mask and its image to one orientation where EXIF turns one of the two."""
+
+from __future__ import annotations
+
+import numpy as np
+import PIL.Image
+
+from hf_fst.errors import DataError
+
+CLEAR = 1.5  # how much stronger the edges under a mask's borders must be in one reading than in the other
+LEAST_BORDER = 16  # pairs of pixels that a decision by edges needs
+
+# PIL's names for what brings a stored image upright, by EXIF orientation, and what takes it back
+TURNS = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+BACK = TURNS | {6: TURNS[8], 8: TURNS[6]}
+
+
+def brought_together(
+    labels: PIL.Image.Image,
+    stored_as: int,
+    picture: PIL.Image.Image,
+    turned: int,
+    orientation: str | None,
+    names: tuple[str, str],
+) -> PIL.Image.Image:
+    """Turns a mask so that it lies on its upright image.
+
+    A mask may be stored upright beside an image that EXIF turns, or lie on the pixels as the image stores them, or carry
+    a tag of its own. The sizes tell which. Where they agree in several ways, borders of classes must lie on edges of the
+    image in one way clearly more than in the others.
+
+    Args:
+        labels: the mask, turned by its own EXIF orientation `stored_as` (1 to 8).
+        stored_as: that orientation.
+        picture: the upright image.
+        turned: EXIF orientation (1 to 8) that made it upright.
+        orientation: "upright" or "stored" where the dataset says how its masks are stored.
+        names: files of the mask and of the image.
+
+    Raises:
+        DataError: the sizes differ, or the orientation is unclear.
+    """
+    if stored_as == turned == 1:
+        if labels.size == picture.size:
+            return labels
+        raise DataError(_sizes(labels, picture, names) + "they must have the same size.")
+    stored = labels if stored_as == 1 else labels.transpose(BACK[stored_as])
+    as_image = stored if turned == 1 else stored.transpose(TURNS[turned])
+    ways = {"upright": [labels, stored], "stored": [as_image], None: [labels, stored, as_image]}[orientation]
+    fitting = {way.tobytes(): way for way in ways if way.size == picture.size}
+    if not fitting:
+        of = (
+            f"the image has EXIF orientation {turned}" if turned != 1 else f"the mask has EXIF orientation {stored_as}"
+        )
+        raise DataError(
+            _sizes(labels, picture, names)
+            + f"{of}, but turning it does not give them the same size; save both upright."
+        )
+    ways = list(fitting.values())
+    if len(ways) > 1 and orientation is None:
+        ways.sort(key=lambda way: -_edges(way, picture))
+        best, second = _edges(ways[0], picture), _edges(ways[1], picture)
+        if best < CLEAR * second or best <= 0:
+            raise DataError(
+                f"The image {names[1]} has EXIF orientation {turned} and its mask {names[0]} {stored_as}, and whether "
+                "the mask is stored upright or as the image's pixels are cannot be seen; give mask_orientation as "
+                "'upright' or 'stored' (the orientation of LabelMap), or save both upright."
+            )
+    return ways[0]
+
+
+def _sizes(labels: PIL.Image.Image, picture: PIL.Image.Image, names: tuple[str, str]) -> str:
+    return (
+        f"The mask {names[0]} is {labels.width} x {labels.height} pixels, but its image {names[1]} is {picture.width} x "
+        f"{picture.height}; "
+    )
+
+
+def _edges(labels: PIL.Image.Image, picture: PIL.Image.Image) -> float:
+    """Mean step of gray values across the borders of classes, above the mean step of the image; 0 without borders."""
+    gray = np.asarray(picture.convert("L"), dtype=np.float32)
+    ids = np.asarray(labels)
+    steps = [np.abs(np.diff(gray, axis=axis)) for axis in (0, 1)]
+    borders = [np.diff(ids.astype(np.int16), axis=axis) != 0 for axis in (0, 1)]
+    count = sum(int(border.sum()) for border in borders)
+    if count < LEAST_BORDER:
+        return 0.0
+    on_borders = sum(float(step[border].sum()) for step, border in zip(steps, borders, strict=True)) / count
+    return max(on_borders - sum(float(step.sum()) for step in steps) / sum(step.size for step in steps), 0.0)

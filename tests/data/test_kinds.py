@@ -1,0 +1,91 @@
+"""Each kind of file is read as the table in docs/data.md says, or refused by name."""
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from hf_fst.data import DataError, LabelMap
+from hf_fst.data.images import decode_image
+from hf_fst.data.masks import decode_mask
+from tests.data.kinds import IMAGES, MASKS, RGB, Kind, png, save, table, tiff
+
+PAGE = Path(__file__).parents[2] / "docs" / "data.md"
+
+
+def stored(path, as_bytes=False):
+    return {"path": None, "bytes": path.read_bytes()} if as_bytes else {"path": str(path), "bytes": None}
+
+
+def check(kind: Kind, path: Path, read):
+    if kind.expected is None:
+        with pytest.raises(DataError) as caught:
+            read(stored(path))
+        message = str(caught.value)
+        assert message.startswith(str(path)) and kind.says in message and "\n" not in message
+        with pytest.raises(DataError, match="given as bytes"):
+            read(stored(path, as_bytes=True))
+    else:
+        assert np.array_equal(read(stored(path)), kind.expected)
+        assert np.array_equal(read(stored(path, as_bytes=True)), kind.expected)
+
+
+@pytest.mark.parametrize("kind", IMAGES, ids=lambda kind: kind.file)
+def test_an_image_is_read_or_refused_as_the_table_says(tmp_path, kind):
+    assert (kind.expected is None) == kind.result.startswith("refused")
+    check(kind, kind.make(tmp_path), lambda value: np.asarray(decode_image(value)[0]))
+
+
+@pytest.mark.parametrize("kind", MASKS, ids=lambda kind: kind.file)
+def test_a_mask_is_read_or_refused_as_the_table_says(tmp_path, kind):
+    assert (kind.expected is None) == kind.result.startswith("refused")
+    label_map = LabelMap(names=["a", "b", "c"], colors=kind.colors)
+    check(kind, kind.make(tmp_path), lambda value: np.asarray(label_map.decode_example(value)))
+
+
+def test_the_page_shows_the_table():
+    text = PAGE.read_text(encoding="utf-8")
+    assert table(IMAGES, "images") in text and table(MASKS, "masks") in text
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("width", [5, 8])
+def test_low_bit_masks_of_any_width_hold_the_ids_in_the_file(tmp_path, depth, width):
+    ids = np.random.default_rng(0).integers(0, 2**depth, (4, width))
+    assert np.array_equal(decode_mask(stored(png(ids, depth)(tmp_path)))[0], ids)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg"])
+def test_images_stand_upright_in_each_orientation(tmp_path, orientation, suffix):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    stripes = np.zeros((16, 24, 3), np.uint8)
+    stripes[:8], stripes[8:, 12:] = 250, 100
+    path = save(stripes, suffix, exif=exif)(tmp_path)
+    turn = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a),
+    }[orientation]
+    picture, found = decode_image(stored(path))
+    assert found == orientation
+    assert np.abs(np.asarray(picture).astype(int) - turn(stripes).astype(int)).max() < 12
+
+
+def test_a_preview_in_a_tiff_is_no_second_picture(tmp_path):
+    small = PIL.Image.fromarray(RGB).resize((4, 3))
+    path = save(RGB, "tif", save_all=True, append_images=[small])(tmp_path)
+    assert np.array_equal(np.asarray(decode_image(stored(path))[0]), RGB)
+
+
+def test_values_outside_the_range_that_a_tiff_states_are_one_sentence(tmp_path):
+    path = tiff(np.array([[0.0, 7.0]], np.float32), low=0, high=5)(tmp_path)
+    with pytest.raises(DataError, match="states values of 0 to 5, but has 0 to 7"):
+        decode_image(stored(path))
