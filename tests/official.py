@@ -60,7 +60,7 @@ class Toy(PreTrainedModel):
 
     def forward(self, pixel_values, labels=None, output_hidden_states=None):
         b = self.backbone
-        fine = F.gelu(b.norm1(b.conv1(pixel_values)))
+        fine = F.gelu(b.norm1(b.conv1(pixel_values.to(b.conv1.weight.device))))
         coarse = F.gelu(b.norm2(b.conv2(fine)))
         return SemanticSegmenterOutput(logits=self.decode_head.conv_seg(coarse), hidden_states=(fine, coarse))
 
@@ -229,7 +229,7 @@ class Loop:
             self.teacher.train()
             p = upsampled(self.teacher, joint)[len(images) :].softmax(1)
             uncertainty = -(p * (p + 1e-10).log()).sum(1)
-            limit = np.percentile(uncertainty.numpy().ravel(), self.drop_percent)
+            limit = np.percentile(uncertainty.cpu().numpy().ravel(), self.drop_percent)
         pseudo[uncertainty >= limit] = IGNORE
         self.stepper.zero_grad()
         logits = upsampled(self.student, joint)

@@ -26,7 +26,7 @@ class Shampoo(torch.optim.Optimizer):
                 gradient = (p.grad + group["weight_decay"] * p).reshape(len(p), -1)
                 state = self.state[p]
                 if not state:
-                    start = 0.1 * torch.eye(len(p), dtype=p.dtype)
+                    start = 0.1 * torch.eye(len(p), dtype=p.dtype, device=p.device)
                     state["count"] = 0
                     state["sides"] = {"gram": [start, start.clone()], "roots": (torch.zeros_like(start),)}
                     state["moments"] = [{"first": torch.zeros_like(gradient)}]

@@ -42,7 +42,7 @@ class TinySegmenter(PreTrainedModel):
         """Keep torch's own initialisation."""
 
     def forward(self, pixel_values, labels=None):
-        logits = self.head(self.drop(torch.tanh(self.norm(self.stem(pixel_values)))))
+        logits = self.head(self.drop(torch.tanh(self.norm(self.stem(pixel_values.to(self.stem.weight.device))))))
         loss = None
         if labels is not None:
             loss = F.cross_entropy(F.interpolate(logits, labels.shape[-2:], mode="bilinear"), labels, ignore_index=255)
@@ -107,15 +107,15 @@ def trainer(output_dir, network=None, *, sets=None, callbacks=(), trainer_option
 
 
 def weights(network: nn.Module) -> list[torch.Tensor]:
-    """Copies of all parameters and buffers."""
-    return [tensor.detach().clone() for tensor in (*network.parameters(), *network.buffers())]
+    """Copies of all parameters and buffers, on the CPU."""
+    return [tensor.detach().cpu().clone() for tensor in (*network.parameters(), *network.buffers())]
 
 
 def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     """Whether two lists of tensors are bitwise equal."""
-    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    return len(first) == len(second) and all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(first, second, strict=True))
 
 
 def distance(first: list[torch.Tensor], second: list[torch.Tensor]) -> float:
     """Largest absolute difference."""
-    return max((a.double() - b.double()).abs().max().item() for a, b in zip(first, second, strict=True))
+    return max((a.double().cpu() - b.double().cpu()).abs().max().item() for a, b in zip(first, second, strict=True))

@@ -14,7 +14,7 @@ SPEED = {"runtime", "samples_per_second", "steps_per_second"}
 
 def logits(trainer, items):
     with torch.no_grad():
-        return trainer.model.eval()(torch.stack([item["pixel_values"] for item in items])).logits.numpy()
+        return trainer.model.eval()(torch.stack([item["pixel_values"] for item in items])).logits.cpu().numpy()
 
 
 def test_keys_have_the_prefix(tmp_path, kind):

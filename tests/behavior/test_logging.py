@@ -7,6 +7,7 @@ import math
 import pytest
 
 from tests.behavior.both import images, make
+from tests.device import on_device
 
 KEYS = {"loss", "grad_norm", "learning_rate", "epoch", "step"}
 LAST = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"}
@@ -66,7 +67,7 @@ def test_a_loss_is_that_of_the_weights_before_the_step(tmp_path, kind):
         logging_strategy="steps",
         logging_steps=1,
     )
-    batch = trainer.data_collator(items)
+    batch = on_device(trainer.data_collator(items))
     expected = trainer.model(**batch).loss.item()
     trainer.train()
     assert entries(trainer)[0]["loss"] == pytest.approx(expected, abs=1e-6)

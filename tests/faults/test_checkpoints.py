@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from hf_fst.training import checkpoints
 from tests import tiny
+from tests.device import USE_CPU
 from tests.faults.killed import ended, forked
 
 
@@ -206,6 +207,7 @@ def test_a_full_disk_ends_the_run_with_one_sentence_and_older_checkpoints_stay(
     assert [path.name for path in run.glob("checkpoint-*")] == ["checkpoint-3"]
 
 
+@pytest.mark.skipif(not USE_CPU, reason="forks, and a fork cannot use the GPU of its parent")
 @pytest.mark.parametrize("limit", [700, 2500, 7000])
 def test_a_file_that_cannot_grow_is_told_by_the_writers_themselves(tmp_path, limit):
     """The system's own limit: torch, safetensors and Python each fail in their way."""

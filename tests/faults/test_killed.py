@@ -9,7 +9,10 @@ import time
 
 import pytest
 
+from tests.device import USE_CPU
 from tests.faults.killed import ended, forked, killed_at, resumed, train, uninterrupted, writes_of_a_checkpoint
+
+pytestmark = pytest.mark.skipif(not USE_CPU, reason="forks, and a fork cannot use the GPU of its parent")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from hf_fst.method.objectives import (
 from hf_fst.method.teacher import EMATeacher
 from hf_fst.training.settings import make_objective, resolve
 from tests import tiny
+from tests.device import on_device
 
 # the student gives class 0 probability 3/4 everywhere: CE ln(4/3) for class 0, ln 4 for class 1
 ZERO, ONE = math.log(4 / 3), math.log(4)
@@ -181,10 +182,10 @@ def test_the_teachers_batch_is_not_changed(name):
     args = tiny.config("unused", objective=name, rule="mean_teacher")
     objective = make_objective(resolve(args), 2)
     assert isinstance(objective, OBJECTIVES[name])
-    batch = {key: value.clone() for key, value in BATCH.items()}
+    batch = on_device({key: value.clone() for key, value in BATCH.items()})
     objective.prepare(EMATeacher(tiny.model()), batch)
     assert batch.keys() == BATCH.keys()
-    assert all(torch.equal(batch[key], BATCH[key]) for key in BATCH)
+    assert all(torch.equal(batch[key].cpu(), BATCH[key]) for key in BATCH)
 
 
 def test_only_what_the_student_sees_is_augmented_strongly():
@@ -231,5 +232,5 @@ def test_whether_auxiliary_heads_weigh_pseudo_labels_is_an_option(weighs):
 def test_a_teacher_that_has_labeled_is_in_evaluation_mode_again(name):
     args = tiny.config("unused", objective=name, rule="mean_teacher")
     teacher = EMATeacher(tiny.model(batch_norm=True, dropout=0.5))
-    make_objective(resolve(args), 2).prepare(teacher, BATCH)
+    make_objective(resolve(args), 2).prepare(teacher, on_device(BATCH))
     assert not any(module.training for module in teacher.model.modules())

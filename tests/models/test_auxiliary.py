@@ -8,16 +8,17 @@ import torch
 from hf_fst.models import SegmentationOutput
 from hf_fst.models.auxiliary import freeze_unused, return_auxiliary_logits
 from tests import architectures, tiny
+from tests.device import on_device
 
 # transformers' networks with an auxiliary head, whose logits they keep to themselves
 SILENT = ["beit", "data2vec", "upernet_swin", "upernet_convnext", "dpt"]
-PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+PIXELS = on_device(torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
 
 
 @pytest.mark.parametrize("name", SILENT)
 def test_auxiliary_logits_are_those_of_the_heads_own_loss(name):
     model = architectures.make(name).eval()
-    labels = torch.randint(3, (2, 32, 32), generator=torch.Generator().manual_seed(2))
+    labels = on_device(torch.randint(3, (2, 32, 32), generator=torch.Generator().manual_seed(2)))
     with torch.no_grad():
         before = model(PIXELS, labels=labels)
         assert "auxiliary_logits" not in before

@@ -7,11 +7,12 @@ import torch
 from accelerate import Accelerator
 
 from hf_fst.training.journal import Journal
+from tests.device import USE_CPU
 
 
 @pytest.fixture(scope="module")
 def accelerator():
-    return Accelerator(cpu=True)
+    return Accelerator(cpu=USE_CPU)
 
 
 def step(journal, accelerator, labeled, unlabeled, number=1):

@@ -29,7 +29,7 @@ def photos(dtype=torch.float32):
 
 def logits(network, pixels):
     with torch.no_grad():
-        return network.eval()(pixel_values=pixels).logits
+        return network.eval()(pixel_values=pixels.to(network.device)).logits.cpu()
 
 
 # models and files
@@ -59,7 +59,7 @@ def test_any_segmentation_model_is_trained_saved_and_loaded(tmp_path, name):
         loaded = AutoModelForSemanticSegmentation.from_pretrained(folder)
         assert_same_weights(loaded, kept)
         pixels = photos()[0][0]["pixel_values"][None]
-        assert_same_logits(logits(loaded, pixels), logits(kept.cpu(), pixels))
+        assert_same_logits(logits(loaded, pixels), logits(kept, pixels))
     assert not tiny.same(tiny.weights(trainer.model), tiny.weights(trainer.teacher.model))
 
 
