@@ -51,29 +51,21 @@ Workers = Annotated[
 ]
 
 
-def views(
-    model: str, resize: str | None, window: int | None, stride: int | None, scales: str, flip: bool
-) -> dict[str, object]:
-    """How images are seen, from the options above.
+def look(model: str, resize: str | None, window: int | None, stride: int | None, scales: str, flip: bool):
+    """The `Look` of the options above.
 
     Raises:
         UsageError: a list of numbers is none.
     """
+    from hf_fst.evaluation.inference import Look
+
     if resize is None:
         size = _resize_of_run(model)
+    elif resize in ("none", "model"):
+        size = None if resize == "none" else resize
     else:
-        size = (
-            {"none": None, "model": "model"}[resize]
-            if resize in ("none", "model")
-            else numbers(resize, "resize", int, 2)
-        )
-    return {
-        "resize": size,
-        "window": window,
-        "stride": stride,
-        "scales": numbers(scales, "scales", float),
-        "flip": flip,
-    }
+        size = numbers(resize, "resize", int, 2)
+    return Look(window, stride, numbers(scales, "scales", float), flip, size)
 
 
 def which(student: bool) -> str:

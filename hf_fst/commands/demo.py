@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Option
 
-from hf_fst.commands.common import Flip, Model, Resize, Scales, Stride, Window, views
+from hf_fst.commands.common import Flip, Model, Resize, Scales, Stride, Window, look
 
 
 def demo(
@@ -39,5 +39,5 @@ def demo(
     from hf_fst.prediction.demo import Demo, build_page, check_demo_support, launch_page
 
     check_demo_support()
-    page = build_page(Demo(model, **views(model, resize, window, stride, scales, flip)), examples)
+    page = build_page(Demo(model, look(model, resize, window, stride, scales, flip)), examples)
     return {"address": launch_page(page, share=share, host=host, port=port)}

@@ -72,11 +72,11 @@ def evaluate(
 
     scored = common.numbers(classes, "classes", int) if classes and classes[0].isdecimal() else classes
     network = common.which(student)
-    views = common.views(model, resize, window, stride, scales, flip)
+    look = common.look(model, resize, window, stride, scales, flip)
     of_data = common.options(options or [])
     if output_dir is None:
         place = (model, dataset, split, network, data_dir)
-        output_dir = default_folder(*place, options=of_data, classes=scored, **views)
+        output_dir = default_folder(*place, options=of_data, look=look, classes=scored)
     result = evaluate_model(
         model,
         load(dataset, data_dir, **of_data),
@@ -90,7 +90,7 @@ def evaluate(
         dataset_id=data_dir if dataset == "hub" else dataset,
         batch_size=batch_size,
         num_workers=workers,
-        **views,
+        look=look,
     )
     if common.is_first_process():
         print(table(result))

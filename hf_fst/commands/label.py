@@ -19,7 +19,7 @@ from hf_fst.commands.common import (
     Window,
     Workers,
     is_first_process,
-    views,
+    look,
     which,
 )
 from hf_fst.commands.predict import report_failed
@@ -85,7 +85,7 @@ def label(
         which=which(student),
         batch_size=batch_size,
         num_workers=workers,
-        **views(model, resize, window, stride, scales, flip),
+        look=look(model, resize, window, stride, scales, flip),
     )
     if is_first_process():
         print(

@@ -20,7 +20,7 @@ from hf_fst.commands.common import (
     Window,
     Workers,
     is_first_process,
-    views,
+    look,
     which,
 )
 
@@ -62,7 +62,7 @@ def predict(
         which=which(student),
         batch_size=batch_size,
         num_workers=workers,
-        **views(model, resize, window, stride, scales, flip),
+        look=look(model, resize, window, stride, scales, flip),
     )
     if is_first_process():
         print(summary(result))

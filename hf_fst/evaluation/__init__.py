@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, confusion_matrix, scores
-from hf_fst.evaluation.inference import predict, segment
+from hf_fst.evaluation.inference import Look, predict, segment
 
 # `evaluate.load(MEAN_IOU)` gives the metric with the arguments and results of the well-known `mean_iou`.
 MEAN_IOU = str(Path(__file__).parent / "mean_iou")
 
-__all__ = ["CLASS_LISTS", "MEAN_IOU", "ConfusionMatrix", "confusion_matrix", "predict", "scores", "segment"]
+__all__ = ["CLASS_LISTS", "MEAN_IOU", "ConfusionMatrix", "Look", "confusion_matrix", "predict", "scores", "segment"]

@@ -8,25 +8,25 @@ import torch
 from torch import nn
 
 from hf_fst.evaluation.confusion import confusion_matrix, scores
-from hf_fst.evaluation.inference import predict
+from hf_fst.evaluation.inference import WHOLE, Look, predict
 
 
 @torch.no_grad()
-def count(network: nn.Module, pixel_values, labels, num_labels: int, window=None, stride=None) -> torch.Tensor:
+def count(network: nn.Module, pixel_values, labels, num_labels: int, look: Look = WHOLE) -> torch.Tensor:
     """Confusion counts (B,C,C) of a network, in evaluation mode, at the size of the labels.
 
     Args:
         pixel_values: (B,3,H,W), or a list of (3,H,W) where sizes differ.
         labels: (B,H,W), or a list of (H,W); the logits are resized to them.
         num_labels: number of classes C.
-        window, stride: see `hf_fst.evaluation.inference.predict`.
+        look: windows, scales and mirroring.
     """
     if not (isinstance(pixel_values, torch.Tensor) and isinstance(labels, torch.Tensor)):  # one by one
         pairs = zip(pixel_values, labels, strict=True)
-        return torch.cat([count(network, p[None], l[None], num_labels, window, stride) for p, l in pairs])
+        return torch.cat([count(network, p[None], l[None], num_labels, look) for p, l in pairs])
     modes = {module: module.training for module in network.modules()}
     network.eval()
-    predictions = predict(network, pixel_values, labels.shape[-2:], window=window, stride=stride)
+    predictions = predict(network, pixel_values, labels.shape[-2:], look)
     for module, training in modes.items():
         module.training = training
     return confusion_matrix(predictions, labels, num_labels)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -10,65 +12,85 @@ from torch.nn import functional as F
 
 from hf_fst.errors import UserError
 
-AVERAGES = ("probabilities", "logits")
-WEIGHTINGS = ("uniform", "gaussian")
 
-
-def _pair(value: int | Sequence[int], what: str) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(int(side) for side in value)
-    if len(pair) != 2 or min(pair) < 1:
-        raise UserError(f"{what} is {value}, but one positive number of pixels or (height, width) is needed.")
+def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+        raise UserError(f"{name} is {value}; give one positive number of pixels, or two as (height, width).")
     return pair
 
 
-def check_views(
-    window: int | Sequence[int] | None = None,
-    stride: int | Sequence[int] | None = None,
-    scales: Sequence[float] = (1.0,),
-    average: str = "probabilities",
-    weighting: str = "uniform",
-) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-    """Checks the options of `segment` and gives window and stride as (height, width); stride is 2/3 of the window
-    where it is not given.
+@dataclass(frozen=True)
+class Look:
+    """How a model looks at an image. Sizes are in pixels, as (height, width) or one number for a square.
+
+    Args:
+        window: size of the windows that slide over each scaled image, kept as a pair; None for the whole image.
+        stride: distance from one window to the next, at most the window; two thirds of the window by default.
+        scales: factors by which the image is resized; the views are averaged.
+        flip: whether to average with the mirrored image.
+        resize: size that the image is resized to fit into first, keeping its ratio; "model" for the size that the image
+            processor makes, None for full size. The longer side bounds the image's longer side, so the order does not
+            matter; kept as (shorter, longer).
 
     Raises:
-        ValueError: for an option out of range, a stride without a window, or one that leaves gaps between windows.
+        UserError: A number is out of range, a stride has no window, or it would leave gaps between windows.
     """
-    if not scales or min(scales) <= 0:
-        raise UserError(f"scales is {tuple(scales)}, but one or more positive factors are needed.")
-    if average not in AVERAGES:
-        raise UserError(f"average is {average!r}, but it is one of {', '.join(AVERAGES)}.")
-    if weighting not in WEIGHTINGS:
-        raise UserError(f"weighting is {weighting!r}, but it is one of {', '.join(WEIGHTINGS)}.")
-    if window is None:
-        if stride is not None:
-            raise UserError(f"stride is {stride}, but without a window there is nothing to slide: give a window too.")
-        return None, None
-    window = _pair(window, "window")
-    stride = tuple(max(1, side * 2 // 3) for side in window) if stride is None else _pair(stride, "stride")
-    if stride[0] > window[0] or stride[1] > window[1]:
-        raise UserError(
-            f"stride {stride} is larger than window {window}, which leaves pixels out: make it at most the window."
-        )
-    return window, stride
+
+    window: int | Sequence[int] | None = None
+    stride: int | Sequence[int] | None = None
+    scales: Sequence[float] = (1.0,)
+    flip: bool = False
+    resize: Sequence[int] | str | None = None
+
+    def __post_init__(self) -> None:
+        scales = tuple(self.scales)
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise UserError(f"scales is {scales}; give one or more positive numbers.")
+        window, stride, resize = self.window, self.stride, self.resize
+        if window is not None:
+            window = _pair(window, "window")
+            stride = tuple(max(1, side * 2 // 3) for side in window) if stride is None else _pair(stride, "stride")
+            if stride[0] > window[0] or stride[1] > window[1]:
+                raise UserError(
+                    f"stride {stride} is larger than window {window}, which leaves pixels out; give at most the window."
+                )
+        elif stride is not None:
+            raise UserError(f"stride is {stride}, but there is no window to slide; give a window too.")
+        if isinstance(resize, str) and resize != "model":
+            raise UserError(f"resize is {resize!r}; give None, (height, width) or 'model'.")
+        if resize is not None and resize != "model":
+            resize = tuple(sorted(_pair(resize, "resize")))
+        for name, value in (("window", window), ("stride", stride), ("scales", scales), ("resize", resize)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def protocol(self) -> str:
+        """In words, such as "full size, windows of 769 every 513, scales 0.75 1, mirrored too"."""
+        words = ["full size"]
+        if self.resize is not None:
+            words = [
+                "the model's own size" if self.resize == "model" else "resized into {1} x {0}".format(*self.resize)
+            ]
+        if self.window is not None:
+            window, stride = (
+                f"{pair[0]}" if pair[0] == pair[1] else f"{pair[0]} x {pair[1]}" for pair in (self.window, self.stride)
+            )
+            words.append(f"windows of {window} every {stride}")
+        if self.scales != (1.0,):
+            words.append("scales " + " ".join(f"{scale:g}" for scale in self.scales))
+        if self.flip:
+            words.append("mirrored too")
+        return ", ".join(words)
+
+
+WHOLE = Look()
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """First pixels of the windows along one side; the last window is shifted inside, as in mmsegmentation."""
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
-
-
-def gaussian_weights(height: int, width: int) -> torch.Tensor:
-    """Weights (height, width) in (0, 1] that fall off to a window's rim: a Gaussian with a standard deviation of 1/8
-    of each side (the importance weighting of nnU-Net, Isensee et al. 2021)."""
-
-    def side(length: int) -> torch.Tensor:
-        distance = torch.arange(length, dtype=torch.float32) - (length - 1) / 2
-        return torch.exp(-0.5 * (distance / (length / 8)) ** 2)
-
-    weights = torch.outer(side(height), side(width))
-    return (weights / weights.max()).clamp_min(1e-4)  # the corners too must have a weight
 
 
 def aligns_corners(model: nn.Module) -> bool:
@@ -83,114 +105,62 @@ def resize_logits(logits: torch.Tensor, size: Sequence[int], align_corners: bool
     return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
-def _slide(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    window: tuple[int, int],
-    stride: tuple[int, int],
-    weighting: str,
-    accumulate_on: torch.device,
-) -> torch.Tensor:
+def _slide(model: nn.Module, pixel_values: torch.Tensor, look: Look) -> torch.Tensor:
     height, width = pixel_values.shape[-2:]
-    window_height, window_width = min(window[0], height), min(window[1], width)
-    weights = torch.ones(window_height, window_width)
-    if weighting == "gaussian":
-        weights = gaussian_weights(window_height, window_width)
-    weights = weights.to(accumulate_on)
-    total, seen = None, torch.zeros(height, width, device=accumulate_on)
-    for top in window_starts(height, window[0], stride[0]):
-        for left in window_starts(width, window[1], stride[1]):
+    window_height, window_width = min(look.window[0], height), min(look.window[1], width)
+    total, seen = None, pixel_values.new_zeros(height, width, dtype=torch.float32)
+    for top in window_starts(height, look.window[0], look.stride[0]):
+        for left in window_starts(width, look.window[1], look.stride[1]):
             rows, columns = slice(top, top + window_height), slice(left, left + window_width)
             crop = pixel_values[..., rows, columns]
             logits = resize_logits(model(pixel_values=crop).logits, crop.shape[-2:], aligns_corners(model))
-            logits = logits.to(accumulate_on)
             if total is None:
                 total = logits.new_zeros((*logits.shape[:2], height, width))
-            total[..., rows, columns] += logits * weights
-            seen[rows, columns] += weights
+            total[..., rows, columns] += logits
+            seen[rows, columns] += 1
     return total.div_(seen)
 
 
-def _views(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    window: tuple[int, int] | None,
-    stride: tuple[int, int] | None,
-    scales: Sequence[float],
-    flip: bool,
-    weighting: str,
-    accumulate_on: torch.device,
-) -> Iterator[torch.Tensor]:
-    """The logits of each scaled and mirrored view, turned back, at the size they come in."""
+def _views(model: nn.Module, pixel_values: torch.Tensor, look: Look) -> Iterator[torch.Tensor]:
+    """Yields the logits of each scaled and mirrored view, turned back, at the size they come in."""
     height, width = pixel_values.shape[-2:]
-    for scale in scales:
+    for scale in look.scales:
         view = pixel_values
         if scale != 1:
             sides = (max(1, round(height * scale)), max(1, round(width * scale)))
             view = F.interpolate(view, size=sides, mode="bilinear", align_corners=False, antialias=scale < 1)
-        for mirrored in (False, True) if flip else (False,):
+        for mirrored in (False, True) if look.flip else (False,):
             pixels = view.flip(-1) if mirrored else view
-            if window is None:
-                logits = model(pixel_values=pixels).logits.to(accumulate_on)
-            else:
-                logits = _slide(model, pixels, window, stride, weighting, accumulate_on)
+            logits = model(pixel_values=pixels).logits if look.window is None else _slide(model, pixels, look)
             yield logits.flip(-1) if mirrored else logits
 
 
 @torch.no_grad()
 def segment(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    size: Sequence[int] | None = None,
-    window: int | Sequence[int] | None = None,
-    stride: int | Sequence[int] | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    *,
-    weighting: str = "uniform",
-    average: str = "probabilities",
-    accumulate_on: str | torch.device | None = None,
+    model: nn.Module, pixel_values: torch.Tensor, size: Sequence[int] | None = None, look: Look = WHOLE
 ) -> torch.Tensor:
-    """Gives the logits of images at the wanted size, without gradient.
+    """Computes the logits of images at the wanted size, without gradient.
 
     Windows of one view overlap in the same image at the same scale, so their logits are averaged, as in
-    mmsegmentation. Views of different scale have logits of different spread, so their probabilities are averaged
-    (a confident view does not outvote the others by its scale alone), and the result is the logarithm of the mean.
+    mmsegmentation. The logits of different scales have different spread, so the probabilities of the views are averaged
+    (no view outvotes the others by its scale alone), and the result is the logarithm of the mean.
 
     Args:
-        model: a segmentation model whose output has `logits` (B, C, h, w) at any stride; its mode is left as it is.
-        pixel_values: normalized images (B, 3, H, W).
-        size: (height, width) of the result, that of the labels; by default (H, W).
-        window: side or (height, width) in pixels of windows that slide over each scaled image; None for whole images.
-        stride: pixels from one window to the next, at most the window; 2/3 of it by default.
-        scales: factors by which the images are resized.
-        flip: also look at the mirrored images.
-        weighting: "uniform" or "gaussian" weights of a pixel within its windows.
-        average: "probabilities" or "logits" of the views.
-        accumulate_on: device that holds the full-size sums, such as "cpu" where an accelerator's memory is short; by
-            default the images' device.
+        model: A segmentation model whose output has `logits` (B, C, h, w) at any stride; its mode is left as it is.
+        pixel_values: Normalized images (B, 3, H, W), already resized if `look` asks for it.
+        size: (height, width) of the result, that of the labels; (H, W) by default.
+        look: Windows, scales and mirroring.
 
     Returns:
-        float32 (B, C, *size): logits, or log-probabilities where the probabilities of several views were averaged.
-
-    Raises:
-        ValueError: for options out of range (see `check_views`).
+        float32 (B, C, *size): logits, or the logarithm of the mean probabilities of several views.
     """
-    window, stride = check_views(window, stride, scales, average, weighting)
-    device = torch.device(accumulate_on) if accumulate_on is not None else pixel_values.device
-    size = tuple(size) if size is not None else tuple(pixel_values.shape[-2:])
-    count = len(scales) * (2 if flip else 1)
-    views = _views(model, pixel_values, window, stride, scales, flip, weighting, device)
+    size = tuple(pixel_values.shape[-2:] if size is None else size)
+    count = len(look.scales) * (2 if look.flip else 1)
+    views = _views(model, pixel_values, look)
     if count == 1:
         return resize_logits(next(views), size, aligns_corners(model))
-    total = None
-    for logits in views:
-        logits = resize_logits(logits, size, aligns_corners(model))
-        if average == "probabilities":
-            logits = logits.softmax(dim=1)
-        total = logits if total is None else total.add_(logits)
-    total.div_(count)
-    return total.clamp_min_(torch.finfo(total.dtype).tiny).log_() if average == "probabilities" else total
+    total = sum(resize_logits(logits, size, aligns_corners(model)).softmax(dim=1) for logits in views)
+    return total.div_(count).clamp_min_(torch.finfo(total.dtype).tiny).log_()
 
 
 @torch.no_grad()
@@ -220,24 +190,10 @@ def argmax_at(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    size: Sequence[int] | None = None,
-    window: int | Sequence[int] | None = None,
-    stride: int | Sequence[int] | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    *,
-    weighting: str = "uniform",
-    average: str = "probabilities",
-    accumulate_on: str | torch.device | None = None,
+    model: nn.Module, pixel_values: torch.Tensor, size: Sequence[int] | None = None, look: Look = WHOLE
 ) -> torch.Tensor:
-    """Gives the class of each pixel, int64 (B, *size): the argmax of `segment`, in less memory. Arguments as there."""
-    size = tuple(size) if size is not None else tuple(pixel_values.shape[-2:])
-    if len(scales) == 1 and not flip:
-        window, stride = check_views(window, stride, scales, average, weighting)
-        device = torch.device(accumulate_on) if accumulate_on is not None else pixel_values.device
-        views = _views(model, pixel_values, window, stride, scales, False, weighting, device)
-        return argmax_at(next(views), size, aligns_corners(model))
-    options = {"weighting": weighting, "average": average, "accumulate_on": accumulate_on}
-    return segment(model, pixel_values, size, window, stride, scales, flip, **options).argmax(dim=1)
+    """Predicts the class of each pixel, int64 (B, *size): the argmax of `segment`, in less memory. Arguments as there."""
+    if len(look.scales) > 1 or look.flip:
+        return segment(model, pixel_values, size, look).argmax(dim=1)
+    size = pixel_values.shape[-2:] if size is None else size
+    return argmax_at(next(_views(model, pixel_values, look)), size, aligns_corners(model))

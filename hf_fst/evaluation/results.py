@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hf_fst.data.cityscapes import RAW_IDS
 from hf_fst.drawing.overlays import default_palette, overlay
 from hf_fst.drawing.tables import percent, text_table
 from hf_fst.errors import UserError
+from hf_fst.evaluation.inference import WHOLE, Look
 
 RESULTS_FILE = "evaluation.json"
 PREDICTIONS, OVERLAYS = "predictions", "overlays"
@@ -34,13 +36,16 @@ def without_nan(value: Any) -> Any:
 
 
 def default_folder(
-    model: str, dataset: str, split: str, which: str, data_dir: str | None = None, **settings: Any
+    model: str, dataset: str, split: str, which: str, data_dir: str | None = None, look: Look = WHOLE, **settings: Any
 ) -> Path:
-    """Where an evaluation lies if nobody says where: `runs/eval/<model>-<dataset>-<split>-<which>` in the current
-    directory, with eight more letters where a setting that changes the scores is given or the dataset is of one's own.
-    The same evaluation has the same place, another one another.
+    """Names the folder of an evaluation: `runs/eval/<model>-<dataset>-<split>-<which>` in the current directory.
+
+    Eight more letters follow where a setting that changes the scores is given, or the dataset is the user's own: the
+    same evaluation has the same folder, another one has another.
     """
-    given = {key: value for key, value in settings.items() if value and (key, value) != ("scales", [1.0])}
+    default = asdict(WHOLE)
+    given = {key: value for key, value in settings.items() if value}
+    given |= {key: value for key, value in asdict(look).items() if value != default[key]}
     if dataset in ("folder", "hub"):
         given["data_dir"] = str(data_dir)
     name = re.sub(r"[^\w.-]+", "-", "-".join([str(model).strip("/").replace("/", "--"), dataset, split, which]))

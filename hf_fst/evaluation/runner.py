@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from hf_fst.data.views import View
 from hf_fst.errors import MissingError, UserError
 from hf_fst.evaluation.boundary import BoundaryIoU
 from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, scores
-from hf_fst.evaluation.inference import check_views, predict
+from hf_fst.evaluation.inference import WHOLE, Look, predict
 from hf_fst.evaluation.machine import hardware, versions
 from hf_fst.evaluation.results import Pictures, write_scores
 from hf_fst.models.loading import STUDENT_DIR, TEACHER_DIR
@@ -97,17 +98,16 @@ def load_model(model: str | Path, which: str = "teacher") -> tuple[PreTrainedMod
 class Prepare:
     """Turns image and mask into model input: the image processor's scaling and normalization, and a resize on request.
 
+    It never crops, and never touches the mask.
+
     Args:
-        processor: the model's image processor.
-        resize: None for full-size images, (width, height) to resize into keeping the ratio, or "model" for the size the
-            image processor would make. It never crops, and never touches the mask.
+        processor: The model's image processor.
+        look: Says which size the image gets.
     """
 
-    def __init__(self, processor: Any, resize: Sequence[int] | str | None):
-        if isinstance(resize, str) and resize != "model":
-            raise UserError(f"resize is {resize!r}, but it is None, (width, height) or 'model'.")
-        self.processor, self.own_size = processor, resize == "model"
-        self.resize = None if resize is None or self.own_size else ResizeWithin(tuple(resize))
+    def __init__(self, processor: Any, look: Look = WHOLE):
+        self.processor, self.own_size = processor, look.resize == "model"
+        self.resize = None if look.resize is None or self.own_size else ResizeWithin(look.resize)
 
     def __call__(self, image: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         if mask is None:  # nothing to count, but the size of the prediction
@@ -169,13 +169,7 @@ def evaluate_model(
     *,
     split: str = "validation",
     which: str = "teacher",
-    window: int | Sequence[int] | None = None,
-    stride: int | Sequence[int] | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    weighting: str = "uniform",
-    average: str = "probabilities",
-    accumulate_on: str | None = None,
+    look: Look = WHOLE,
     batch_size: int = 1,
     classes: Sequence[int] | str | None = None,
     ignore_index: int | None = 255,
@@ -184,7 +178,6 @@ def evaluate_model(
     save_predictions: bool | str = False,
     save_overlays: bool = False,
     num_workers: int = 0,
-    resize: Sequence[int] | str | None = None,
     processor: Any = None,
     dataset_id: str | None = None,
     task_id: str = "default",
@@ -201,7 +194,7 @@ def evaluate_model(
             predictions can still be saved.
         split: which split of a DatasetDict.
         which: "teacher" or "student" of a training run.
-        window, stride, scales, flip, weighting, average, accumulate_on: see `hf_fst.evaluation.segment`.
+        look: how the model looks at the images; the prediction always gets the size of the label.
         batch_size: images of one size that are predicted at once, in each process.
         classes: indices, or a name in `CLASS_LISTS`, of the classes that the means are taken over; all by default.
         ignore_index: a label that is not counted (255 never is).
@@ -210,7 +203,6 @@ def evaluate_model(
         save_predictions: write index PNGs to `predictions/`; "cityscapes" for the ids of its test server.
         save_overlays: write the predictions laid over the images to `overlays/`.
         num_workers: worker processes that read images.
-        resize: see `Prepare`; the prediction always gets the size of the label.
         processor: image processor; the model's own by default.
         dataset_id, task_id: how the `.eval_results` file names the dataset; by default the dataset's own name.
         progress: show a progress bar.
@@ -222,7 +214,6 @@ def evaluate_model(
     Raises:
         ValueError, FileNotFoundError: for options, models, and data that do not fit, each with what to do.
     """
-    check_views(window, stride, scales, average, weighting)
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}, but at least 1 is needed.")
     if isinstance(classes, str):
@@ -251,17 +242,15 @@ def evaluate_model(
     rims = BoundaryIoU(len(names), ignore_index) if boundary else None
 
     network = network.to(state.device).eval()
-    views = View(dataset, Prepare(processor, resize))
+    views = View(dataset, Prepare(processor, look))
     mine = range(state.process_index, len(views), state.num_processes)
     loader = DataLoader(Subset(views, mine), batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
-    options = {"window": window, "stride": stride, "scales": tuple(scales), "flip": flip}
-    options |= {"weighting": weighting, "average": average, "accumulate_on": accumulate_on}
     started, done = time.perf_counter(), 0
     with tqdm(
         total=len(mine), desc=f"evaluating {split}", unit="image", disable=not (progress and state.is_main_process)
     ) as bar:
         for batch in loader:
-            predictions = _predict(network, batch, options)
+            predictions = _predict(network, batch, look)
             matrix.update(predictions, batch["labels"])
             if rims is not None:
                 rims.update(predictions, batch["labels"])
@@ -279,8 +268,8 @@ def evaluate_model(
     if not labeled:
         result |= dict.fromkeys(("mean_iou", "mean_accuracy", "overall_accuracy", "frequency_weighted_iou"))
     result |= {"classes": names, "scored_classes": scored, "confusion_matrix": counts[:, : len(names)].tolist()}
-    result["protocol"] = describe(options, resize)
-    result["options"] = {**options, "scales": list(scales), "resize": resize, "ignore_index": ignore_index}
+    result["protocol"] = look.protocol
+    result["options"] = {**asdict(look), "ignore_index": ignore_index}
     result |= {"seconds": seconds, "images_per_second": len(views) / seconds}
     result |= {"batch_size": batch_size, "processes": state.num_processes}
     result |= {"device": hardware(state.device), "versions": versions()}
@@ -291,7 +280,7 @@ def evaluate_model(
     return result
 
 
-def _predict(network: PreTrainedModel, batch: dict[str, Any], options: dict[str, Any]) -> list[torch.Tensor]:
+def _predict(network: PreTrainedModel, batch: dict[str, Any], look: Look) -> list[torch.Tensor]:
     """Class indices (H, W) of each image at its label's size."""
     images, labels = batch["pixel_values"], batch["labels"]
     if isinstance(images, torch.Tensor) and isinstance(labels, torch.Tensor):
@@ -301,21 +290,5 @@ def _predict(network: PreTrainedModel, batch: dict[str, Any], options: dict[str,
     return [
         prediction
         for pixels, size in groups
-        for prediction in predict(network, pixels.to(network.device, network.dtype), size, **options)
+        for prediction in predict(network, pixels.to(network.device, network.dtype), size, look)
     ]
-
-
-def describe(options: dict[str, Any], resize: Sequence[int] | str | None) -> str:
-    """The protocol in words, such as "full size, windows of 769 every 513, scales 0.75 1, mirrored too"."""
-    words = ["full size"]
-    if resize is not None:
-        words = ["the model's own size" if resize == "model" else f"resized into {resize[0]} x {resize[1]}"]
-    if options["window"] is not None:
-        window, stride = check_views(options["window"], options["stride"])
-        sides = [f"{pair[0]}" if pair[0] == pair[1] else f"{pair[0]} x {pair[1]}" for pair in (window, stride)]
-        words.append(f"windows of {sides[0]} every {sides[1]}")
-    if tuple(options["scales"]) != (1.0,):
-        words.append("scales " + " ".join(f"{scale:g}" for scale in options["scales"]))
-    if options["flip"]:
-        words.append("mirrored too")
-    return ", ".join(words)

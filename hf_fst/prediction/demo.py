@@ -15,6 +15,7 @@ from matplotlib import colormaps
 from hf_fst.data import load
 from hf_fst.drawing.overlays import overlay
 from hf_fst.errors import DataError, RunError
+from hf_fst.evaluation.inference import WHOLE, Look
 from hf_fst.prediction.files import list_inputs
 from hf_fst.prediction.predict import index_image
 from hf_fst.prediction.segmenter import Picture, Segmenter, one_by_one_if_it_fails
@@ -39,15 +40,15 @@ class Demo:
 
     Args:
         model: directory or Hub id; with a student in it, the page compares the two.
-        options: of `Segmenter`.
+        look: how it looks at images.
 
     Raises `ValueError`, `FileNotFoundError` where the model is not there.
     """
 
-    def __init__(self, model: str | Path, **options: Any):
-        self.teacher = Segmenter(model, "teacher", **options)
+    def __init__(self, model: str | Path, look: Look = WHOLE):
+        self.teacher = Segmenter(model, "teacher", look=look)
         try:
-            self.student = Segmenter(model, "student", **options)
+            self.student = Segmenter(model, "student", look=look)
         except FileNotFoundError:  # a model that was not trained here
             self.student = None
         self.folder = tempfile.TemporaryDirectory(prefix="hf-fst-demo-")

@@ -160,7 +160,7 @@ def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
                 lock.release()
                 raise UserError(
                     f"{output} was begun with {key} {_shown(before.get(key))}, but now {key} is "
-                    f"{_shown(settings.get(key))}; use the same, give another folder, or --overwrite to start anew."
+                    f"{_shown(settings.get(key))}; use the same, give another folder, or --overwrite to start over."
                 )
     write_json(path, settings)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from itertools import count, islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from hf_fst.data.images import read_bytes
 from hf_fst.data.labels import IGNORED
 from hf_fst.errors import DataError, UserError
+from hf_fst.evaluation.inference import WHOLE, Look
 from hf_fst.prediction.files import claimed, write_json, write_whole
 from hf_fst.prediction.segmenter import Segmenter, ahead, batches, one_by_one_if_it_fails
 from hf_fst.prediction.shards import DATA, finished, png, read_footers, shard_path, write_shard
@@ -66,11 +67,7 @@ def label_collection(
     image: str | None = None,
     config: str | None = None,
     dataset_revision: str | None = None,
-    resize: Sequence[int] | str | None = None,
-    window: int | None = None,
-    stride: int | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
+    look: Look = WHOLE,
     batch_size: int = 1,
     num_workers: int = 0,
     overwrite: bool = False,
@@ -93,7 +90,7 @@ def label_collection(
         shard_size: images in a shard, at most.
         split, config, dataset_revision: of a dataset on the Hub.
         image: the column with the images; by default the first that is usual.
-        resize, window, stride, scales, flip: see `Segmenter`.
+        look: how the model looks at the images.
         batch_size: images that go through the network at once, those of one size together.
         num_workers: threads that read images ahead.
         overwrite: start anew where `output` holds the results of other settings.
@@ -117,8 +114,7 @@ def label_collection(
             raise UserError(f"{name} is {value}, but at least {least} is needed.")
     output = Path(output)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
-    options = {"resize": resize, "window": window, "stride": stride, "scales": scales, "flip": flip}
-    segmenter = Segmenter(model, which, **options, device=state.device)
+    segmenter = Segmenter(model, which, look=look, device=state.device)
     if len(segmenter.names) > IGNORED:
         raise UserError(f"The model has {len(segmenter.names)} classes, but masks hold {IGNORED} at most.")
     collection = open_source(str(source), split, image, config, dataset_revision, (output / DATA,))

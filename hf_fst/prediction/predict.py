@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from tqdm.auto import tqdm
 from hf_fst.data.files import SUFFIXES
 from hf_fst.drawing.overlays import labels_in, overlay, with_legend
 from hf_fst.errors import DataError, UserError
+from hf_fst.evaluation.inference import WHOLE, Look
 from hf_fst.prediction.files import claimed, list_inputs, output_names, write_whole
 from hf_fst.prediction.segmenter import Picture, Segmenter, ahead, batches, one_by_one_if_it_fails
 from hf_fst.prediction.video import VIDEO_SUFFIXES, check_video_support, predict_video
@@ -44,11 +44,7 @@ def predict_files(
     *,
     which: str = "teacher",
     overlays: bool = False,
-    resize: Sequence[int] | str | None = None,
-    window: int | None = None,
-    stride: int | None = None,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
+    look: Look = WHOLE,
     batch_size: int = 1,
     num_workers: int = 0,
     overwrite: bool = False,
@@ -68,7 +64,7 @@ def predict_files(
         output: the folder that is written to; `predict.json` in it holds the settings.
         which: "teacher" or "student" of a training run.
         overlays: whether to write overlays of images too.
-        resize, window, stride, scales, flip: see `Segmenter`.
+        look: how the model looks at the images.
         batch_size: images that are predicted at once, those of one size together.
         num_workers: threads that read images ahead.
         overwrite: start anew where `output` holds the results of other settings.
@@ -91,9 +87,7 @@ def predict_files(
         check_video_support()
     named = list(zip(files, output_names(files, source if source.is_dir() else source.parent), strict=True))
     state = PartialState(cpu=not torch.accelerator.is_available())
-    segmenter = Segmenter(
-        model, which, resize=resize, window=window, stride=stride, scales=scales, flip=flip, device=state.device
-    )
+    segmenter = Segmenter(model, which, look=look, device=state.device)
     with claimed(output, SETTINGS_FILE, segmenter.settings, owned, overwrite):
         work = _pending(named[state.process_index :: state.num_processes], output, overlays)
         started = time.perf_counter()

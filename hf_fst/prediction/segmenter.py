@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +24,8 @@ from hf_fst.data.street.dataset import NAMES as STREET_NAMES
 from hf_fst.data.street.dataset import PALETTE as STREET_PALETTE
 from hf_fst.data.voc import LABELS as VOC
 from hf_fst.drawing.overlays import default_palette
-from hf_fst.evaluation.inference import check_views, predict, segment
-from hf_fst.evaluation.runner import Prepare, describe, load_model
+from hf_fst.evaluation.inference import WHOLE, Look, predict, segment
+from hf_fst.evaluation.runner import Prepare, load_model
 from hf_fst.publishing.facts import FACTS_FILE, RunFacts
 
 # of the datasets with these classes, for models that come without colors
@@ -49,8 +50,7 @@ class Segmenter:
     Args:
         model: directory or Hub id.
         which: "teacher" or "student" of a training run.
-        resize, window, stride, scales, flip: how images are looked at, see `hf_fst.evaluation.runner.Prepare` and
-            `hf_fst.evaluation.segment`.
+        look: how it looks at images.
         device: where the network computes; the accelerator, if there is one, by default.
 
     Attributes: `name` (Hub id, or the directory's name without its path), `names` and `palette` of the classes,
@@ -65,33 +65,21 @@ class Segmenter:
         model: str | Path,
         which: str = "teacher",
         *,
-        resize: Sequence[int] | str | None = None,
-        window: int | None = None,
-        stride: int | None = None,
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
+        look: Look = WHOLE,
         device: str | torch.device | None = None,
     ):
-        check_views(window, stride, scales)
         network, self.processor = load_model(model, which)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         self.network: PreTrainedModel = network.to(device).eval()
-        self.prepare = Prepare(self.processor, resize)
-        self.options = {"window": window, "stride": stride, "scales": tuple(scales), "flip": flip}
-        self.which = which
+        self.prepare = Prepare(self.processor, look)
+        self.view, self.which = look, which
         self.name = Path(model).resolve().name if Path(model).is_dir() else str(model)
         self.names = [network.config.id2label[index] for index in range(network.config.num_labels)]
         self.palette = palette_of(model, self.names)
         self.revision = revision_of(self.network)
-        self.protocol = describe(self.options, resize)
-        self.settings = {
-            "model": self.revision,
-            "classes": self.names,
-            "resize": resize if resize is None or isinstance(resize, str) else list(resize),
-            **self.options,
-            "scales": list(scales),
-        }
+        self.protocol = look.protocol
+        self.settings = {"model": self.revision, "classes": self.names, **asdict(look)}
 
     def read(self, stored: dict[str, Any]) -> Picture:
         """Reads a stored image `{"path", "bytes"}`. Raises `DataError`, naming it, where it is missing or broken."""
@@ -127,7 +115,7 @@ class Segmenter:
         results: list = [None] * len(pictures)
         for (size, _), members in groups.items():
             batch = torch.stack([pictures[index].pixel_values for index in members])
-            found = function(self.network, batch.to(self.network.device, self.network.dtype), size, **self.options)
+            found = function(self.network, batch.to(self.network.device, self.network.dtype), size, self.view)
             for index, one in zip(members, found, strict=True):
                 results[index] = finish(one)
         return results

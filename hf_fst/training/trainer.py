@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, SegformerImageProcessor, Trainer
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
 from hf_fst.errors import UserError
 from hf_fst.evaluation.counting import StreamingScores, count
-from hf_fst.evaluation.inference import aligns_corners
+from hf_fst.evaluation.inference import Look, aligns_corners
 from hf_fst.method.lookahead import Context, Step, sum_over_processes
 from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.teacher import EMATeacher
@@ -315,7 +315,7 @@ class FSTTrainer(Trainer):
         if self.compute_metrics is not self._scores or "labels" not in inputs:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         inputs = self._prepare_inputs(inputs)
-        options = (self._num_labels(), self.settings.eval_window, self.settings.eval_stride)
+        options = (self._num_labels(), Look(self.settings.eval_window, self.settings.eval_stride))
         with self.accelerator.autocast():
             counts = [count(n, inputs["pixel_values"], inputs["labels"], *options) for n in self.networks().values()]
         counts = torch.stack(counts, dim=1)

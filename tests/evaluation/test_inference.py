@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hf_fst.evaluation import predict, segment
-from hf_fst.evaluation.inference import argmax_at, gaussian_weights, window_starts
+from hf_fst.errors import UserError
+from hf_fst.evaluation import Look, predict, segment
+from hf_fst.evaluation.inference import argmax_at, window_starts
 
 
 class PerPixel(nn.Module):
@@ -108,45 +109,28 @@ class TestSliding:
         model = Strided()
         with torch.no_grad():
             expected = by_hand_sliding(model, images, window, stride)
-        torch.testing.assert_close(segment(model, images, window=window, stride=stride), expected)
+        torch.testing.assert_close(segment(model, images, look=Look(window, stride)), expected)
 
-    @pytest.mark.parametrize("weighting", ["uniform", "gaussian"])
     @pytest.mark.parametrize("window, stride", [(7, 5), ((9, 40), (4, 13)), (64, None)])
-    def test_windows_change_nothing_for_a_model_of_single_pixels(self, images, weighting, window, stride):
-        got = segment(PerPixel(), images, window=window, stride=stride, weighting=weighting)
+    def test_windows_change_nothing_for_a_model_of_single_pixels(self, images, window, stride):
+        got = segment(PerPixel(), images, look=Look(window, stride))
         torch.testing.assert_close(got, segment(PerPixel(), images))
 
     def test_overlaps_are_averaged_by_hand(self):
         # columns 0-3 are seen by the first window, 2-5 by the second
-        logits = segment(Counter(), torch.zeros(1, 3, 4, 6), window=4, stride=2)
+        logits = segment(Counter(), torch.zeros(1, 3, 4, 6), look=Look(window=4, stride=2))
         assert logits[0, 0, 0].tolist() == [1, 1, 1.5, 1.5, 2, 2]
-
-    def test_gaussian_weights_prefer_the_middle(self):
-        logits = segment(Counter(), torch.zeros(1, 3, 4, 6), window=4, stride=2, weighting="gaussian")
-        row = gaussian_weights(4, 4)[0]
-        assert logits[0, 0, 0, 2] == pytest.approx(float((row[2] + 2 * row[0]) / (row[2] + row[0])), abs=1e-6)
-        assert 1 <= logits[0, 0, 0, 2] < 1.5 < logits[0, 0, 0, 3] <= 2
-
-    @pytest.mark.parametrize("shape", [(1, 1), (4, 4), (5, 9), (769, 769)])
-    def test_gaussian_weights_are_symmetric_positive_and_at_most_one(self, shape):
-        weights = gaussian_weights(*shape)
-        assert weights.shape == shape and weights.max() == 1 and weights.min() > 0
-        torch.testing.assert_close(weights, weights.flip(0).flip(1))
 
     def test_no_window_is_larger_than_asked_for(self, images):
         model = Strided()
-        segment(model, images, window=(16, 20), stride=(8, 12))
+        segment(model, images, look=Look(window=(16, 20), stride=(8, 12)))
         assert {tuple(shape) for shape in model.seen} == {(2, 3, 16, 20)}
-
-    def test_sums_can_lie_on_another_device(self, images):
-        got = segment(Strided(), images, window=16, accumulate_on="cpu")
-        assert torch.equal(got, segment(Strided(), images, window=16)) and got.device.type == "cpu"
 
 
 class TestViews:
     def test_a_mirrored_view_is_turned_back(self, images):
-        plain = segment(PerPixel(), images, flip=True, average="logits")
-        torch.testing.assert_close(plain, segment(PerPixel(), images))
+        plain = segment(PerPixel(), images, look=Look(flip=True))
+        torch.testing.assert_close(plain, segment(PerPixel(), images).log_softmax(1))
 
     def test_average_of_probabilities_by_hand(self, images):
         model = Strided()
@@ -155,20 +139,19 @@ class TestViews:
         size = images.shape[-2:]
         views = [F.interpolate(view, size, mode="bilinear", align_corners=False) for view in views]
         expected = (views[0].softmax(1) + views[1].softmax(1)) / 2
-        got = segment(model, images, flip=True)
+        got = segment(model, images, look=Look(flip=True))
         torch.testing.assert_close(got.exp(), expected)
         torch.testing.assert_close(got.softmax(1), expected)
-        torch.testing.assert_close(segment(model, images, flip=True, average="logits"), (views[0] + views[1]) / 2)
 
     def test_each_scale_is_looked_at(self, images):
         model = Strided()
-        logits = segment(model, images, size=(30, 30), scales=(0.5, 1.0, 2.0), flip=True)
+        logits = segment(model, images, size=(30, 30), look=Look(scales=(0.5, 1.0, 2.0), flip=True))
         assert [tuple(shape[-2:]) for shape in model.seen] == [(12, 20)] * 2 + [(24, 40)] * 2 + [(48, 80)] * 2
         assert logits.shape == (2, 5, 30, 30)
 
     def test_windows_slide_over_the_scaled_image(self, images):
         model = Strided()
-        segment(model, images, window=24, stride=24, scales=(2.0,))
+        segment(model, images, look=Look(window=24, stride=24, scales=(2.0,)))
         assert len(model.seen) == 2 * 4 and {tuple(shape[-2:]) for shape in model.seen} == {(24, 24)}
 
     def test_an_impossible_class_keeps_a_finite_logit(self):
@@ -176,7 +159,7 @@ class TestViews:
             def forward(self, pixel_values):
                 return SimpleNamespace(logits=torch.tensor([0.0, 1e4]).view(1, 2, 1, 1).expand(1, 2, 2, 2))
 
-        assert segment(Sure(), torch.zeros(1, 3, 2, 2), flip=True).isfinite().all()
+        assert segment(Sure(), torch.zeros(1, 3, 2, 2), look=Look(flip=True)).isfinite().all()
 
 
 class TestPredict:
@@ -193,22 +176,36 @@ class TestPredict:
         {}, {"window": 16, "stride": 12}, {"scales": (0.5,)}, {"scales": (0.75, 1.5), "flip": True, "window": 20},
     ])  # fmt: skip
     def test_is_the_argmax_of_segment(self, images, options):
-        got = predict(Strided(20), images, size=(33, 51), **options)
-        assert torch.equal(got, segment(Strided(20), images, size=(33, 51), **options).argmax(1))
+        look = Look(**options)
+        got = predict(Strided(20), images, (33, 51), look)
+        assert torch.equal(got, segment(Strided(20), images, (33, 51), look).argmax(1))
 
 
-class TestBadOptions:
+class TestLook:
+    def test_sizes_are_kept_as_pairs_and_the_stride_is_two_thirds(self):
+        assert Look(window=769) == Look((769, 769), (512, 512)) and Look(scales=[1]) == Look()
+
+    def test_either_order_of_resize_is_the_same_look(self):
+        assert Look(resize=[1024, 512]) == Look(resize=(512, 1024)) != Look(resize=512)
+
+    def test_protocol_in_words(self):
+        assert Look().protocol == "full size" and Look(resize="model").protocol == "the model's own size"
+        assert Look((512, 1024), None, (0.75, 1.0), True, (512, 1024)).protocol == (
+            "resized into 1024 x 512, windows of 512 x 1024 every 341 x 682, scales 0.75 1, mirrored too"
+        )
+
     @pytest.mark.parametrize("options, message", [
-        ({"stride": 4}, "without a window there is nothing to slide"),
+        ({"stride": 4}, "stride is 4, but there is no window to slide"),
         ({"window": 8, "stride": 9}, r"stride \(9, 9\) is larger than window \(8, 8\), which leaves pixels out"),
-        ({"window": 0}, "window is 0, but one positive number"),
-        ({"window": (4, 4, 4)}, "window is"),
-        ({"scales": ()}, "one or more positive factors"),
-        ({"scales": (1.0, -1)}, "one or more positive factors"),
-        ({"average": "votes"}, "average is 'votes', but it is one of probabilities, logits"),
-        ({"window": 8, "weighting": "cosine"}, "weighting is 'cosine', but it is one of uniform, gaussian"),
+        ({"window": 0}, "window is 0; give one positive number of pixels"),
+        ({"window": (4, 4, 4)}, r"window is \(4, 4, 4\)"),
+        ({"window": (4, 4.5)}, r"window is \(4, 4.5\)"),
+        ({"scales": ()}, "one or more positive numbers"),
+        ({"scales": (1.0, -1)}, "one or more positive numbers"),
+        ({"scales": (float("nan"),)}, "one or more positive numbers"),
+        ({"resize": "half"}, r"resize is 'half'; give None, \(height, width\) or 'model'"),
+        ({"resize": (0, 5)}, r"resize is \(0, 5\)"),
     ])  # fmt: skip
-    def test_is_one_sentence(self, images, options, message):
-        for function in (segment, predict):
-            with pytest.raises(ValueError, match=message):
-                function(PerPixel(), images, **options)
+    def test_a_bad_number_is_one_sentence(self, options, message):
+        with pytest.raises(UserError, match=message):
+            Look(**options)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from hf_fst.evaluation import ConfusionMatrix
 from hf_fst.evaluation.boundary import BoundaryIoU
+from hf_fst.evaluation.inference import Look
 from hf_fst.evaluation.runner import evaluate_model
 from tests.evaluation.conftest import make_dataset
 
@@ -44,7 +45,7 @@ def count_in_every_way(accelerator, run_dir, data_dir):
         found[f"gathered {batch_size}"] = [gathered.reduce().tolist(), gathered.images, total]
     for name, options in {
         "whole": {"batch_size": 2},
-        "sliding": {"window": 32, "stride": 24, "batch_size": 3},
+        "sliding": {"look": Look(window=32, stride=24), "batch_size": 3},
     }.items():
         out = Path(data_dir, f"out_{world}_{name}")
         options |= {"output_dir": out, "save_predictions": True, "boundary": True, "progress": False}

@@ -11,6 +11,7 @@ from transformers import SegformerImageProcessor
 from hf_fst import cli
 from hf_fst.data import DataError
 from hf_fst.drawing.overlays import overlay
+from hf_fst.evaluation import Look
 from hf_fst.prediction import demo as module
 from hf_fst.prediction.segmenter import Segmenter
 from tests.evaluation.conftest import run_dir, tiny_model  # noqa: F401  the fixture
@@ -43,7 +44,7 @@ def test_a_model_without_a_student_is_compared_with_the_image(tmp_path):
     tiny_model(1).save_pretrained(tmp_path / "alone")
     SegformerImageProcessor(do_resize=False).save_pretrained(tmp_path / "alone")
     path = noise(tmp_path / "a.png")
-    seen = module.Demo(tmp_path / "alone", window=32).look(path)
+    seen = module.Demo(tmp_path / "alone", Look(window=32)).look(path)
     assert np.array_equal(seen["compared"][0], np.asarray(Image.open(path))) and "agree" not in seen["legend"]
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from hf_fst import cli
 from hf_fst.data import LabelMap, load
 from hf_fst.drawing.overlays import default_palette
+from hf_fst.evaluation import Look
 from hf_fst.prediction import label as module
 from hf_fst.prediction.shards import read_footers
 from tests.evaluation.conftest import NAMES, run_dir  # noqa: F401  the fixture
@@ -249,7 +250,7 @@ def test_no_collection(run_dir, tmp_path, capsys):  # noqa: F811
 
 def test_several_views_have_probabilities_too(run_dir, images, tmp_path):  # noqa: F811
     result = module.label_collection(
-        run_dir, images / "1.png", tmp_path / "out", scales=(0.75, 1.0), flip=True, progress=False
+        run_dir, images / "1.png", tmp_path / "out", look=Look(scales=(0.75, 1.0), flip=True), progress=False
     )
     row = rows(tmp_path / "out")[0]
     stored = np.asarray(row["confidence"], dtype=float) / 255

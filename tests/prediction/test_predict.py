@@ -13,6 +13,7 @@ from transformers import AutoModelForSemanticSegmentation
 
 from hf_fst import cli
 from hf_fst.drawing.overlays import default_palette, overlay
+from hf_fst.evaluation import Look
 from hf_fst.prediction.files import list_inputs, output_names
 from hf_fst.prediction.segmenter import palette_of
 from tests.evaluation.conftest import NAMES, run_dir, tiny_model  # noqa: F401  the fixture
@@ -106,7 +107,7 @@ class TestImages:
         assert predict(run_dir, images / "b.png", "-o", tmp_path / "out", *argv) == 0
         segmenter = Segmenter(run_dir)
         picture = segmenter.read({"path": str(images / "b.png"), "bytes": None})
-        logits = segment(segmenter.network, picture.pixel_values[None], None, 32, 24, (1, 1.5), True)
+        logits = segment(segmenter.network, picture.pixel_values[None], look=Look(32, 24, (1, 1.5), True))
         found = indices(tmp_path / "out/predictions/b.png")
         assert np.array_equal(found, logits[0].argmax(0).numpy())
         assert not np.array_equal(found, segmenter.classes([picture])[0])
@@ -121,7 +122,7 @@ class TestImages:
         predict(tmp_path / "run", images / "b.png", "-o", tmp_path / "full", "--resize", "none")
         small, full = (indices(tmp_path / name / "predictions/b.png") for name in ("small", "full"))
         assert small.shape == full.shape == (48, 64) and not np.array_equal(small, full)
-        assert json.loads((tmp_path / "small/predict.json").read_text())["resize"] == [32, 24]
+        assert json.loads((tmp_path / "small/predict.json").read_text())["resize"] == [24, 32]
 
 
 class TestGoingOn:
@@ -155,8 +156,8 @@ class TestGoingOn:
         capsys.readouterr()
         assert predict(run_dir, images, "-o", out, "--window", 32) == 1
         assert capsys.readouterr().err.splitlines()[-1] == (
-            f"hf-fst: {out} was begun with window null, but now window is 32; use the same, give another folder, or "
-            "--overwrite to start anew."
+            f"hf-fst: {out} was begun with window null, but now window is [32, 32]; use the same, give another folder, "
+            "or --overwrite to start over."
         )
         assert predict(run_dir, images, "-o", out, "--student") == 1
         assert "was begun with model" in capsys.readouterr().err
