@@ -1,7 +1,7 @@
 r"""Seconds and memory of one iteration under each rule, as ratios to the mean teacher in one run.
 
     python examples/benchmarks/cost.py
-    python examples/benchmarks/cost.py --name cost_camvid --recipe examples/recipes/base/camvid_semi.yaml -- \
+    python examples/benchmarks/cost.py --name cost_camvid --recipe hf_fst/recipes/library/base/camvid_semi.yaml -- \
         --data_dir camvid
 
 Trains the model of a recipe for a few steps with each rule in turn, several rounds, and takes the median of each rule.
@@ -90,7 +90,7 @@ def measure(recipe_file: str, settings: dict[str, str], steps: int, warm_up: int
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="cost", help="of the table: docs/results/NAME.json")
-    parser.add_argument("--recipe", default="examples/recipes/base/street_da.yaml")
+    parser.add_argument("--recipe", default="hf_fst/recipes/library/base/street_da.yaml")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     own = sys.argv[1:] if arguments is None else arguments

@@ -1,6 +1,6 @@
 """Train one recipe with several rules and seeds and write the scores as docs/results/NAME.json.
 
-    python examples/benchmarks/rules.py camvid_semi examples/recipes/camvid_semi_fst_d.yaml --jobs 2 -- --data_dir camvid
+    python examples/benchmarks/rules.py camvid_semi camvid-semi-fst-d --jobs 2 -- --data_dir camvid
 
 Every run has the same number of iterations; what one costs is measured by `cost.py`. Runs whose results are there
 already are not made again; delete their directory below --runs to do so. What stands after `--` goes to every run.
@@ -76,7 +76,7 @@ def scores(results: dict, split: str) -> dict[str, float | None]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the table: docs/results/NAME.json")
-    parser.add_argument("recipe", help="a recipe that all runs share")
+    parser.add_argument("recipe", help="name or path of a recipe that all runs share")
     parser.add_argument("--title", default=None, help="of the table")
     parser.add_argument("--note", default=None, help="a sentence below the table")
     parser.add_argument("--rules", nargs="+", default=["supervised", "mean_teacher", "fst_d", "fst_w"], choices=RULES)

@@ -67,10 +67,10 @@ UDA = {
     "model_config": {"hidden_size": 16, "backbone_config": MIT},
 }
 PROTOCOLS = {
-    "gta5": ("gta5_daformer.yaml", "fst", {**UDA, "resize": [128, 72]}),
-    "synthia": ("synthia_daformer.yaml", "fst", {**UDA, "resize": [128, 76]}),
-    "voc": ("voc_semi.yaml", "deeplabv3plus_cutmix-16th-fst", {**SEMI, "eval_crop": 40}),
-    "cityscapes": ("cityscapes_semi.yaml", "plain-16th-fst", {**SEMI, "eval_window": 64, "eval_stride": 32}),
+    "gta5": ("gta5-daformer", "fst", {**UDA, "resize": [128, 72]}),
+    "synthia": ("synthia-daformer", "fst", {**UDA, "resize": [128, 76]}),
+    "voc": ("voc-semi", "deeplabv3plus_cutmix-16th-fst", {**SEMI, "eval_crop": 40}),
+    "cityscapes": ("cityscapes-semi", "plain-16th-fst", {**SEMI, "eval_window": 64, "eval_stride": 32}),
 }
 QUICK = {
     **{"pretrained_backbone": False, "crop_size": 64, "max_steps": 2, "dataloader_num_workers": 0, "use_cpu": True},
@@ -84,12 +84,12 @@ QUICK = {
     [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.distributed)],
 )
 def test_a_protocol_takes_two_steps_on_its_official_layout(tmp_path, name, processes):
-    file, point, keys = PROTOCOLS[name]
+    recipe, point, keys = PROTOCOLS[name]
     for side in {name, keys.get("unlabeled_data_dir", name)}:
         getattr(trees, side)(tmp_path / side)
     keys = {**QUICK, **keys, "data_dir": name, "per_device_train_batch_size": 2 // processes}
     keys |= {key: str(tmp_path / keys[key]) for key in ("data_dir", "unlabeled_data_dir") if key in keys}
-    argv = [str(ROOT / "examples/recipes" / file), "--sweep", point, "-o", str(tmp_path / "out")]
+    argv = [recipe, "--sweep", point, "-o", str(tmp_path / "out")]
     argv += [word for key, value in keys.items() for word in (f"--{key}", json.dumps(value).strip('"'))]
     result = launch(TWO if processes == 2 else ONE, argv)
     assert result.returncode == 0, result.stderr[-3000:]

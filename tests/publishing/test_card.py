@@ -405,6 +405,8 @@ def test_runs_on_the_same_data_stand_beside_each_other(tmp_path):
 def test_a_name_of_a_recipe_may_have_blanks_but_no_folder_of_ones_own():
     assert card.command(make_facts(recipe="my run.yaml", overrides={})) == "hf-fst train 'my run.yaml'"
     assert card.command(make_facts(recipe="street-da", overrides={})) == "hf-fst train street-da"
+    before = make_facts(recipe="examples/recipes/demo.yaml", overrides={})  # of a run of version 0.1
+    assert card.command(before) == "hf-fst train examples/recipes/demo.yaml"
     with pytest.raises(ValueError, match="without its folder"):
         make_facts(recipe="alice/demo.yaml")
 

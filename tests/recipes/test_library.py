@@ -14,9 +14,8 @@ from hf_fst.recipes.load import to_config
 from hf_fst.recipes.names import LIBRARY
 from tests.data import trees
 
-RECIPES = LIBRARY
-FILES = sorted(path.name for path in RECIPES.glob("*.yaml"))
-POINTS = [(name, point) for name in FILES for point in sweep_points(RECIPES / name) or [None]]
+FILES = sorted(path.name for path in LIBRARY.glob("*.yaml"))
+POINTS = [(name, point) for name in FILES for point in sweep_points(LIBRARY / name) or [None]]
 
 
 def points_of(name: str) -> list[str]:
@@ -37,7 +36,7 @@ def test_there_is_a_recipe_for_each_row_of_the_tables():
 
 @pytest.mark.parametrize(("name", "point"), POINTS)
 def test_every_point_is_valid(name, point):
-    recipe = load_recipe(RECIPES / name, {"dataloader_num_workers": "0"}, point)
+    recipe = load_recipe(LIBRARY / name, {"dataloader_num_workers": "0"}, point)
     config = to_config(recipe)
     assert recipe.dataset is not None and (config.max_steps > 0 or config.num_train_epochs > 3)
 
@@ -52,13 +51,13 @@ def test_every_point_is_valid(name, point):
     ],
 )
 def test_the_numbers_of_the_published_runs_arrive(name, point, expected):
-    config = to_config(load_recipe(RECIPES / name, sweep=point))
+    config = to_config(load_recipe(LIBRARY / name, sweep=point))
     found = (config.rule, config.lookahead_steps, config.learning_rate, config.max_steps, config.max_grad_norm)
     assert found == expected
 
 
 def test_every_header_tells_how_to_start_it_or_what_shares_it():
-    for path in RECIPES.glob("*.yaml"):
+    for path in LIBRARY.glob("*.yaml"):
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
         assert any(f" {path.stem.replace('_', '-')}" in line for line in header), path.name
 
@@ -68,14 +67,14 @@ def test_every_header_tells_how_to_start_it_or_what_shares_it():
 )
 def test_a_dry_run_needs_no_data(name, capsys):
     point = points_of(name)[-1]
-    result = dry_run(load_recipe(RECIPES / name, sweep=point))
+    result = dry_run(load_recipe(LIBRARY / name, sweep=point))
     printed = capsys.readouterr().out
     assert f"{result['parameters']:,} parameters" in printed and "memory of the training state" in printed
     assert result["loss"] > 0
 
 
 def test_a_dry_run_counts_the_network_at_full_size():
-    result = dry_run(load_recipe(RECIPES / "gta5_daformer.yaml", sweep="fst"))
+    result = dry_run(load_recipe(LIBRARY / "gta5_daformer.yaml", sweep="fst"))
     assert result["parameters"] == 85_155_283
     # float32: student, gradients, teacher, Adam's two moments, the look-ahead's copy of the student (state: carry), and
     # the network of the feature distance
@@ -86,7 +85,7 @@ def test_a_dry_run_counts_the_network_at_full_size():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "point"), POINTS)
 def test_every_point_dry_runs(name, point):
-    assert dry_run(load_recipe(RECIPES / name, sweep=point))["loss"] > 0
+    assert dry_run(load_recipe(LIBRARY / name, sweep=point))["loss"] > 0
 
 
 TINY_RESNET = {"backbone_kwargs": {"layers": [1, 1, 1, 3], "channels": [4, 8, 16, 32], "stem_width": 4}}
@@ -111,7 +110,7 @@ DAFORMER = {
 
 def train(tmp_path, name: str, point: str, **options) -> dict:
     """Two steps of a recipe with a narrow network; its results."""
-    argv = ["train", str(RECIPES / name), "--sweep", point, "-o", str(tmp_path / "out")]
+    argv = ["train", str(LIBRARY / name), "--sweep", point, "-o", str(tmp_path / "out")]
     for key, value in {**QUICK, **options}.items():
         argv += [f"--{key}", str(value)]
     assert cli.main(argv) == 0
@@ -153,5 +152,5 @@ def test_semi_supervised_cityscapes_trains_on_the_official_layout(tmp_path):
 
 
 def test_bases_are_no_recipes_of_their_own():
-    for path in (RECIPES / "base").glob("*.yaml"):
+    for path in (LIBRARY / "base").glob("*.yaml"):
         assert "sweep" not in yaml.safe_load(path.read_text())
