@@ -7,7 +7,6 @@ import math
 import torch
 from torch import nn
 
-DRAWS = ("image", "batch")
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

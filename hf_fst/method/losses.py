@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 IGNORE_INDEX = 255
-REDUCTIONS = ("valid", "all")
 
 
 def ignore_as_255(labels: torch.Tensor) -> torch.Tensor:

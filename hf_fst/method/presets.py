@@ -1,26 +1,12 @@
-"""What is in force where an option is left out: hf_fst's own choice, the paper's equations, or the authors' code.
+"""What is in force where an option is left out: not hf_fst's own choice, but the paper's equations or the authors' code.
 
 docs/exactness.md shows them side by side, with everything the authors' code does that none of them follows.
 """
 
 from __future__ import annotations
 
-# our choice, where no preset is named
-DEFAULT = {
-    "lookahead_state": "restore",
-    "lookahead_start": 0,
-    "teacher_follows": "before",
-    "momentum_warmup": True,
-    "warmup_counts": "steps",
-    "teacher_buffers": "copy",
-    "mix_classes": "image",
-    "augmentation_draw": "image",
-    "loss_reduction": "valid",
-    "auxiliary_pseudo_weight": True,
-}
-
 # the equations: two constants μ and μ'; what the paper does not print stays our choice
-PAPER = {**DEFAULT, "momentum_warmup": False}
+PAPER = {"momentum_warmup": False}
 
 # the authors' domain adaptation code (DACS and DAFormer with a look-ahead)
 OFFICIAL_ADAPTATION = {
@@ -50,9 +36,12 @@ PRESETS = ("paper", "official")
 
 
 def preset_values(name: str | None, rule: str, objective: str) -> dict[str, object]:
-    """The options that the preset `name` (None for ours) sets for a rule and an objective, by their `FSTConfig` names."""
+    """The options that the preset `name` sets for a rule and an objective, by their `FSTConfig` names; {} for None.
+
+    One that the rule or the objective does not have is not applied.
+    """
     if name is None:
-        return DEFAULT
+        return {}
     if name == "paper":
         return PAPER
     if objective in SEMI_OBJECTIVES:

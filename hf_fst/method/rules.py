@@ -10,16 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hf_fst.errors import UserError
-from hf_fst.method.options import option
-
-BATCHES = ("same", "different")
-LABELS = ("followed", "present")
-
-
-def _check_batches(batches: str) -> None:
-    if batches not in BATCHES:
-        raise UserError(f"lookahead_batches is {batches!r}; use 'same' or 'different'.")
+from hf_fst.method.options import check, option
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class NaiveFST:
     virtual_steps: ClassVar[int] = 1
 
     def __post_init__(self):
-        _check_batches(self.batches)
+        check(self)
 
     def look_ahead(self, step) -> None:
         """θ̃ = θ_t - γ∇L(θ_t | φ_t); φ_{t+1} = μφ_t + (1-μ)θ̃."""
@@ -69,7 +60,7 @@ class ImprovedFST:
     virtual_steps: ClassVar[int] = 1
 
     def __post_init__(self):
-        _check_batches(self.batches)
+        check(self)
 
     def look_ahead(self, step) -> None:
         """The teacher first follows the present, then one virtual step taken with its labels."""
@@ -91,9 +82,7 @@ class DeepFST:
     batches: str = option("same", "lookahead_batches")
 
     def __post_init__(self):
-        _check_batches(self.batches)
-        if self.num_steps < 0:
-            raise UserError(f"lookahead_steps (K) is {self.num_steps}; use 0 (mean teacher) or more.")
+        check(self)
 
     @property
     def virtual_steps(self) -> int:
@@ -123,11 +112,7 @@ class WideFST:
     labels: str = option("followed", "lookahead_labels")
 
     def __post_init__(self):
-        _check_batches(self.batches)
-        if self.num_students < 1:
-            raise UserError(f"lookahead_students (N) is {self.num_students}; use 1 or more.")
-        if self.labels not in LABELS:
-            raise UserError(f"lookahead_labels is {self.labels!r}; use 'followed' or 'present'.")
+        check(self)
 
     @property
     def virtual_steps(self) -> int:

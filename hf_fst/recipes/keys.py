@@ -119,16 +119,12 @@ def own_keys() -> dict[str, object]:
 
 def key_table() -> str:
     """The keys of a recipe for `hf-fst train --help`, by group."""
-    from hf_fst.training.config import FSTConfig
-    from hf_fst.training.options import options
+    from hf_fst.training.config import FSTConfig, described
+    from hf_fst.training.settings import options
 
     rows = [(f.metadata["group"], f.name, f.metadata["help"]) for f in fields(Recipe) if f.metadata]
     own = own_keys()
-    rows += [
-        (field.metadata["group"].removeprefix("Parameters that control "), name, field.metadata["help"])
-        for name, field in options(FSTConfig).items()
-        if name not in own
-    ]
+    rows += [(option.group, name, described(name)) for name, option in options(FSTConfig).items() if name not in own]
     width = max(len(name) for _, name, _ in rows)
     lines = ["Keys of a recipe, each also an option `--key value`:"]
     group = None

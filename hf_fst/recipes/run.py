@@ -34,8 +34,9 @@ from hf_fst.recipes.output import (
     write_json,
 )
 from hf_fst.training.callbacks import Report
+from hf_fst.training.config import FSTConfig
 from hf_fst.training.hub_strategy import push_output
-from hf_fst.training.settings import resolve
+from hf_fst.training.settings import card_names, resolve
 from hf_fst.training.summary import best_step, evaluation_of
 from hf_fst.training.trainer import FSTTrainer
 
@@ -280,7 +281,7 @@ def _on_card(recipe: Recipe, overrides: dict[str, str]) -> dict[str, object]:
     """The overrides that a card shows: settings by name, and other keys whose values are numbers."""
     shown = {} if recipe.point is None else {"sweep": recipe.point}
     shown |= settings_of(
-        {key: recipe.options[key] for key in overrides if key in recipe.options and _may_be_shown(key)}
+        {key: recipe.options[key] for key in overrides if key in recipe.options and key in card_names(FSTConfig)}
     )
     for key, value in overrides.items():
         number = yaml.safe_load(value)

@@ -2,355 +2,280 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import typing
+from dataclasses import dataclass, field, fields
 
 import torch
 from transformers import TrainingArguments
 
 from hf_fst.errors import UserError
-from hf_fst.method.augmentation import DRAWS
 from hf_fst.method.lookahead import FOLLOWS, STATES, WARMUP_COUNTS
-from hf_fst.method.losses import REDUCTIONS
 from hf_fst.method.objectives import OBJECTIVES
-from hf_fst.method.objectives.class_mix import CLASS_SOURCES
-from hf_fst.method.objectives.pseudo_label import WEIGHTINGS
+from hf_fst.method.options import TABLE, Option, defaults_of
 from hf_fst.method.presets import PRESETS
-from hf_fst.method.rules import BATCHES, LABELS, RULES
+from hf_fst.method.rules import RULES
 from hf_fst.method.teacher import BUFFER_POLICIES
-from hf_fst.training.options import check, documented, option
-from hf_fst.training.settings import resolve
+from hf_fst.training.settings import options, resolve
 
 NO_DEEPSPEED = "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
-
-PRESET = "Parameters that choose between the paper and the authors' code"
-LOOKAHEAD = "Parameters that control the look-ahead"
-TEACHER = "Parameters that control the teacher"
-OBJECTIVE = "Parameters that control the objective"
-OPTIMIZER = "Parameters that control the optimizer"
-RUN = "Parameters that control the run"
+NO_TEACHER = ("supervised",)
+NO_LOOKAHEAD = ("supervised", "mean_teacher")
 
 
-@documented
+def option(default, help: str, *, ours=None, **facts):
+    """A field of `FSTConfig`, with what there is to know of it (see `Option`).
+
+    `ours` is in force where the option is left out and no preset says otherwise; by default it is `default`.
+    """
+    return field(default=default, metadata={"help": Option(help, default=default if ours is None else ours, **facts)})
+
+
+def option_of_method(name: str):
+    """A field for an option of rules or objectives; left out, the one that is chosen has its own default."""
+    return field(default=None, metadata={"help": TABLE[name]})
+
+
 @dataclass
 class FSTConfig(TrainingArguments):
-    """
-    Options of [`FSTTrainer`]: all of [`~transformers.TrainingArguments`], with some defaults changed, and those below.
+    """Options of [`FSTTrainer`]: all of [`~transformers.TrainingArguments`], with some defaults changed, and those below.
 
-    Options left at `None` take the value that the preset, the rule or the objective has for them; `FSTTrainer.settings`
-    holds the values in force. The config itself is never written to, so that one can be given to several trainers. An
-    option that the rule or the objective does not have is refused; `"supervised"` leaves out those of the unlabeled term.
+    A config is never written to: it holds what was given, `FSTTrainer.settings` what is in force. None stands for left
+    out. Options of rules and objectives then take the default of the chosen one, in brackets here, or what `preset`
+    says; one that the chosen rule or objective does not have is refused. Objective supervised, the control of any recipe,
+    leaves out those of the unlabeled term.
     """
 
     preset: str | None = option(
         None,
-        "Values of the options left out: hf_fst's choice, with 'paper' that of the equations, with "
-        "'official' that of the authors' code for the objective at hand (domain adaptation or semi- "
-        "supervised).",
-        group=PRESET,
+        "what options left out are: the equations of the 'paper', the 'official' code of its authors for the objective "
+        "at hand (domain adaptation or semi-supervised), or hf_fst's own choice",
+        group="Preset",
         choices=PRESETS,
     )
 
     rule: str | None = option(
         None,
-        "What happens to the teacher before the student's real step: 'supervised', 'mean_teacher', "
-        "'naive_fst', 'improved_fst', 'fst_d' (the default: K virtual steps deep) or 'fst_w' (N virtual "
-        "students wide).",
-        group=LOOKAHEAD,
-        choices=RULES,
+        f"what the teacher does before each step: {', '.join(RULES)}",
+        group="Look-ahead",
+        ours="fst_d",
+        choices=tuple(RULES),
     )
-    lookahead_steps: int | None = option(
-        None,
-        "K of fst_d, 0 or more (3); 0 is the mean teacher. Each costs one more forward and backward pass a step.",
-        group=LOOKAHEAD,
-    )
-    lookahead_students: int | None = option(None, "N of fst_w, 1 or more (3).", group=LOOKAHEAD)
-    lookahead_batches: str | None = option(
-        None,
-        "Whether virtual steps learn from the 'same' batch as the real one (default of fst_d, naive_fst "
-        "and improved_fst) or from 'different' ones drawn for them (default of fst_w).",
-        group=LOOKAHEAD,
-        choices=BATCHES,
-    )
-    lookahead_labels: str | None = option(
-        None,
-        "Who labels for the virtual students of fst_w: the teacher after it 'followed' the present "
-        "student (default, the authors' code) or the teacher as it is at 'present' (as printed in the "
-        "paper).",
-        group=LOOKAHEAD,
-        choices=LABELS,
-    )
+    lookahead_steps: int | None = option_of_method("lookahead_steps")
+    lookahead_students: int | None = option_of_method("lookahead_students")
+    lookahead_batches: str | None = option_of_method("lookahead_batches")
+    lookahead_labels: str | None = option_of_method("lookahead_labels")
     lookahead_state: str | None = option(
         None,
-        "What comes back after virtual steps: 'restore' (default) puts back parameters, buffers, "
-        "optimizer state and random number generators, 'carry' parameters alone, as the authors' code "
-        "does.",
-        group=LOOKAHEAD,
+        "after virtual steps 'restore' parameters, buffers, optimizer state and random numbers, or 'carry' all but the "
+        "parameters over (the authors' code)",
+        group="Look-ahead",
+        ours="restore",
         choices=STATES,
+        unused_by=NO_LOOKAHEAD,
     )
     lookahead_start: int | None = option(
         None,
-        "The first step, from 0, that looks ahead (0). Earlier steps are those of a mean teacher that "
-        "follows the student after the step as well (the authors' domain adaptation code: 1).",
-        group=LOOKAHEAD,
+        "first step that looks ahead, from 0; earlier ones are those of a mean teacher that follows the student after "
+        "the step as well (the authors' domain adaptation code: 1)",
+        group="Look-ahead",
+        ours=0,
         low=0,
+        unused_by=NO_LOOKAHEAD,
     )
 
     teacher_momentum: float = option(
-        0.999,
-        "μ in [0, 1]: φ ← μφ + (1-μ)θ when the teacher follows the present student.",
-        group=TEACHER,
-        low=0,
-        high=1,
+        0.999, "how slowly the teacher follows the student, mu", group="Teacher", low=0, high=1, unused_by=NO_TEACHER
     )
     lookahead_momentum: float | None = option(
         None,
-        "μ' in [0, 1], when it follows a virtual student (default: teacher_momentum). fst_d moves the "
-        "teacher K+1 times a step, so that its memory is about 1/(K+1) as long as that of a mean teacher "
-        "of the same momentum.",
-        group=TEACHER,
+        "how slowly it follows virtual students, mu'; teacher_momentum if left out. fst_d moves the teacher K + 1 times "
+        "a step, so that it remembers about 1/(K + 1) as long as a mean teacher of the same momentum",
+        group="Teacher",
         low=0,
         high=1,
+        unused_by=(*NO_LOOKAHEAD, "naive_fst"),
     )
     teacher_follows: str | None = option(
         None,
-        "When the teacher follows the present student: 'before' the real step (default, the equations), "
-        "'after' it, or 'both' (the authors' semi-supervised code, so that θ_{t+1} enters twice).",
-        group=TEACHER,
+        "when it follows the student: 'before' the real step (the equations), 'after' it, or 'both' (the authors' "
+        "semi-supervised code)",
+        group="Teacher",
+        ours="before",
         choices=FOLLOWS,
+        unused_by=NO_TEACHER,
     )
     momentum_warmup: bool | None = option(
         None,
-        "Use min(1 - 1/(t+1), μ) at step t (and the same for μ'), so that the teacher starts as the "
-        "student (true). The authors' code does; the paper prints a constant.",
-        group=TEACHER,
+        "follow with min(1 - 1/(t+1), mu) at step t, and the same for mu', so that the teacher starts as the student "
+        "(the authors' code)",
+        group="Teacher",
+        ours=True,
+        unused_by=NO_TEACHER,
     )
     warmup_counts: str | None = option(
         None,
-        "What t counts: 'steps' (default), or training 'forwards', virtual ones too (the authors' domain "
-        "adaptation code).",
-        group=TEACHER,
+        "what t counts: 'steps', or training 'forwards', virtual ones too (the authors' domain adaptation code)",
+        group="Teacher",
+        ours="steps",
         choices=WARMUP_COUNTS,
+        unused_by=NO_TEACHER,
     )
     teacher_buffers: str | None = option(
         None,
-        "BatchNorm statistics of the teacher: 'copy' those of the network it follows (default), 'ema' "
-        "averages them as well, 'batch' labels with those of the batch at hand (the authors' domain "
-        "adaptation code).",
-        group=TEACHER,
+        "BatchNorm statistics of the teacher: 'copy' those of the network it follows, 'ema' averages them as well, "
+        "'batch' labels with those of the batch at hand (the authors' domain adaptation code)",
+        group="Teacher",
+        ours="copy",
         choices=BUFFER_POLICIES,
+        unused_by=NO_TEACHER,
     )
     sync_batchnorm: bool = option(
         False,
-        "Take BatchNorm statistics over all processes (torch.nn.SyncBatchNorm), so that two GPUs with "
-        "two images each are one with four. GPUs only: on CPUs each process normalizes by its own "
-        "images, with a warning.",
-        group=TEACHER,
+        "take BatchNorm statistics over all processes; on CPUs each process keeps to its own images, with a warning",
+        group="Teacher",
         card=False,
     )
 
     objective: str | None = option(
         None,
-        "What the student learns: 'supervised', 'pseudo_label', 'class_mix' (the default; DACS, "
-        "DAFormer: domain adaptation), 'cut_mix' (semi-supervised) or 'entropy_drop' (the authors' semi- "
-        "supervised loop). Rule 'supervised' implies objective 'supervised'.",
-        group=OBJECTIVE,
-        choices=OBJECTIVES,
+        f"what the student learns: {', '.join(OBJECTIVES)}; class_mix if left out, supervised with rule supervised",
+        choices=tuple(OBJECTIVES),
     )
-    unlabeled_weight: float | None = option(
-        None, "λ, 0 or more (1): weight of the unlabeled term.", group=OBJECTIVE, low=0
-    )
-    unlabeled_weighting: str | None = option(
-        None,
-        "'constant' uses λ as it is (default of pseudo_label); 'quality' multiplies it by the share of "
-        "confident pixels (default of class_mix); 'threshold' keeps confident pixels alone (default of "
-        "cut_mix).",
-        group=OBJECTIVE,
-        choices=WEIGHTINGS,
-    )
-    confidence_threshold: float | None = option(
-        None,
-        "In [0, 1]; from this confidence on a pseudo-label counts as confident (0.968; cut_mix and "
-        "entropy_drop: 0.95).",
-        group=OBJECTIVE,
-        low=0,
-        high=1,
-    )
-    pseudo_ignore_top: int | None = option(
-        None,
-        "Rows at the top of unlabeled crops whose pseudo-labels get weight 0 (0; the domain adaptation recipes: 15).",
-        group=OBJECTIVE,
-        low=0,
-    )
-    pseudo_ignore_bottom: int | None = option(
-        None, "The same at their bottom (0; the recipes: 120, the hood of the car).", group=OBJECTIVE, low=0
-    )
-    mix_classes: str | None = option(
-        None,
-        "ClassMix chooses among the classes of each labeled 'image' (default) or of the whole 'batch' "
-        "(the authors' code).",
-        group=OBJECTIVE,
-        choices=CLASS_SOURCES,
-    )
-    cut_probability: float | None = option(
-        None, "In [0, 1]: how often cut_mix and entropy_drop cut an image (0.5).", group=OBJECTIVE, low=0, high=1
-    )
-    entropy_drop_percent: float | None = option(
-        None,
-        "In [0, 100]: entropy_drop drops the pseudo-labels whose entropy is at this percentile of the "
-        "batch or above (80).",
-        group=OBJECTIVE,
-        low=0,
-        high=100,
-    )
-    ohem_threshold: float | None = option(
-        None,
-        "In [0, 1]: where set, the labeled loss of entropy_drop is over pixels whose right class has at "
-        "most this probability (the authors' Cityscapes recipe: 0.7).",
-        group=OBJECTIVE,
-        low=0,
-        high=1,
-    )
-    ohem_min_kept: int | None = option(
-        None, "At least so many pixels of a batch, the hardest (100000).", group=OBJECTIVE, low=0
-    )
-    feature_distance_weight: float | None = option(
-        None,
-        "0 or more (0): weight of the distance of the student's last features on labeled images from "
-        "those of a frozen network (reference_model of the trainer; DAFormer and the authors' code: "
-        "0.005). Not with entropy_drop.",
-        group=OBJECTIVE,
-        low=0,
-    )
-    feature_distance_classes: list[int] | None = option(
-        None,
-        "Ids of the classes on whose places the distance is taken (the authors' code: Cityscapes' "
-        "things); all if not given.",
-        group=OBJECTIVE,
-    )
-    jitter_probability: float | None = option(
-        None,
-        "In [0, 1]: how often the colors of an image that the student sees are jittered (0.8; "
-        "pseudo_label and entropy_drop: 0).",
-        group=OBJECTIVE,
-        low=0,
-        high=1,
-    )
-    jitter_strength: float | None = option(
-        None,
-        "Brightness, contrast, saturation and hue are drawn within ± this, 0 to 0.5 (0.2).",
-        group=OBJECTIVE,
-        low=0,
-        high=0.5,
-    )
-    blur_probability: float | None = option(
-        None,
-        "In [0, 1]: how often it is blurred (0.5; pseudo_label and entropy_drop: 0).",
-        group=OBJECTIVE,
-        low=0,
-        high=1,
-    )
-    augmentation_draw: str | None = option(
-        None,
-        "Whether each 'image' (default) or the whole 'batch' is jittered, blurred and cut or not (the authors' code).",
-        group=OBJECTIVE,
-        choices=DRAWS,
-    )
-    loss_reduction: str | None = option(
-        None,
-        "Means are taken over 'valid' pixels (default) or over 'all', ignored ones included (the authors' code).",
-        group=OBJECTIVE,
-        choices=REDUCTIONS,
-    )
-    auxiliary_loss_weight: float | None = option(
-        None,
-        "0 or more (0.4): weight of each auxiliary head, for models that return auxiliary_logits.",
-        group=OBJECTIVE,
-        low=0,
-    )
-    auxiliary_pseudo_weight: bool | None = option(
-        None,
-        "Whether pixels with pseudo-labels weigh in auxiliary heads what they weigh in the main one "
-        "(true), or 1 (the authors' code).",
-        group=OBJECTIVE,
-    )
+    unlabeled_weight: float | None = option_of_method("unlabeled_weight")
+    unlabeled_weighting: str | None = option_of_method("unlabeled_weighting")
+    confidence_threshold: float | None = option_of_method("confidence_threshold")
+    pseudo_ignore_top: int | None = option_of_method("pseudo_ignore_top")
+    pseudo_ignore_bottom: int | None = option_of_method("pseudo_ignore_bottom")
+    mix_classes: str | None = option_of_method("mix_classes")
+    cut_probability: float | None = option_of_method("cut_probability")
+    entropy_drop_percent: float | None = option_of_method("entropy_drop_percent")
+    ohem_threshold: float | None = option_of_method("ohem_threshold")
+    ohem_min_kept: int | None = option_of_method("ohem_min_kept")
+    feature_distance_weight: float | None = option_of_method("feature_distance_weight")
+    feature_distance_classes: list[int] | None = option_of_method("feature_distance_classes")
+    jitter_probability: float | None = option_of_method("jitter_probability")
+    jitter_strength: float | None = option_of_method("jitter_strength")
+    blur_probability: float | None = option_of_method("blur_probability")
+    augmentation_draw: str | None = option_of_method("augmentation_draw")
+    loss_reduction: str | None = option_of_method("loss_reduction")
+    auxiliary_loss_weight: float | None = option_of_method("auxiliary_loss_weight")
+    auxiliary_pseudo_weight: bool | None = option_of_method("auxiliary_pseudo_weight")
 
-    head_lr_multiplier: float | None = option(
+    schedule: str | None = option(
         None,
-        "Learning rate of the heads over that of the backbone (1; the paper's recipes: 10).",
-        group=OPTIMIZER,
-        above=0,
+        "'poly': (1 - step/max)^poly_power times a linear warm-up (warmup_steps), in the place of lr_scheduler_type",
+        group="Optimizer",
+        choices=("poly",),
+    )
+    poly_power: float = option(1.0, "power of the poly schedule", group="Optimizer", above=0, only_with="schedule")
+    head_lr_multiplier: float | None = option(
+        None, "learning rate of the heads over that of the backbone", group="Optimizer", above=0
     )
     no_decay: list[str] | None = option(
         None,
-        "Backbone parameters with one of these in their name do not decay. Default: with "
-        "head_lr_multiplier none, without it norms and biases.",
-        group=OPTIMIZER,
+        "backbone parameters with one of these in their names do not decay; if left out, none with head_lr_multiplier, "
+        "norms and biases without",
+        group="Optimizer",
     )
-    schedule: str | None = option(
-        None,
-        "'poly' multiplies the learning rate by (1 - step/max_steps)^poly_power and a linear warm-up "
-        "(warmup_steps); default: lr_scheduler_type.",
-        group=OPTIMIZER,
-        choices=("poly",),
-    )
-    poly_power: float = option(1.0, "Power of the poly schedule.", group=OPTIMIZER, above=0)
 
-    unlabeled_per_labeled: int = option(1, "Unlabeled images in a batch for each labeled one.", group=RUN, low=1)
+    unlabeled_per_labeled: int = option(
+        1, "unlabeled images in a batch for each labeled one", group="Run", low=1, unused_by=NO_TEACHER
+    )
     max_nonfinite_steps: int = option(
         10,
-        "A step whose loss is not finite is skipped and counted; so many in a row stop the run.",
-        group=RUN,
+        "a step whose loss is not finite is skipped and counted; so many in a row stop the run",
+        group="Run",
         low=1,
         card=False,
     )
     eval_window: int | None = option(
-        None, "Side of the sliding window used in evaluation, in pixels; whole images if not given.", group=RUN, low=1
+        None, "evaluate in sliding windows of this side in pixels; whole images if left out", group="Run", low=1
     )
     eval_stride: int | None = option(
-        None, "Distance between windows in pixels (two thirds of the window).", group=RUN, low=1
+        None,
+        "pixels from window to window; two thirds of the window if left out",
+        group="Run",
+        low=1,
+        only_with="eval_window",
     )
     eval_classes: list[int] | None = option(
         None,
-        "Ids of the classes that the logged means, and with them the choice of the best model, are over, "
-        "such as hf_fst.evaluation.CLASS_LISTS['synthia_16']; all classes if not given. The IoU of every "
-        "class is logged.",
-        group=RUN,
+        "ids of the classes that the logged means, and with them the choice of the best model, are over; all if left out",
+        group="Run",
+        low=0,
     )
     picture_steps: int | None = option(
         None,
-        "Every so many optimizer steps, and at the first, a picture of what training sees goes to "
-        "output_dir/pictures/step-N.png and to TensorBoard, trackio and W&B where report_to names them; "
-        "none if not given or 0. The weights do not change by it.",
-        group=RUN,
+        "draw what training sees every so many steps, and at the first, into output_dir/pictures; never if left out or 0",
+        group="Run",
         low=0,
         card=False,
     )
-    report: bool = option(
-        True,
-        "Write the model card, curves, per-class bars and sample pictures into the output directory after training.",
-        group=RUN,
-        card=False,
-    )
+    report: bool = option(True, "write model card, curves and sample pictures after training", group="Run", card=False)
 
     # defaults of TrainingArguments that do not suit pairs of images and label maps
-    remove_unused_columns: bool | None = False
-    batch_eval_metrics: bool = True
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "batches are flat dicts: keep False"})
+    batch_eval_metrics: bool = field(default=True, metadata={"help": "evaluation counts as it goes: keep True"})
 
     def __post_init__(self):
         if self.deepspeed:
             raise UserError(f"deepspeed is given, but {NO_DEEPSPEED}")
-        check(self)
+        self.check()
         # unless told so, several processes on a machine without accelerator do not meet: each makes a run of its own
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # else every loader warns
         self.label_names = ["labels"] if self.label_names is None else self.label_names
-        if self.eval_classes is not None and (not self.eval_classes or min(self.eval_classes) < 0):
-            raise UserError(f"eval_classes is {self.eval_classes}; give ids of classes, 0 or more, or None for all.")
+        if self.rule is not None or self.objective is not None:
+            resolve(self)  # what contradicts itself is refused here, not hours later
+
+    def check(self) -> None:
+        """Check every option by itself, and those that depend on each other.
+
+        Raises:
+            UserError: one sentence with the name, the value and what is accepted.
+        """
+        hints = typing.get_type_hints(type(self))
+        for name, known in options(self).items():
+            known.check(name, getattr(self, name), hints[name])
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{name} is {value}; use a finite number.")
         if self.eval_stride is not None and (self.eval_window is None or self.eval_stride > self.eval_window):
             raise UserError(
                 f"eval_stride is {self.eval_stride} and eval_window {self.eval_window}; give a window at least as "
                 "large as the stride, or pixels would be left out."
             )
-        if self.rule is not None or self.objective is not None:
-            resolve(self)  # what contradicts itself is refused here, not hours later
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def described(name: str) -> str:
+    """The help of an option and, in brackets, what is in force where it is left out, and with what it goes."""
+    known = options(FSTConfig)[name]
+    if name not in TABLE:
+        return known if known.default is None else f"{known} [{_word(known.default)}]"
+    kinds = RULES if any(name in defaults_of(kind) for kind in RULES.values()) else OBJECTIVES
+    owners: dict[object, list[str]] = {}
+    for owner, kind in kinds.items():
+        if name in defaults_of(kind):
+            owners.setdefault(defaults_of(kind)[name], []).append(owner)
+    if len(owners) == 1 and sum(map(len, owners.values())) == len(kinds):
+        return f"{known} [{_word(*owners)}]"
+    return f"{known} [{'; '.join(_with_default(*item) for item in owners.items())}]"
+
+
+def _with_default(default: object, owners: list[str]) -> str:
+    return ", ".join(owners) + ("" if default is None else f": {_word(default)}")
+
+
+def _attributes() -> str:
+    """The list of options for the docstring."""
+    types = {f.name: f.type.removesuffix(" | None") for f in fields(FSTConfig) if f.name in options(FSTConfig)}
+    return "\n".join(["    Attributes:", *(f"        {name} ({types[name]}): {described(name)}." for name in types)])
+
+
+FSTConfig.__doc__ = f"{FSTConfig.__doc__.rstrip()}\n\n{_attributes()}\n    "

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 from hf_fst.errors import UserError
 from hf_fst.method.lookahead import LookAhead
-from hf_fst.method.objectives import OBJECTIVES, FeatureDistance, Objective
-from hf_fst.method.options import make, options_of, refuse_foreign, values_of
+from hf_fst.method.objectives import OBJECTIVES, Objective
+from hf_fst.method.options import TABLE, Option, defaults_of, given_to, make, refuse_foreign, values_of
 from hf_fst.method.presets import preset_values
 from hf_fst.method.rules import RULES
-from hf_fst.training.options import options
+from hf_fst.publishing.facts import Plain, settings_of
 
-RULE_OPTIONS = {name for kind in RULES.values() for name in options_of(kind)}
-OBJECTIVE_OPTIONS = {name for kind in OBJECTIVES.values() for name in options_of(kind)}
-FEATURE_DISTANCE = {"feature_distance_weight": 0.0, "feature_distance_classes": None}
+# the arguments of transformers' training that a card may show
+TRAINING = (
+    *("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
+    *("lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm"),
+    *("bf16", "fp16", "seed", "data_seed"),
+)
+
+
+def options(config) -> dict[str, Option]:
+    """Every option that hf_fst adds to `TrainingArguments`, by name, of an `FSTConfig` (class or object)."""
+    helps = {field.name: field.metadata.get("help") for field in dataclasses.fields(config)}
+    return {name: option for name, option in helps.items() if isinstance(option, Option)}
 
 
 class Settings(SimpleNamespace):
@@ -37,39 +47,26 @@ def resolve(args, rule=None, objective=None) -> Settings:
     Raises:
         UserError: what is given disagrees with the options, or an option is not the rule's or the objective's.
     """
-    given = {name: getattr(args, name) for name in options(args)}
-    rule, rule_name = _rule(given, rule)
-    objective_name = _objective_name(given, rule_name, objective)
-    values = given | {"rule": rule_name, "objective": objective_name, "rule_in_force": rule}
-    values |= dict.fromkeys(RULE_OPTIONS) | values_of(rule)
-
-    set_here = {name: given[name] for name in (*OBJECTIVE_OPTIONS, *FEATURE_DISTANCE) if given[name] is not None}
-    if (
-        objective_name in OBJECTIVES and objective_name != "supervised"
-    ):  # the control of any recipe: its rest is left out
-        refuse_foreign("objective", OBJECTIVES, objective_name, set_here)
-    if objective_name == "entropy_drop" and given["feature_distance_weight"]:
-        raise UserError("objective 'entropy_drop' has no feature distance; leave feature_distance_weight out.")
-    if isinstance(objective, Objective):
-        own = values_of(objective)
-        for name, value in set_here.items():
-            if name in own and own[name] != value:
-                raise UserError(
-                    f"the trainer was given an objective with {name} {own[name]} but its config says {value}; give the "
-                    "number once."
-                )
-    else:
-        kind = OBJECTIVES[objective_name]
-        own = {name: kind.__dataclass_fields__[field].default for name, field in options_of(kind).items()}
-        preset = preset_values(args.preset, rule_name, objective_name)
-        own |= {name: preset[name] for name in own if name in preset}
-        own |= {name: value for name, value in set_here.items() if name in own}
-    values |= dict.fromkeys(OBJECTIVE_OPTIONS) | own
-    values["feature_distance_weight"] = given["feature_distance_weight"] or 0.0
-
-    for name, value in preset_values(args.preset, rule_name, objective_name).items():
-        if name not in OBJECTIVE_OPTIONS and values[name] is None:
-            values[name] = value
+    args.check()
+    known = options(args)
+    given = {name: getattr(args, name) for name in known}
+    rule_name = _name("rule", RULES, rule, args.rule) or known["rule"].default
+    usual = "supervised" if rule_name == "supervised" else "class_mix"
+    objective_name = _name("objective", OBJECTIVES, objective, args.objective) or usual
+    kind = OBJECTIVES[objective_name] if isinstance(objective, str | None) else objective
+    if rule_name == "supervised" and kind.needs_unlabeled:
+        raise UserError(
+            f"rule 'supervised' has no teacher, but objective {objective_name!r} learns from its labels; "
+            "use objective 'supervised' or another rule."
+        )
+    preset = preset_values(args.preset, rule_name, objective_name)
+    values = {
+        name: preset.get(name, option.default) if given[name] is None else given[name]
+        for name, option in known.items()
+    }
+    values |= dict.fromkeys(TABLE) | {"rule": rule_name, "objective": objective_name}
+    values |= _of_method("rule", RULES, rule_name, rule, given, preset)
+    values |= _of_method("objective", OBJECTIVES, objective_name, objective, given, preset)
     if values["lookahead_momentum"] is None:
         values["lookahead_momentum"] = values["teacher_momentum"]
     if values["lookahead_labels"] == "present" and values["teacher_follows"] != "before":
@@ -77,46 +74,42 @@ def resolve(args, rule=None, objective=None) -> Settings:
             "lookahead_labels 'present' wants labels of the teacher before it follows the student, which "
             f"teacher_follows {values['teacher_follows']!r} does not keep; use teacher_follows 'before'."
         )
-    return Settings(**values)
+    in_force = make("rule", RULES, rule_name, values) if isinstance(rule, str | None) else rule
+    return Settings(**values, rule_in_force=in_force)
 
 
-def _rule(given: dict, rule) -> tuple[object, str]:
-    """The rule in force and its name."""
-    said = given["rule"]
-    own = {name: given[name] for name in RULE_OPTIONS}
-    if rule is None or isinstance(rule, str):
-        name = rule or said or "fst_d"
-        if said is not None and name != said:
-            raise UserError(f"the trainer was given rule {name!r} but its config says {said!r}; give one.")
-        return make("rule", RULES, name, own), name
-    name = next((name for name, kind in RULES.items() if type(rule) is kind), type(rule).__name__)
-    if said is not None and name != said:
-        raise UserError(f"the trainer was given rule {rule} but its config says {said!r}; give one.")
-    for key, value in own.items():
-        if value is not None and values_of(rule).get(key) != value:
+def _name(what: str, kinds: Mapping[str, type], thing, configured: str | None) -> str | None:
+    """The name of what a trainer was given, which must be the configured one where there are both."""
+    name = thing
+    if not isinstance(thing, str | None):
+        name = next((name for name, kind in kinds.items() if type(thing) is kind), type(thing).__name__)
+    elif name is not None and name not in kinds:
+        raise UserError(f"{what} is {name!r}; use one of {', '.join(kinds)}.")
+    if None not in (name, configured) and name != configured:
+        raise UserError(f"the trainer was given {what} {name!r} but its config says {configured!r}; give one.")
+    return name or configured
+
+
+def _of_method(
+    what: str, kinds: Mapping[str, type], name: str, thing, given: Mapping[str, object], preset: Mapping[str, object]
+) -> dict[str, object]:
+    """The options of a rule or an objective with the values in force."""
+    given = given_to(kinds, given)
+    if isinstance(thing, str | None):
+        own = defaults_of(kinds[name])
+        if (what, name) == ("objective", "supervised"):  # the control of any recipe: what only others have is left out
+            given = {key: value for key, value in given.items() if key in own}
+        refuse_foreign(what, kinds, name, given)
+        return own | {key: value for key, value in preset.items() if key in own} | given
+    own = values_of(thing)
+    for key, value in given.items():
+        if key not in own or own[key] != value:
+            has = f"has {key}={own[key]}" if key in own else f"has no {key}"
             raise UserError(
-                f"the trainer was given rule {rule} but its config says {key}={value}; give the number once."
+                f"the trainer was given {what} {type(thing).__name__}, which {has}, but its config says {key}={value}; "
+                "give the number once."
             )
-    return rule, name
-
-
-def _objective_name(given: dict, rule_name: str, objective) -> str:
-    said = given["objective"]
-    if isinstance(objective, Objective):
-        name = next((name for name, kind in OBJECTIVES.items() if type(objective) is kind), type(objective).__name__)
-    elif objective is not None and said not in (None, objective):
-        raise UserError(f"the trainer was given objective {objective!r} but its config says {said!r}; give one.")
-    else:
-        name = objective or said or ("supervised" if rule_name == "supervised" else "class_mix")
-        if name not in OBJECTIVES:
-            raise UserError(f"objective is {name!r}; use one of {', '.join(OBJECTIVES)}.")
-    needs_teacher = (objective if isinstance(objective, Objective) else OBJECTIVES[name]).needs_unlabeled
-    if rule_name == "supervised" and needs_teacher:
-        raise UserError(
-            f"rule 'supervised' has no teacher, but objective {name!r} learns from its labels; "
-            "use objective 'supervised' or another rule."
-        )
-    return name
+    return own
 
 
 def make_objective(settings: Settings, num_labels: int, align_corners: bool = False, reference=None) -> Objective:
@@ -128,14 +121,8 @@ def make_objective(settings: Settings, num_labels: int, align_corners: bool = Fa
         align_corners: how the model wants its logits resized.
         reference: the network of the feature distance, if one is asked for.
     """
-    context: dict[str, object] = {"align_corners": align_corners}
-    if settings.feature_distance_weight:
-        weight, classes = settings.feature_distance_weight, settings.feature_distance_classes
-        context["feature_distance"] = FeatureDistance(reference, weight, num_labels, classes)
-    if settings.objective == "class_mix":
-        context["num_labels"] = num_labels
-    own = options_of(OBJECTIVES[settings.objective])
-    return make("objective", OBJECTIVES, settings.objective, {n: getattr(settings, n) for n in own}, **context)
+    context = {"num_labels": num_labels, "align_corners": align_corners, "reference": reference}
+    return make("objective", OBJECTIVES, settings.objective, vars(settings), **context)
 
 
 def look_ahead_of(settings: Settings, max_grad_norm: float) -> LookAhead:
@@ -158,16 +145,18 @@ def virtual_steps(rule) -> int:
     return getattr(rule, "virtual_steps", 0)
 
 
-def shown(args, settings: Settings) -> dict[str, object]:
-    """What a model card may show of a run's settings: ours that are in force, then those of the training."""
-    ours = {name: getattr(settings, name) for name, field in options(args).items() if field.metadata["card"]}
-    return ours | {
-        field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.name in TRAINING
-    }
+def shown(args, settings: Settings) -> dict[str, Plain]:
+    """What a model card shows of a run's settings: those of ours that had an effect, then those of the training."""
+    without_effect = {"lr_scheduler_type"} if settings.schedule is not None else set()
+    for name, option in options(args).items():
+        if {settings.rule, settings.objective} & set(option.unused_by):
+            without_effect.add(name)
+        if option.only_with is not None and not getattr(settings, option.only_with):
+            without_effect.add(name)
+    in_force = args.to_dict() | vars(settings)
+    return settings_of({name: in_force[name] for name in card_names(args) if name not in without_effect})
 
 
-TRAINING = (
-    *("max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
-    *("lr_scheduler_type", "warmup_steps", "optim", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm"),
-    *("bf16", "fp16", "seed", "data_seed"),
-)
+def card_names(config) -> list[str]:
+    """The names of all settings that a card may show."""
+    return [*(name for name, option in options(config).items() if option.card), *TRAINING]

@@ -13,7 +13,7 @@ from hf_fst.errors import UserError
 from hf_fst.evaluation.inference import predict
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
 from hf_fst.method.augmentation import IMAGE_MEAN, IMAGE_STD
-from hf_fst.publishing.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores, hub_id, settings_of
+from hf_fst.publishing.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores, hub_id
 from hf_fst.training.settings import shown
 
 
@@ -104,7 +104,7 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
         unlabeled=data.get("unlabeled"),
         evaluations=[*evaluations, *tested],
         steps=trainer.state.global_step,
-        settings=settings_of(shown(trainer.args, trainer.settings)),
+        settings=shown(trainer.args, trainer.settings),
         versions=versions(),
         saved="last" if best_step(trainer) is None else "best",
         cost=cost_of(trainer),

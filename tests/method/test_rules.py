@@ -168,11 +168,11 @@ def test_improved_fst_shares_no_code_with_fst_d():
 @pytest.mark.parametrize(
     "made, sentence",
     [
-        (lambda: DeepFST(-1), "lookahead_steps (K) is -1; use 0 (mean teacher) or more."),
-        (lambda: WideFST(0), "lookahead_students (N) is 0; use 1 or more."),
-        (lambda: WideFST(labels="past"), "lookahead_labels is 'past'; use 'followed' or 'present'."),
-        (lambda: NaiveFST("other"), "lookahead_batches is 'other'; use 'same' or 'different'."),
-        (lambda: ImprovedFST("other"), "lookahead_batches is 'other'; use 'same' or 'different'."),
+        (lambda: DeepFST(-1), "lookahead_steps is -1; use 0 or more."),
+        (lambda: WideFST(0), "lookahead_students is 0; use 1 or more."),
+        (lambda: WideFST(labels="past"), "lookahead_labels is 'past'; use one of followed, present."),
+        (lambda: NaiveFST("other"), "lookahead_batches is 'other'; use one of same, different."),
+        (lambda: ImprovedFST("other"), "lookahead_batches is 'other'; use one of same, different."),
         (
             lambda: make("rule", RULES, "fst", {}),
             "rule is 'fst'; use one of supervised, mean_teacher, naive_fst, improved_fst, fst_d, fst_w.",

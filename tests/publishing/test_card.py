@@ -20,7 +20,7 @@ from hf_fst.publishing import card, facts
 from hf_fst.publishing.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores
 from hf_fst.publishing.report import rewrite_report, write_report
 from hf_fst.training.config import FSTConfig
-from hf_fst.training.options import options
+from hf_fst.training.settings import card_names
 
 CLASSES = ["road", "car", "sky"]
 SYNTHETIC = DatasetFacts("street", "Street", "train", 200, config="synthetic", license="Apache-2.0")
@@ -167,7 +167,7 @@ def test_rules_objectives_and_settings_are_those_of_the_package():
     assert set(card.RULES) == set(RULES)
     assert set(card.OBJECTIVES) == set(OBJECTIVES)
     symbols = {key for _, _, symbols in card.RULES.values() for key in symbols.values()}
-    assert symbols <= {name for name, field in options(FSTConfig).items() if field.metadata["card"]}
+    assert symbols <= set(card_names(FSTConfig))
 
 
 def test_settings_that_look_like_paths_stay_out():

@@ -11,8 +11,7 @@ import pytest
 from hf_fst.errors import UserError
 from hf_fst.method.rules import DeepFST, MeanTeacher, Supervised, WideFST
 from hf_fst.training.config import FSTConfig
-from hf_fst.training.options import options
-from hf_fst.training.settings import resolve
+from hf_fst.training.settings import options, resolve
 from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
 from tests.device import USE_CPU
@@ -27,7 +26,7 @@ def config(tmp_path, **options):
 def test_every_option_has_its_place_in_the_documentation():
     ours = {f.name for f in dataclasses.fields(FSTConfig)} - {f.name for f in dataclasses.fields(FSTConfig.__base__)}
     assert ours == options(FSTConfig).keys()
-    assert ours == {name for name in ours if f"\n    {name} (`" in FSTConfig.__doc__}
+    assert ours == {name for name in ours if f"\n        {name} (" in FSTConfig.__doc__}
 
 
 @pytest.mark.parametrize(
@@ -89,8 +88,8 @@ def test_momentum_of_the_look_ahead_defaults_to_the_teachers(tmp_path):
             {"objective": "mixup"},
             "objective is 'mixup'; use one of supervised, pseudo_label, class_mix, cut_mix, entropy_drop.",
         ),
-        ({"rule": "fst_d", "lookahead_steps": -1}, "lookahead_steps (K) is -1; use 0 (mean teacher) or more."),
-        ({"rule": "fst_w", "lookahead_students": 0}, "lookahead_students (N) is 0; use 1 or more."),
+        ({"rule": "fst_d", "lookahead_steps": -1}, "lookahead_steps is -1; use 0 or more."),
+        ({"rule": "fst_w", "lookahead_students": 0}, "lookahead_students is 0; use 1 or more."),
         (
             {"rule": "mean_teacher", "lookahead_batches": "same"},
             "lookahead_batches is set but the rule is mean_teacher; "
@@ -153,20 +152,21 @@ def test_what_cannot_be_is_refused_in_one_sentence(tmp_path, options, sentence):
             {"rule": "fst_d"},
             MeanTeacher(),
             None,
-            "the trainer was given rule MeanTeacher() but its config says 'fst_d'; give one.",
+            "the trainer was given rule 'mean_teacher' but its config says 'fst_d'; give one.",
         ),
         (
             {"rule": "fst_d", "lookahead_steps": 2},
             DeepFST(3),
             None,
-            "the trainer was given rule DeepFST(num_steps=3, batches='same') but its config says lookahead_steps=2; "
+            "the trainer was given rule DeepFST, which has lookahead_steps=3, but its config says lookahead_steps=2; "
             "give the number once.",
         ),
         (
             {"lookahead_steps": 2},
             MeanTeacher(),
             None,
-            "the trainer was given rule MeanTeacher() but its config says lookahead_steps=2; give the number once.",
+            "the trainer was given rule MeanTeacher, which has no lookahead_steps, but its config says "
+            "lookahead_steps=2; give the number once.",
         ),
         (
             {"lookahead_steps": 2},

@@ -10,7 +10,7 @@ import torch
 
 from hf_fst.method.losses import IGNORE_INDEX, ignore_as_255, output_cross_entropy
 from hf_fst.method.objectives.feature_distance import FeatureDistance
-from hf_fst.method.options import option
+from hf_fst.method.options import check, option, part
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,13 +33,16 @@ class Objective:
     passes: ClassVar[int] = 1
     #: whether batches need unlabeled images
     needs_unlabeled: ClassVar[bool] = False
-    #: confidence in [0, 1] above which a pseudo-label counts as confident in what is logged
-    confidence_threshold = 0.968
+    #: confidence in [0, 1] from which a pseudo-label counts as confident in what is logged
+    confidence_threshold: ClassVar[float] = 0.968
 
     loss_reduction: str = option("valid")
     auxiliary_loss_weight: float = option(0.4)
     align_corners: bool = False
-    feature_distance: FeatureDistance | None = None
+    feature_distance: FeatureDistance | None = part(FeatureDistance, switch="feature_distance_weight")
+
+    def __post_init__(self):
+        check(self)
 
     def prepare(self, teacher, batch: dict) -> dict:
         """The batch with whatever `terms` needs; labels (B,H,W) have 255 where they are ignored."""

@@ -11,8 +11,6 @@ from hf_fst.method.mixing import class_mask, mix
 from hf_fst.method.objectives.pseudo_label import PseudoLabelObjective
 from hf_fst.method.options import option
 
-CLASS_SOURCES = ("image", "batch")
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClassMixObjective(PseudoLabelObjective):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
@@ -58,6 +58,7 @@ class EntropyDropObjective(Objective):
     jitter_strength: float = option(0.2)
     blur_probability: float = option(0.0)
     augmentation_draw: str = option("image")
+    feature_distance: None = field(default=None, init=False)  # labeled images have no forward pass of their own
 
     @cached_property
     def augment(self) -> StrongAugmentation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import nn
 
 from hf_fst.errors import UserError
 from hf_fst.method.losses import IGNORE_INDEX
+from hf_fst.method.options import check, option
 
 NO_FEATURES = (
     "feature_distance_weight is set, but the model gives no feature maps (B,D,h,w) as hidden_states; set it to 0 or use "
@@ -18,6 +20,7 @@ NO_FEATURES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureDistance:
     """λ · mean ‖f_θ(x_l) - f_ref(x_l)‖₂ over the places of the last feature map where one class rules (DAFormer, Hoyer et
     al., 2022).
@@ -30,20 +33,18 @@ class FeatureDistance:
         min_share: in [0, 1]; a place counts if one class has at least this share of its pixels.
     """
 
-    def __init__(
-        self,
-        reference: nn.Module,
-        weight: float,
-        num_labels: int,
-        classes: list[int] | None = None,
-        min_share: float = 0.75,
-    ):
-        takes = inspect.signature(reference.forward).parameters.values()
+    reference: nn.Module
+    weight: float = option(0.0, "feature_distance_weight")
+    num_labels: int
+    classes: list[int] | None = option(None, "feature_distance_classes")
+    min_share: float = 0.75
+
+    def __post_init__(self):
+        check(self)
+        takes = inspect.signature(self.reference.forward).parameters.values()
         if not any(p.name == "output_hidden_states" or p.kind is p.VAR_KEYWORD for p in takes):
             raise UserError(NO_FEATURES)
-        self.reference = deepcopy(reference).requires_grad_(False).eval()
-        self.weight, self.num_labels, self.min_share = weight, num_labels, min_share
-        self.classes = list(range(num_labels)) if classes is None else list(classes)
+        object.__setattr__(self, "reference", deepcopy(self.reference).requires_grad_(False).eval())
 
     def prepare(self, batch: dict) -> dict:
         """Adds `reference_features` (B,D,h,w) and `distance_places` (B,h,w) bool."""
@@ -61,7 +62,8 @@ class FeatureDistance:
         ids = labels.masked_fill(labels == IGNORE_INDEX, self.num_labels)
         shares = F.one_hot(ids, self.num_labels + 1).permute(0, 3, 1, 2).float()
         share, ruling = F.adaptive_avg_pool2d(shares, size).max(dim=1)
-        return torch.isin(ruling, torch.tensor(self.classes, device=labels.device)) & (share >= self.min_share)
+        classes = range(self.num_labels) if self.classes is None else self.classes
+        return torch.isin(ruling, torch.tensor(list(classes), device=labels.device)) & (share >= self.min_share)
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
         """`places` that the mean is over."""

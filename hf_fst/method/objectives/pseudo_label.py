@@ -14,8 +14,6 @@ from hf_fst.method.losses import output_cross_entropy, pseudo_labels
 from hf_fst.method.objectives.base import Objective
 from hf_fst.method.options import option
 
-WEIGHTINGS = ("constant", "quality", "threshold")
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PseudoLabelObjective(Objective):
