@@ -19,7 +19,11 @@ from hf_fst.data.cityscapes import RAW_IDS
 from hf_fst.evaluation.inference import Look
 from hf_fst.evaluation.results import default_folder, image_names, table
 from hf_fst.evaluation.runner import evaluate_model, load_model
+from tests.device import USE_CPU
 from tests.evaluation.conftest import NAMES, make_dataset, tiny_model
+
+# at a tie between two classes another device may choose the other one
+AS_COUNTED = pytest.mark.skipif(not USE_CPU, reason="the reference counts on the CPU")
 
 
 def evaluate(model, dataset, **options):
@@ -56,6 +60,7 @@ def predict_by_hand(model, rows):
 
 
 class TestScores:
+    @AS_COUNTED
     @pytest.mark.parametrize("which, folder", [("teacher", "."), ("student", "student")])
     def test_equal_an_independent_count_to_the_last_pixel(self, run_dir, dataset, which, folder):
         model = AutoModelForSemanticSegmentation.from_pretrained(run_dir / folder)
@@ -69,6 +74,7 @@ class TestScores:
         assert result["mean_iou"] == pytest.approx((hits / union).mean(), abs=1e-15)
         assert result["images"] == 7 and result["classes"] == NAMES
 
+    @AS_COUNTED
     @pytest.mark.parametrize("options", [
         {"batch_size": 3}, {"batch_size": 100}, {"num_workers": 1, "batch_size": 2},
         {"look": Look(window=64, stride=64)},
@@ -182,6 +188,7 @@ class TestFiles:
         assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["per_category_iou"] == [None] * 4
         assert not (tmp_path / "out" / ".eval_results").exists()
 
+    @AS_COUNTED
     def test_predictions_and_overlays(self, run_dir, dataset, tmp_path):
         evaluate(run_dir, dataset, output_dir=tmp_path, save_predictions=True, save_overlays=True, batch_size=2)
         rows = list(dataset["validation"])

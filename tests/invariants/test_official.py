@@ -41,7 +41,7 @@ class Replay(FSTTrainer):
 
     def lookahead_groups(self, count, size):
         for future in self.batches[self.state.global_step]["future"][:count]:
-            yield [as_model_inputs(future)]
+            yield [self._prepare_inputs(as_model_inputs(future))]
 
 
 class Remember(TrainerCallback):

@@ -7,6 +7,7 @@ import torch
 
 from hf_fst.method.teacher import EMATeacher, momentum_at
 from tests import tiny
+from tests.device import DEVICE
 
 
 def moved(network, by=1.0):
@@ -62,6 +63,7 @@ def test_with_batch_statistics_it_normalises_by_the_images_at_hand_and_has_no_dr
     student = tiny.model(batch_norm=True, dropout=0.5)
     teacher = EMATeacher(student, "batch")
     images = 3 + 5 * torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    images = images.to(DEVICE)
     features = student.stem(images)
     mean, variance = features.mean((0, 2, 3), keepdim=True), features.var((0, 2, 3), unbiased=False, keepdim=True)
     expected = student.head(torch.tanh((features - mean) / (variance + 1e-5).sqrt()))

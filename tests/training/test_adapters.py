@@ -14,6 +14,7 @@ from hf_fst.training.adapters import keep_base_statistics
 from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
 from tests.architectures import make
+from tests.device import DEVICE
 from tests.tolerance import assert_same_logits
 
 
@@ -108,9 +109,9 @@ def test_wide_remembers_no_base(tmp_path):
 @pytest.mark.parametrize("where, network", [("", "teacher"), ("student", "student")])
 def test_what_is_saved_loads_with_peft_alone_and_merges(run, where, network):
     directory, trainer, _ = run
-    loaded = peft.PeftModel.from_pretrained(make("segformer", 0), directory / where).eval()
+    loaded = peft.PeftModel.from_pretrained(make("segformer", 0), directory / where).eval().to(DEVICE)
     ours = deepcopy(trainer.networks()[network]).eval()
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3)).to(DEVICE)
     with torch.no_grad():
         logits = loaded(pixel_values=images).logits
         assert_same_logits(logits, ours(pixel_values=images).logits)
