@@ -176,7 +176,7 @@ def _needed(unlabeled: datasets.Dataset | None, objective: str) -> datasets.Data
 def _evaluated(
     recipe: Recipe, config: FSTConfig, loaded: datasets.DatasetDict, side: Side
 ) -> tuple[datasets.Dataset | None, datasets.Dataset | None]:
-    """The validation and the test set, None where there is none or none is wanted."""
+    """The validation and the test set, each None if it is missing or not wanted."""
     validation = test = None
     wanted = config.eval_strategy != "no" or config.eval_on_start
     if side.split and (side.split in loaded or wanted):

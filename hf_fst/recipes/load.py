@@ -68,7 +68,7 @@ def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, s
 
 
 def make_recipe(values: dict[str, object], file: str = "run.yaml", point: str | None = None) -> Recipe:
-    """Checks every key and value. Raises `UsageError` for an unknown key, a wrong type or a choice that is none."""
+    """Checks every key and value. Raises `UsageError` for an unknown key, a wrong type or an unknown choice."""
     hints, own = _hints(), own_keys()
     recipe = Recipe(file=file, point=point)
     for key, value in values.items():
@@ -236,7 +236,7 @@ def _typed(key: str, value: object, hint: object) -> object:
 
 
 def _number(value: object, base: type) -> float | None:
-    """The value as int or float: numbers may be text, and a whole one may be written as 1e3. None where it is none."""
+    """The value as int or float, None if it is no number. Numbers may be text, whole ones may be written as 1e3."""
     if isinstance(value, int):
         return None if isinstance(value, bool) else value
     try:

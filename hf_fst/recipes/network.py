@@ -16,8 +16,8 @@ def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
     """The model of a recipe with a head for the classes `names`.
 
     Raises:
-        UsageError: no such model, or a configuration that is none.
-        ValueError: a trained head with another number of classes.
+        UsageError: the model is unknown, or its configuration is wrong.
+        UserError: a trained head has another number of classes.
     """
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     options = dict(recipe.model_config or {})

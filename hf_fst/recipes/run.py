@@ -114,14 +114,14 @@ def run(
 
 
 def prepare(recipe: Recipe, overwrite: bool, resume: bool) -> Work:
-    """Data, model and trainer of a recipe. Files of an earlier run are removed last, when nothing can be refused."""
+    """Data, model and trainer of a recipe. Files of an earlier run are removed last, when nothing is left to refuse."""
     config = to_config(recipe)
     transformers_logging.disable_progress_bar()  # a bar for every file written would hide the one for the training
     state, output_dir = PartialState(), Path(config.output_dir)
     checkpoint = check_output(output_dir, overwrite, resume) or config.resume_from_checkpoint
     state.wait_for_everyone()  # before anybody writes there
     set_seed(config.seed)
-    with state.main_process_first():  # the first one counts pixels and downloads, the others find them
+    with state.main_process_first():  # it counts pixels and downloads, the others read what it wrote
         data = build_data(recipe, config, resolve(config).objective)
         config.eval_classes = scored_classes(recipe, data.names)
         set_seed(config.seed)

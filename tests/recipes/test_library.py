@@ -56,7 +56,7 @@ def test_the_numbers_of_the_published_runs_arrive(name, point, expected):
     assert found == expected
 
 
-def test_every_header_tells_how_to_start_it_or_what_shares_it():
+def test_every_header_says_how_to_start_the_recipe():
     for path in LIBRARY.glob("*.yaml"):
         header = [line for line in path.read_text().splitlines() if line.startswith("#")]
         assert any(f" {path.stem.replace('_', '-')}" in line for line in header), path.name

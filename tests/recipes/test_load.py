@@ -181,7 +181,7 @@ def test_a_sweep_needs_a_point_that_it_has(tmp_path):
         ({"test_split": True}, "test_split is true; give the name of a split, or false for none."),
     ],
 )
-def test_wrong_keys_and_values_are_told_in_one_sentence(keys, sentence):
+def test_wrong_keys_and_values_are_refused_in_one_sentence(keys, sentence):
     with pytest.raises(UsageError) as caught:
         make_recipe(keys)
     assert str(caught.value) == sentence
