@@ -98,11 +98,11 @@ def cityscapes(
 
     def images(split: str) -> dict:
         folder = find_folder(root, f"leftImg8bit/{split}", LAYOUT)
-        return list_files(folder, LAYOUT, "_leftImg8bit", (".png",), nested=True)
+        return list_files(folder, LAYOUT, "_leftImg8bit", (".png",))
 
     def masks(split: str, kind: str) -> dict:
         folder = find_folder(root, f"gtFine/{split}", LAYOUT)
-        return list_files(folder, LAYOUT, f"_gtFine_{kind}", MASK_SUFFIXES[:1], nested=True)
+        return list_files(folder, LAYOUT, f"_gtFine_{kind}", MASK_SUFFIXES[:1])
 
     pictures = {split: images(split) for split in ("train", "val")}
     with_train_ids = all(

@@ -1,8 +1,13 @@
-"""What the loaders share: finding folders, listing and matching files, building the dataset dictionary."""
+"""What the loaders share: walking folders, matching files, the names of splits, building the dataset dictionary."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import codecs
+import os
+import unicodedata
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
@@ -12,8 +17,108 @@ from hf_fst.errors import MissingError, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # masks need a lossless format
+# what a split is called in folders and on the Hub, in any case
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing"),
+}
 
 Row = tuple[Path, Path | None]
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder or a split of this name is, None for none."""
+    return next((split for split, names in SPLITS.items() if name.lower() in names), None)
+
+
+@dataclass
+class Walk:
+    """What a folder holds: files of the wanted kinds, and `unused`, everything else, with the reason."""
+
+    files: list[Path] = field(default_factory=list)
+    unused: dict[Path, str] = field(default_factory=dict)
+
+
+def walk(root: Path, endings: Sequence[str] = SUFFIXES, skip: Iterable[Path] = (), nested: bool = True) -> Walk:
+    """Finds files in a folder and the folders in it, in the order of their paths; hidden ones are left out.
+
+    A folder is seen once, however many links lead to it, and under its own name where it lies inside `root`; so a loop of
+    links ends. Only regular files are taken.
+
+    Args:
+        root: the folder.
+        endings: of wanted files, in lower case; "" takes all.
+        skip: folders that are not looked into.
+        nested: whether to look into folders; if not, they are `unused`.
+    """
+    found = Walk()
+    skipped = {folder.resolve() for folder in skip}
+    seen: set[Path] = set()
+    links = [root]
+    while links:  # a folder's own name comes before the links to it
+        waiting, links = links, []
+        for start in waiting:
+            for place, folders, names in os.walk(start, onerror=lambda error: found.unused.update(_unread(error))):
+                here = Path(place).resolve()
+                if here in seen or here in skipped:
+                    folders.clear()
+                    continue
+                seen.add(here)
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                inside = [Path(place, name) for name in folders]
+                links += [path for path in inside if path.is_symlink()] if nested else []
+                if not nested:
+                    found.unused |= dict.fromkeys(inside, "a folder inside, and nested is false")
+                    folders.clear()
+                for name in sorted(name for name in names if not name.startswith(".")):
+                    _sort_in(found, Path(place, name), endings)
+    found.files.sort()
+    return found
+
+
+def _unread(error: OSError) -> dict[Path, str]:
+    return {Path(error.filename): f"it cannot be read: {error.strerror}"}
+
+
+def _sort_in(found: Walk, path: Path, endings: Sequence[str]) -> None:
+    if not path.name.lower().endswith(tuple(endings)):
+        found.unused[path] = "a file of another kind"
+    elif not path.is_file():
+        found.unused[path] = "a link that leads nowhere" if path.is_symlink() else "no regular file"
+    else:
+        try:
+            path.name.encode()
+        except UnicodeEncodeError:  # bytes that are no text cannot be written into a table
+            found.unused[path] = "its name is no text"
+        else:
+            found.files.append(path)
+
+
+def tell_unused(unused: dict[Path, str], root: Path) -> None:
+    """Warns once of what lies in a dataset's folder and is not used, with the first few names of each reason."""
+    reasons: dict[str, list[str]] = {}
+    for path, reason in unused.items():
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+        reasons.setdefault(reason, []).append(name.encode(errors="backslashreplace").decode())
+    for reason, names in reasons.items():
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        warnings.warn(f"Not used in {root}: {shown} ({reason}).", stacklevel=3)
+
+
+def read_text(path: str | Path) -> str:
+    """Reads text in UTF-8 or UTF-16, with or without a byte order mark. Raises `ValueError` for other encodings."""
+    content = Path(path).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in content[:4]:
+        encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"
+    else:
+        encoding = "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 or UTF-16 ({error.reason}); save it as UTF-8.") from error
 
 
 def find_root(data_dir: str | Path | None, layout: str) -> Path:
@@ -35,23 +140,48 @@ def find_folder(root: Path, relative: str, layout: str) -> Path:
 
 
 def list_files(
-    folder: Path, layout: str, ending: str = "", suffixes: tuple[str, ...] = SUFFIXES, nested: bool = False
+    folder: Path,
+    layout: str,
+    ending: str = "",
+    suffixes: Sequence[str] = SUFFIXES,
+    nested: bool = True,
+    skip: Iterable[Path] = (),
+    but: str = "",
+    unused: dict[Path, str] | None = None,
 ) -> dict[str, Path]:
-    """Lists files by id: the name (with `nested` the path under `folder`) without `ending` and suffix, sorted.
+    """Lists files by id, sorted: the path under `folder` without `ending` and suffix, in one Unicode form (NFC).
+
+    Args:
+        folder: where they lie, the folders in it included.
+        layout: what is expected there, for errors.
+        ending: of the names before the suffix.
+        suffixes: in lower case.
+        nested: whether to look into folders.
+        skip: folders that are not looked into.
+        but: an ending of names that are left out, such as that of masks beside their images.
+        unused: takes up what is not used, if given.
 
     Raises `FileNotFoundError` where there is none, `ValueError` where two files have the same id.
     """
+    endings = [f"{ending.lower()}{suffix}" for suffix in suffixes]
+    walked = walk(folder, endings, skip, nested)
+    if unused is not None:
+        unused |= walked.unused
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*") if nested else folder.iterdir()):
-        if path.suffix.lower() not in suffixes or not path.stem.endswith(ending) or path.name.startswith("."):
+    for path in walked.files:
+        if but and path.name.lower().endswith(but.lower()):
             continue
-        name = path.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
+        name = path.relative_to(folder).as_posix()
+        cut = max(len(end) for end in endings if name.lower().endswith(end))
+        name = unicodedata.normalize("NFC", name[: len(name) - cut])
         if name in found:
             raise UserError(f"{found[name]} and {path.name} have the same stem; keep one of them.")
         found[name] = path
     if not found:
         kinds = ", ".join(f"*{ending}{suffix}" for suffix in suffixes)
-        raise MissingError(f"{folder} holds no files {kinds}; {layout} is expected.")
+        others = sorted({path.suffix for path in walked.unused if path.suffix})
+        there = f" (it holds {', '.join('*' + suffix for suffix in others[:5])})" if others else ""
+        raise MissingError(f"{folder} holds no files {kinds}{there}; {layout} is expected.")
     return found
 
 
@@ -88,7 +218,7 @@ def build(
     for split, rows in splits.items():
         if not rows:
             raise UserError(f"The split {split!r} is empty; it needs at least one image.")
-        features = datasets.Features(image=datasets.Image(mode="RGB"))
+        features = datasets.Features(image=datasets.Image())
         columns = {"image": [str(image) for image, _ in rows]}
         if label_map is not None and rows[0][1] is not None:
             features["label"] = label_map

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 import numpy as np
 
-from hf_fst.data.files import MASK_SUFFIXES, Row, build, default_palette, find_folder, find_root, list_files, match
-from hf_fst.data.labels import IGNORED, LabelMap
+from hf_fst.data.files import (
+    MASK_SUFFIXES,
+    SPLITS,
+    SUFFIXES,
+    Row,
+    build,
+    default_palette,
+    find_folder,
+    find_root,
+    list_files,
+    match,
+    read_text,
+    split_of,
+    tell_unused,
+)
+from hf_fst.data.labels import IGNORED, LabelMap, check_names
+from hf_fst.data.masks import check_palettes
 from hf_fst.errors import MissingError, UserError
 
-SPLITS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+
+def read_json(path: str | Path):
+    """Reads a JSON file in UTF-8 or UTF-16. Raises `ValueError` in one sentence."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({error}).") from error
 
 
 def read_id2label(path: str | Path) -> list[str]:
@@ -25,16 +47,14 @@ def read_id2label(path: str | Path) -> list[str]:
         raise MissingError(
             f'There is no file {path}; it must hold the class names, {{"0": "road", "1": "car"}} or ["road", "car"].'
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}).") from error
+    content = read_json(path)
     if isinstance(content, dict) and set(content) == {str(i) for i in range(len(content))}:
         content = [content[str(i)] for i in range(len(content))]
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
         raise UserError(f'{path} must name the ids 0 to n-1, like {{"0": "road", "1": "car"}} or ["road", "car"].')
     if len(content) > IGNORED:
         raise UserError(f"{path} names {len(content)} classes, but {IGNORED} is the most ({IGNORED} means ignored).")
+    check_names(content, str(path))
     return content
 
 
@@ -43,22 +63,34 @@ def folder(
     *,
     images: str = "images",
     masks: str | None = "masks",
+    image_suffix: str | None = None,
+    mask_suffix: str | None = None,
+    nested: bool = True,
     id2label: str = "id2label.json",
+    id_map: list[int] | dict | None = None,
+    colors: list[list[int]] | str | None = None,
+    mask_orientation: str | None = None,
     validation_share: float = 0.0,
     seed: int = 0,
     streaming: bool = False,
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
     """Loads a folder of images and index masks with the same stems, or of images alone.
 
-    `data_dir` holds `images/`, `masks/` and `id2label.json`, which all become `train`; or `train/`, `val/`
-    (`validation/`) and `test/` with such folders each. A mask is lossless (PNG, BMP, TIFF), gray or with a palette
-    whose *indices* are the ids; 255 is ignored.
+    `data_dir` holds `images/`, `masks/` and `id2label.json`, which all become `train`; or one folder a split, `train/`,
+    `val/` (`valid/`, `validation/`) and `test/`, above these or inside them. What is there and not used is named in a
+    warning. A mask is lossless (PNG, BMP, TIFF), gray or with a palette whose *indices* are the ids; 255 is ignored.
 
     Args:
         data_dir: the folder.
         images: the folder of images inside it; "." for `data_dir` itself.
         masks: the folder of masks inside it; None for unlabeled images, which need no `id2label`.
+        image_suffix, mask_suffix: how the names of images and masks end after the part that a pair shares, such as
+            "_leftImg8bit.png" and "_gtFine_labelIds.png", or ".jpg" and "_mask.png"; None for any usual suffix.
+        nested: whether to look into folders inside `images` and `masks`, which must be the same in both.
         id2label: the file with the class names, inside `data_dir` or anywhere.
+        id_map: train id (or 255) of each raw id, a list or `{raw id: train id}`, as in `LabelMap`.
+        colors: an `[r, g, b]` for each raw id, or a JSON file of them, for masks of colors.
+        mask_orientation: of `LabelMap`, for masks beside images that EXIF turns.
         validation_share: share of the images, in [0, 1), that become `validation` where the folder has none.
         seed: of the choice of those.
         streaming: gives iterable datasets.
@@ -70,19 +102,36 @@ def folder(
     label_map = None
     if masks is not None:
         names = read_id2label(root / id2label)
-        label_map = LabelMap(names=names, palette=default_palette(len(names)))
+        label_map = LabelMap(
+            names=names,
+            palette=default_palette(len(names)),
+            id_map=id_map,
+            colors=read_json(root / colors) if isinstance(colors, str) else colors,
+            orientation=mask_orientation,
+        )
+    elif any(option is not None for option in (id_map, colors, mask_suffix, mask_orientation)):
+        raise UserError("masks is None, so that there are no labels; leave out what is about masks.")
+    unused: dict[Path, str] = {}
 
-    def rows(place: Path) -> list[Row]:
-        pictures = list_files(find_folder(place, images, parts), parts)
-        if masks is None:
-            return [(path, None) for path in pictures.values()]
-        return match(pictures, list_files(find_folder(place, masks, parts), parts, suffixes=MASK_SUFFIXES), parts)
+    def rows(pictures: Path, labels: Path | None) -> list[Row]:
+        skip = [] if labels in (None, pictures) else [labels]
+        found = list_files(pictures, parts, *_ending(image_suffix, SUFFIXES), nested, skip, mask_suffix or "", unused)
+        if labels is None:
+            return [(path, None) for path in found.values()]
+        skip = [] if labels == pictures else [pictures]
+        return match(
+            found, list_files(labels, parts, *_ending(mask_suffix, MASK_SUFFIXES), nested, skip, unused=unused), parts
+        )
 
-    if (root / "train").is_dir():
-        places = {split: [root / name for name in names if (root / name).is_dir()] for split, names in SPLITS.items()}
-        splits = {split: rows(place[0]) for split, place in places.items() if place}
-    else:
-        splits = {"train": rows(root)}
+    splits = {split: rows(*places) for split, places in _places(root, images, masks, parts, unused).items()}
+    used = {
+        root / id2label,
+        root / "palette.json",
+        *(path for found in splits.values() for row in found for path in row),
+    }
+    tell_unused({path: reason for path, reason in unused.items() if path not in used}, root)
+    if masks is not None and colors is None:
+        check_palettes([mask for found in splits.values() for _, mask in found])
     if not 0 <= validation_share < 1:
         raise UserError(f"validation_share is {validation_share}, but it must be at least 0 and less than 1.")
     if validation_share and "validation" not in splits:
@@ -96,3 +145,55 @@ def folder(
         splits["train"] = [row for i, row in enumerate(train) if i not in chosen]
         splits["validation"] = [train[i] for i in sorted(chosen)]
     return build(splits, label_map, streaming)
+
+
+def _ending(suffix: str | None, usual: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The ending and the suffixes that `list_files` takes: of `_mask.png`, `_mask` and `.png`."""
+    if suffix is None:
+        return "", usual
+    ending, dot, kind = suffix.rpartition(".")
+    if not dot or f".{kind}".lower() not in usual:
+        raise UserError(f"The suffix {suffix!r} does not end in one of {', '.join(usual)}; give one, as '_mask.png'.")
+    return ending, (f".{kind}".lower(),)
+
+
+def _split_folders(place: Path) -> dict[str, Path]:
+    """The folders in `place` that are named as splits. Raises `ValueError` where two are the same split."""
+    found: dict[str, Path] = {}
+    for path in sorted(place.iterdir()) if place.is_dir() else ():
+        split = split_of(path.name)
+        if split is None or not path.is_dir():
+            continue
+        if split in found:
+            raise UserError(f"{found[split]} and {path.name} are both {split}; keep one of them.")
+        found[split] = path
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _places(
+    root: Path, images: str, masks: str | None, layout: str, unused: dict[Path, str]
+) -> dict[str, tuple[Path, Path | None]]:
+    """The folders of images and of masks of each split; folders beside them go to `unused`."""
+    above, inside = _split_folders(root), _split_folders(root / images) if images != "." else {}
+    if "train" in above:
+        rest = {path: "a folder that is no split" for path in root.iterdir() if path.is_dir()}
+        places = {
+            split: (find_folder(place, images, layout), None if masks is None else find_folder(place, masks, layout))
+            for split, place in above.items()
+        }
+    elif "train" in inside:
+        rest = dict.fromkeys((root / images).iterdir(), "not in the folder of a split")
+        rest |= dict.fromkeys(above.values(), f"the splits are in {images}/")
+        places = {
+            split: (place, None if masks is None else find_folder(root / masks, place.name, layout))
+            for split, place in inside.items()
+        }
+        above = inside
+    else:
+        rest = dict.fromkeys(above.values(), "a split, but there is no train/ beside it")
+        places = {
+            "train": (find_folder(root, images, layout), None if masks is None else find_folder(root, masks, layout))
+        }
+        above = {}
+    unused |= {path: why for path, why in rest.items() if path not in above.values() and path.name[0] != "."}
+    return places

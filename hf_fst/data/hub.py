@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import datasets
 
-from hf_fst.data.files import default_palette
-from hf_fst.data.folders import read_id2label
+from hf_fst.data.files import default_palette, split_of
+from hf_fst.data.folders import read_id2label, read_json
 from hf_fst.data.labels import LabelMap
 from hf_fst.errors import MissingError, UserError
 
 # The first that is there is taken; jpg and png are the columns of WebDataset shards with 0001.jpg, 0001.png.
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg", "jpeg")
 LABEL_COLUMNS = ("label", "labels", "annotation", "mask", "segmentation", "label.png", "seg.png", "mask.png", "png")
-SPLITS = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
 def hub(
@@ -26,7 +24,9 @@ def hub(
     image: str | None = None,
     label: str | None = None,
     names: list[str] | dict | str | None = None,
-    id_map: list[int] | None = None,
+    id_map: list[int] | dict | None = None,
+    colors: list[list[int]] | str | None = None,
+    mask_orientation: str | None = None,
     streaming: bool = False,
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
     """Loads a dataset by Hub id or local path: parquet, ImageFolder with `*_file_name` metadata, WebDataset, ...
@@ -40,7 +40,10 @@ def hub(
             images).
         names: class names by train id: a list, an `{id: name}`, or a JSON file of either. Not needed where the masks
             are a `LabelMap` already, or for unlabeled images, or where a local path holds `id2label.json`.
-        id_map: train id (or 255) of each raw id, as in `LabelMap`; [255, 0, 1, ...] where raw 0 means ignored.
+        id_map: train id (or 255) of each raw id, a list or `{raw id: train id}`, as in `LabelMap`; [255, 0, 1, ...] where
+            raw 0 means ignored.
+        colors: an `[r, g, b]` for each raw id, or a JSON file of them, for masks of colors.
+        mask_orientation: of `LabelMap`, for masks beside images that EXIF turns.
         streaming: gives iterable datasets.
 
     Raises `FileNotFoundError` where there is no such dataset, `ValueError` for missing columns or class names.
@@ -55,14 +58,17 @@ def hub(
     except ValueError as error:  # such as a configuration that it does not have; `datasets` lists those it has
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"The dataset {data_dir} cannot be read so: {reason}") from error
-    made = {
-        SPLITS.get(split, split): _columns(dataset, image, label, names, id_map, data_dir)
-        for split, dataset in loaded.items()
-    }
+    colors = read_json(colors) if isinstance(colors, str) else colors
+    way = {"id_map": id_map, "colors": colors, "orientation": mask_orientation}
+    made = {}
+    for split, dataset in loaded.items():
+        usual = split_of(split)
+        taken = usual is None or usual in loaded or usual in made
+        made[split if taken else usual] = _columns(dataset, image, label, names, way, data_dir)
     return type(loaded)(made)
 
 
-def _columns(dataset, image, label, names, id_map, data_dir):
+def _columns(dataset, image, label, names, way: dict, data_dir):
     if dataset.features is None:
         dataset = dataset._resolve_features()  # a streamed dataset may know its columns only from its first row
     features = dataset.features
@@ -73,17 +79,42 @@ def _columns(dataset, image, label, names, id_map, data_dir):
     renamed = {image: "image"} if label is None else {image: "image", label: "label"}
     dataset = dataset.select_columns(list(renamed))
     dataset = dataset.rename_columns({old: new for old, new in renamed.items() if old != new})
-    dataset = dataset.cast_column("image", datasets.Image(mode="RGB"))
-    if label is None or (isinstance(features[label], LabelMap) and names is None and id_map is None):
+    for column, feature in (("image", features[image]), ("label", features.get(label))):
+        if isinstance(feature, datasets.Value) and "string" in feature.dtype:
+            cast = datasets.Features({**dataset.features, column: datasets.Image()})
+            dataset = dataset.map(_beside, fn_kwargs={"column": column, "folder": str(data_dir)}, features=cast)
+    dataset = dataset.cast_column("image", datasets.Image())
+    if label is None:
+        return dataset
+    if (
+        isinstance(features[label], LabelMap)
+        and names is None
+        and not any(value is not None for value in way.values())
+    ):
         return dataset
     names = _names(names, features[label], data_dir)
-    return dataset.cast_column("label", LabelMap(names=names, palette=_palette(len(names), data_dir), id_map=id_map))
+    return dataset.cast_column("label", LabelMap(names=names, palette=_palette(len(names), data_dir), **way))
+
+
+def _beside(row: dict, column: str, folder: str) -> dict:
+    """The path of a file, which may be relative to the folder of the table that names it."""
+    path = row[column]
+    return {column: path if path is None or "://" in path else str(Path(folder, path))}
+
+
+def _holds_images(feature) -> bool:
+    """Whether a column is of images, or of what can be cast to them: bytes, paths, or the two together."""
+    if isinstance(feature, dict):
+        return bool(feature) and set(feature) <= {"bytes", "path"}
+    if isinstance(feature, datasets.Value):
+        return feature.dtype in ("binary", "large_binary", "string", "large_string")
+    return isinstance(feature, datasets.Image)
 
 
 def _palette(count: int, data_dir: str) -> list[list[int]]:
     """The colors that `palette.json` beside a local dataset has, where it is of as many classes, or VOC's."""
     path = Path(data_dir) / "palette.json"
-    colors = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    colors = read_json(path) if path.is_file() else []
     return colors if len(colors) == count else default_palette(count)
 
 
@@ -94,9 +125,12 @@ def _find(given: str | None, usual: tuple[str, ...], features: dict, what: str, 
     if found not in features:
         asked = f"no column {given!r}" if given is not None else f"no column of {what} ({', '.join(usual)})"
         raise UserError(f"The dataset has {asked}; its columns are {', '.join(features)}.")
-    if not isinstance(features[found], datasets.Image):
+    if not _holds_images(features[found]):
         kind = type(features[found]).__name__
-        raise UserError(f"The column {found!r} should hold {what} (feature Image), but it holds {kind}; name another.")
+        raise UserError(
+            f"The column {found!r} should hold {what} (feature Image, or their bytes or paths), but it holds {kind}; "
+            "name another."
+        )
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -154,14 +156,48 @@ def _by_color(
     return np.array([raw_id[color] for color in known.tolist()])[inverse].reshape(packed.shape)
 
 
-def palette_of(value: dict) -> dict[int, tuple[int, int, int]]:
-    """The color of each index of a stored palette image; empty for other kinds. Raises `DataError`."""
-    with named(value):
-        image = open_header(read_bytes(value), value).image
-        if image.mode != "P":
-            return {}
-        entries = np.array(image.getpalette("RGB")).reshape(-1, 3).tolist()
-        return {index: tuple(entries[index]) for index, count in enumerate(image.histogram()) if count and index < 255}
+def palette_of(image: PIL.Image.Image) -> list[tuple[int, ...]]:
+    """The color of each index of a palette image; empty for other kinds."""
+    if image.mode != "P":
+        return []
+    entries = image.getpalette("RGB")
+    return [tuple(entries[i : i + 3]) for i in range(0, len(entries), 3)]
+
+
+def check_palettes(paths: Sequence[Path]) -> None:
+    """Checks that an index that two palette images use has the same color in both, since else it is not one class.
+
+    Only headers are read where the palettes agree.
+
+    Raises:
+        DataError: two files disagree.
+    """
+    first: tuple[Path, list] | None = None
+    seen: dict[int, tuple[tuple[int, ...], Path]] = {}
+    for path in paths:
+        try:
+            with PIL.Image.open(path) as image:
+                palette = palette_of(image)
+            if not palette or (first is not None and palette == first[1]):
+                continue
+            if first is None:
+                first = (path, palette)
+                continue
+            for file, colors in (path, palette), *([] if seen else [first]):
+                for index in _used(file):
+                    color, other = seen.setdefault(index, (colors[index], file))
+                    if color != colors[index]:
+                        raise DataError(
+                            f"In the palette of {other} index {index} is {color}, in that of {file} {colors[index]}, "
+                            "so that it is not the same class in both; give `colors`, or save the ids as gray PNG."
+                        )
+        except (OSError, SyntaxError, IndexError, PIL.Image.DecompressionBombError):  # said when the file is read
+            continue
+
+
+def _used(path: Path) -> list[int]:
+    with PIL.Image.open(path) as image:
+        return [index for index, count in enumerate(image.histogram()) if count and index < 255]
 
 
 def png(ids: np.ndarray) -> bytes:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from hf_fst.data.files import Row, pick
+from hf_fst.data.files import SUFFIXES, Row, pick, read_text
 from hf_fst.errors import MissingError, UserError
 
 FOLDER = Path(__file__).parent / "splits"
 
 
 def read_list(path: str | Path) -> list[str]:
-    """Reads a split list: one id or relative path a line, empty lines skipped.
+    """Reads a split list: one id or relative path a line, or as published two paths, of the image and of its mask.
+
+    Empty lines are skipped, and masks, which follow from their images. UTF-8 and UTF-16 are read, names are brought to
+    one Unicode form (NFC).
 
     Raises `FileNotFoundError`; `ValueError` for an empty list, an absolute path, `..`, or a line that comes twice.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingError(f"There is no split list {path}; it must hold one id or path a line.")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = unicodedata.normalize("NFC", read_text(path))
+    lines = [_first_column(line.strip()) for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError(f"The split list {path} is empty; it must hold one id or path a line.")
     seen = set()
@@ -36,6 +41,29 @@ def read_list(path: str | Path) -> list[str]:
             raise UserError(f"The split list {path} names {line!r} twice; keep one of them.")
         seen.add(line)
     return lines
+
+
+def _first_column(line: str) -> str:
+    """The image of a line "image mask"; a line whose blank is part of one name is given back whole."""
+    first, _, second = line.partition("\t")
+    if not second:
+        first, *others = line.split()
+        second = others[0] if len(others) == 1 else ""
+    first, second = first.strip(), second.strip()
+    suffixes = {PurePosixPath(name).suffix.lower() for name in (first, second)}
+    both_are_files = suffixes <= {*SUFFIXES} and (len(suffixes) > 1 or "/" in first)
+    return first if second and ("\t" in line or first == second or both_are_files) else line
+
+
+def find_id(line: str, ids: Container[str]) -> str:
+    """The id that a line of a list means, by the end of its path, with or without its suffix; the line for none."""
+    parts = PurePosixPath(line.replace("\\", "/")).parts
+    for start in range(len(parts)):
+        path = PurePosixPath(*parts[start:])
+        for name in (str(path), str(path.with_suffix(""))):
+            if name in ids:
+                return name
+    return line
 
 
 def nested_order(ids: Sequence[str], presence: np.ndarray, seed: int, smallest: int) -> list[str]:
@@ -74,7 +102,7 @@ def semi_supervised(
     folder: str | Path | None,
     seed: int,
     presence: Callable[[list[Row]], np.ndarray],
-    to_id: Callable[[str], str] = str,
+    to_id: Callable[[str], str] | None = None,
     pool: Sequence[str] | None = None,
 ) -> tuple[list[Row], list[Row]]:
     """Splits rows into (labeled, unlabeled), as lists in a folder say, or by a seed.
@@ -86,7 +114,7 @@ def semi_supervised(
             class-covering split instead.
         seed: of the split that is made.
         presence: gives (N,C), whether an image has a class; called only to make a split, since it may read every mask.
-        to_id: turns a line of a list into an id.
+        to_id: turns a line of a list into an id; None finds it by the end of its path.
         pool: ids from which labeled images are chosen; None for all. The others are unlabeled.
 
     Raises `ValueError` and `FileNotFoundError` in one sentence for wrong lists and numbers.
@@ -94,6 +122,7 @@ def semi_supervised(
     if folder is not None:
         folder = Path(folder).expanduser()
         place = folder if (folder / "labeled.txt").is_file() else folder / str(count)
+        to_id = to_id or (lambda line: find_id(line, rows))
         labeled, unlabeled = ([to_id(line) for line in lines] for lines in read_pair(place))
         if len(labeled) != count:
             raise UserError(f"{place} lists {len(labeled)} labeled images, but {count} are asked for; correct either.")

@@ -9,7 +9,7 @@ import datasets
 from hf_fst.data.files import Row, build, default_palette, find_folder, find_root, list_files
 from hf_fst.data.labels import LabelMap
 from hf_fst.data.sampling import class_pixels
-from hf_fst.data.splits import read_list, semi_supervised
+from hf_fst.data.splits import find_id, read_list, semi_supervised
 from hf_fst.errors import MissingError, UserError
 
 NAMES = (
@@ -55,7 +55,11 @@ def voc(
     root = next((root / sub for sub in ("VOC2012", "VOCdevkit/VOC2012") if (root / sub).is_dir()), root)
     images = list_files(find_folder(root, "JPEGImages", LAYOUT), LAYOUT, suffixes=(".jpg",))
     lists = find_folder(root, "ImageSets/Segmentation", LAYOUT)
-    train_ids, val_ids = read_list(lists / "train.txt"), read_list(lists / "val.txt")
+
+    def listed(name: str) -> list[str]:
+        return [find_id(line, images) for line in read_list(lists / name)]
+
+    train_ids, val_ids = listed("train.txt"), listed("val.txt")
     augmented = (root / "SegmentationClassAug").is_dir()
     masks = list_files(
         find_folder(root, "SegmentationClassAug" if augmented else "SegmentationClass", LAYOUT),
@@ -63,7 +67,7 @@ def voc(
         suffixes=(".png",),
     )
     if augmented and (lists / "trainaug.txt").is_file():
-        all_ids = read_list(lists / "trainaug.txt")
+        all_ids = listed("trainaug.txt")
     elif augmented:
         held = set(val_ids)
         all_ids = [name for name in masks if name not in held]

@@ -5,6 +5,7 @@ import tarfile
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 
 from hf_fst.data import LabelMap, View, load
@@ -149,7 +150,8 @@ def test_a_column_of_numbers_is_no_masks(tmp_path):
     with pytest.raises(ValueError) as caught:
         load("hub", str(tmp_path / "data"))
     assert str(caught.value) == (
-        "The column 'label' should hold masks (feature Image), but it holds ClassLabel; name another."
+        "The column 'label' should hold masks (feature Image, or their bytes or paths), but it holds ClassLabel; name "
+        "another."
     )
 
 
@@ -160,3 +162,55 @@ def test_a_dataset_that_does_not_exist_is_one_sentence(tmp_path, monkeypatch):
     message = str(caught.value)
     assert message.startswith(f"There is no dataset '{tmp_path}/nowhere' on the Hub or in a folder (")
     assert message.endswith(").") and "\n" not in message
+
+
+def table_of(place, image, label, suffix="parquet"):
+    """A table as pandas and img2dataset write it, without features of `datasets`."""
+    place.mkdir()
+    frame = pandas.DataFrame({"image": image, "label": label})
+    frame.to_parquet(place / "train.parquet") if suffix == "parquet" else frame.to_csv(
+        place / "train.csv", index=False
+    )
+    return str(place)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tables_of_bytes_of_structs_and_of_paths_are_read(tmp_path, streaming):
+    raw = trees.folder(tmp_path / "raw", names=tuple(NAMES))["train"]
+    files = [
+        [tmp_path / f"raw/{kind}/{name}.{end}" for name in raw] for kind, end in (("images", "jpg"), ("masks", "png"))
+    ]
+    content = [[file.read_bytes() for file in column] for column in files]
+    structs = [[{"bytes": each, "path": "x"} for each in column] for column in content]
+    places = [
+        table_of(tmp_path / "binary", *content),
+        table_of(tmp_path / "struct", *structs),
+        table_of(tmp_path / "absolute", *([str(file) for file in column] for column in files), "csv"),
+        table_of(tmp_path / "relative", *([f"../raw/{f.parent.name}/{f.name}" for f in c] for c in files), "csv"),
+    ]
+    for place in places:
+        made = load("hub", place, names=NAMES, streaming=streaming)["train"]
+        rows = list(made)
+        assert [
+            np.array_equal(np.asarray(row["label"]), ids) for row, ids in zip(rows, raw.values(), strict=True)
+        ] == [True] * 4
+        if not streaming:
+            assert View(made, T.Evaluation())[0]["labels"].shape == (36, 48)
+
+
+def test_two_splits_of_one_meaning_are_both_kept(tmp_path):
+    parquet(tmp_path)
+    first = tmp_path / "data/train-00000-of-00001.parquet"
+    for split in ("validation", "dev"):
+        (tmp_path / f"data/{split}-00000-of-00001.parquet").write_bytes(first.read_bytes())
+    made = load("hub", str(tmp_path / "data"), names=NAMES)
+    assert sorted(made) in (["dev", "train", "validation"], ["train", "validation"])
+    assert sum(len(rows) for rows in made.values()) == 12
+
+
+def test_jpeg_masks_in_a_table_are_refused_with_their_row(tmp_path):
+    raw = trees.folder(tmp_path / "raw", names=tuple(NAMES))["train"]
+    images = [(tmp_path / f"raw/images/{name}.jpg").read_bytes() for name in raw]
+    made = load("hub", table_of(tmp_path / "d", images, images), names=NAMES)["train"]
+    with pytest.raises(ValueError, match=r"^row 2 \(label\) is a JPEG file, which changes or rescales the ids"):
+        View(made, T.Evaluation())[2]
