@@ -128,10 +128,9 @@ class WideFST:
                 step.return_to_present()
                 step.descend(group)
                 step.remember_future(1 / self.num_students)
-            step.return_to_present()
-            if self.labels == "present":
-                step.teacher_follows_present()
-            step.teacher_follows_mean_future()
+        if self.labels == "present":
+            step.teacher_follows_present()
+        step.teacher_follows_mean_future()
 
 
 RULES = {
