@@ -6,14 +6,9 @@ import math
 
 from transformers import TrainerCallback
 
-from hf_fst.training.hub_strategy import push_checkpoint
-
-
-class OfTrainer(TrainerCallback):
-    """A callback that works on an `FSTTrainer`."""
-
-    def __init__(self, trainer):
-        self.trainer = trainer
+from hf_fst.training.health import Health
+from hf_fst.training.hub_strategy import push_checkpoint, tell_failures
+from hf_fst.training.watching import OfTrainer, Watcher
 
 
 class EpochOfDraws(OfTrainer):
@@ -53,3 +48,19 @@ class Pushes(OfTrainer):
     def on_save(self, args, state, control, **kwargs):
         """When the checkpoint is complete."""
         push_checkpoint(self.trainer, self.trainer._get_output_dir(trial=self.trainer._trial))
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Wait for the last one."""
+        self.trainer._finish_current_push()
+        tell_failures(self.trainer)
+
+
+def callbacks_of(trainer) -> list[TrainerCallback]:
+    """What an `FSTTrainer` starts with, besides its `pictures`."""
+    kinds = [EpochOfDraws, TeacherAfterStep, Health, Pushes] + [Report] * trainer.settings.report
+    return [kind(trainer) for kind in kinds]
+
+
+def watchers_of(trainer, batch: dict) -> list[Watcher]:
+    """The callbacks that look at the step that begins with `batch`, removed ones not among them."""
+    return [c for c in trainer.callback_handler.callbacks if isinstance(c, Watcher) and c.watch(batch)]

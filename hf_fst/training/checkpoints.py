@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from hf_fst.errors import MissingError, UserError, WriteError
-from hf_fst.models.loading import MARKER, TEACHER_DIR
+from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR
 from hf_fst.training.adapters import is_adapted, load_adapter
 from hf_fst.training.sharding import is_sharded, load_shards, load_whole, save_shards, saves_shards
 
@@ -191,6 +191,24 @@ def check(directory: str | os.PathLike, expected: dict[str, str], resumes: bool 
             raise UserError(f"The checkpoint {directory} is damaged: {name} is missing; {hint}.")
         if list(_fingerprint(path)) != fingerprint:
             raise UserError(f"The checkpoint {directory} is damaged: {name} is not as it was written; {hint}.")
+
+
+def save_output(accelerator: Accelerator, networks: dict[str, nn.Module], processor, directory: str) -> None:
+    """Write what a run leaves: the teacher as an ordinary checkpoint, the student beside it in `student/`.
+
+    Args:
+        accelerator: of the run; all processes take part.
+        networks: `student`, and `teacher` where there is one; without one both are the student.
+        processor: the image processor, None on processes that do not write.
+        directory: `output_dir`.
+    """
+    save_network(accelerator, networks.get("teacher", networks["student"]), processor, directory)
+    save_network(accelerator, networks["student"], processor, os.path.join(directory, STUDENT_DIR))
+
+
+def save_teacher(accelerator: Accelerator, teacher: nn.Module, processor, directory: str) -> None:
+    """Write the teacher into `checkpoint-N/`, where the student is already; arguments as of `save_output`."""
+    save_network(accelerator, teacher, processor, os.path.join(directory, TEACHER_DIR), saves_shards(accelerator))
 
 
 def save_network(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from hf_fst.evaluation.confusion import confusion_matrix, scores
+from hf_fst.method.lookahead import sum_over_processes
 from hf_fst.method.losses import ignore_as_255, pseudo_labels
+from hf_fst.training.watching import Watcher
 
 
 @torch.no_grad()
@@ -98,22 +100,26 @@ class PseudoLabelHealth:
         return logs
 
 
-def health_when_logging(trainer, batch: dict) -> PseudoLabelHealth | None:
-    """The statistics of a step that will be logged, where there are pseudo-labels; None for all others.
+class Health(Watcher):
+    """Puts the statistics of steps that are logged, where there are pseudo-labels, into the trainer's journal."""
 
-    Args:
-        trainer: an `FSTTrainer`.
-        batch: the prepared first micro-batch of the group.
-    """
-    args, objective = trainer.args, trainer.learning_objective
-    due = args.logging_strategy == "steps" and (trainer.state.global_step + 1) % trainer.state.logging_steps == 0
-    if not (due and trainer.has_teacher and objective.needs_unlabeled):
-        return None
-    images = batch["unlabeled_pixel_values"]
-    return PseudoLabelHealth(
-        images,
-        trainer.class_names,
-        objective.confidence_threshold,
-        objective.align_corners,
-        trainer.settings.eval_classes,
-    )
+    def watch(self, batch: dict) -> bool:
+        """Whether the step is logged."""
+        trainer, objective = self.trainer, self.trainer.learning_objective
+        by_steps = trainer.args.logging_strategy == "steps"
+        due = by_steps and (trainer.state.global_step + 1) % trainer.state.logging_steps == 0
+        if not (due and trainer.has_teacher and objective.needs_unlabeled):
+            return False
+        threshold, scored = objective.confidence_threshold, trainer.settings.eval_classes
+        images = batch["unlabeled_pixel_values"]
+        self.seen = PseudoLabelHealth(images, trainer.class_names, threshold, objective.align_corners, scored)
+        return True
+
+    def before(self, teacher) -> None:
+        """See `PseudoLabelHealth`."""
+        self.seen.before(teacher)
+
+    def after(self, student, batch: dict) -> None:
+        """Over all processes."""
+        sums = sum_over_processes(self.trainer.accelerator, [self.seen.after(student, batch)])
+        self.trainer.journal.health = self.seen.logs(sums)

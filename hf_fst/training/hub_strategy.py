@@ -52,6 +52,7 @@ def push_output(
         return None
     trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
     trainer._finish_current_push()
+    tell_failures(trainer)
     options = {
         "token": token or args.hub_token,
         "revision": revision or args.hub_revision,

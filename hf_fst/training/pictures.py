@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from hf_fst.drawing.overlays import colorize, default_palette, labels_in, legend
 from hf_fst.method.augmentation import IMAGE_MEAN, IMAGE_STD
 from hf_fst.method.losses import IGNORE_INDEX
 from hf_fst.training.health import student_labels, teacher_labels
+from hf_fst.training.watching import Watcher
 
 FOLDER, KEY = "pictures", "pictures"
 SAMPLES = 2
@@ -104,7 +104,7 @@ class Snapshot:
         return np.concatenate([picture, legend(names, palette, shown, picture.shape[1])])
 
 
-class Pictures(TrainerCallback):
+class Pictures(Watcher):
     """Draws the snapshots of a trainer with `picture_steps`, on the first process alone.
 
     A picture is written to `output_dir/pictures/step-N.png` and sent to TensorBoard, trackio and W&B, as far as their
@@ -116,17 +116,26 @@ class Pictures(TrainerCallback):
     """
 
     def __init__(self, trainer, palette: Sequence[Sequence[int]] | None = None):
-        self.trainer, self.palette = trainer, palette
+        super().__init__(trainer)
+        self.palette = palette
         self.taken: Snapshot | None = None
 
-    def snapshot(self, batch: dict) -> Snapshot | None:
-        """For a step that gets a picture: something that watches it. The same steps on all processes."""
+    def watch(self, batch: dict) -> bool:
+        """Whether the step gets a picture."""
         trainer = self.trainer
         every, step = trainer.settings.picture_steps, trainer.state.global_step + 1
         self.taken = None
         if every and (step == 1 or step % every == 0):
             self.taken = Snapshot(batch, trainer.learning_objective.align_corners)
-        return self.taken
+        return self.taken is not None
+
+    def before(self, teacher) -> None:
+        """See `Snapshot`."""
+        self.taken.before(teacher)
+
+    def after(self, student, batch: dict) -> None:
+        """See `Snapshot`."""
+        self.taken.after(student, batch)
 
     def on_step_end(self, args, state, control, **kwargs):
         """Draw, write, send."""

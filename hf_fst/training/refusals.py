@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 
 from hf_fst.errors import UserError
 from hf_fst.training.adapters import is_adapted
-from hf_fst.training.config import NO_DEEPSPEED
+from hf_fst.training.config import NO_DEEPSPEED, FSTConfig
 from hf_fst.training.sharding import refuse_sharding
 
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation"
@@ -51,6 +51,26 @@ def refuse_settings(args, optimizers=(None, None), optimizer_cls_and_kwargs=None
         )
     if compute_loss_func is not None:
         raise UserError("compute_loss_func is given, but what is learned is an objective; give objective instead.")
+
+
+def refuse_args(args) -> None:
+    """Refuse options that are not an `FSTConfig`.
+
+    Raises:
+        ValueError: with what to give.
+    """
+    if not isinstance(args, FSTConfig):
+        raise UserError(f"args is a {type(args).__name__}; give an hf_fst.FSTConfig.")
+
+
+def refuse_no_images(train_dataset) -> None:
+    """Refuse to train on nothing.
+
+    Raises:
+        ValueError: there is no dataset.
+    """
+    if train_dataset is None:
+        raise UserError("Training needs train_dataset: labeled images with `pixel_values` and `labels`.")
 
 
 def refuse_streams(**datasets) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 
 from hf_fst.errors import UserError
+from hf_fst.evaluation.inference import aligns_corners
 from hf_fst.method.lookahead import LookAhead
 from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.options import TABLE, Option, defaults_of, given_to, make, refuse_foreign, values_of
@@ -123,6 +124,23 @@ def make_objective(settings: Settings, num_labels: int, align_corners: bool = Fa
     """
     context = {"num_labels": num_labels, "align_corners": align_corners, "reference": reference}
     return make("objective", OBJECTIVES, settings.objective, vars(settings), **context)
+
+
+def objective_of(settings: Settings, given, model, reference, device) -> Objective:
+    """The objective that a trainer was given, or what the settings say.
+
+    Args:
+        settings: those in force.
+        given: an objective, its name or None.
+        model: the student, unwrapped.
+        reference: the network of the feature distance; if None, `model` as it is now.
+        device: of the run.
+    """
+    if isinstance(given, Objective):
+        return given
+    reference = model if reference is None else reference
+    reference = reference.to(device) if settings.feature_distance_weight else None
+    return make_objective(settings, model.config.num_labels, aligns_corners(model), reference)
 
 
 def look_ahead_of(settings: Settings, max_grad_norm: float) -> LookAhead:

@@ -14,7 +14,9 @@ from hf_fst.evaluation.inference import predict
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
 from hf_fst.method.augmentation import IMAGE_MEAN, IMAGE_STD
 from hf_fst.publishing.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores, hub_id
+from hf_fst.publishing.report import write_report
 from hf_fst.training.settings import shown
+from hf_fst.training.sharding import gathered
 
 
 def default_data(trainer) -> dict[str, DatasetFacts]:
@@ -112,6 +114,14 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
         own_architecture=type(student).__module__.startswith("hf_fst."),
         **facts,
     )
+
+
+def write_card(trainer, data: dict[str, DatasetFacts] | None = None, **facts) -> None:
+    """Write card, curves, bars and samples into the output directory; all processes call it."""
+    with gathered(trainer.accelerator, trainer.networks().values()):
+        if trainer.is_world_process_zero():
+            known = facts_of(trainer, data or {}, **facts)
+            write_report(trainer.args.output_dir, known, trainer.state.log_history, samples_of(trainer))
 
 
 @torch.no_grad()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Iterator
 
 import torch
@@ -13,48 +12,44 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, SegformerImageProcessor, Trainer
 
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
-from hf_fst.errors import UserError
 from hf_fst.evaluation.counting import StreamingScores, count
-from hf_fst.evaluation.inference import Look, aligns_corners
-from hf_fst.method.lookahead import Context, Step, sum_over_processes
-from hf_fst.method.objectives import OBJECTIVES, Objective
-from hf_fst.method.teacher import EMATeacher
-from hf_fst.models.auxiliary import freeze_unused, return_auxiliary_logits
-from hf_fst.models.loading import STUDENT_DIR, TEACHER_DIR, from_hub
+from hf_fst.evaluation.inference import Look
+from hf_fst.method.lookahead import Context, Step
+from hf_fst.models.loading import from_hub
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
-from hf_fst.training.adapters import is_adapted, keep_base_statistics
 from hf_fst.training.ahead import AheadBatches, dead_workers
-from hf_fst.training.callbacks import EpochOfDraws, Pushes, Report, TeacherAfterStep
+from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.config import FSTConfig
-from hf_fst.training.health import health_when_logging
 from hf_fst.training.journal import Journal
+from hf_fst.training.networks import teacher_of, training_mode, wrapped_alike
 from hf_fst.training.pictures import Pictures
-from hf_fst.training.settings import look_ahead_of, make_objective, resolve, virtual_steps
-from hf_fst.training.sharding import gathered, saves_shards, sharding_alike, synchronize_batchnorm
+from hf_fst.training.settings import look_ahead_of, objective_of, resolve, virtual_steps
+from hf_fst.training.sharding import gathered
 
 
 class FSTTrainer(Trainer):
     """Trains a student for semantic segmentation with a look-ahead teacher ("Learning from Future", NeurIPS 2022).
 
-    It is a `transformers.Trainer` and overrides of it:
+    It is a `transformers.Trainer` that overrides
 
-    - `training_step`, `get_batch_samples`: at the last micro-batch of an accumulation group the `rule` moves the teacher
-      (imagining future students, which are undone), and then the gradient of the whole group is taken with that
-      teacher's labels.
-    - `get_train_dataloader`: pairs of labeled and unlabeled images, each draw with a seed of its own.
-    - `create_optimizer`, `create_scheduler`: `head_lr_multiplier`, `no_decay` and the poly schedule.
-    - `prediction_step`, `evaluation_loop`, `predict`, `log`: student and teacher are scored in one pass over the data.
-    - `save_model` and what loads and saves checkpoints: `output_dir` is the teacher, `checkpoint-N/` the student with the
-      teacher inside; best weights and a resumed run have both.
-    - `init_hf_repo`, `push_to_hub` and what follows a push: model and card are published in one commit.
-    - `call_model_init`, `_hp_search_setup`: each trial of a search has settings and a teacher of its own.
-    - `create_accelerator_and_postprocess`, `_prepare_for_training`: the gradient scaler counts virtual steps; the
-      teacher is sharded as its student is.
+    - `get_batch_samples`, `training_step`: at the last micro-batch of an accumulation group the `rule` moves the teacher
+      (imagining future students, which are undone); then the gradient of the whole group is taken with its labels;
+    - `get_train_dataloader`: batches are pairs of labeled and unlabeled images, and each draw has a seed of its own;
+    - `create_optimizer`, `create_scheduler`: heads may learn faster, and the schedule may be a power of what is left;
+    - `create_accelerator_and_postprocess`, `_prepare_for_training`: virtual steps count for the gradient scaler, and the
+      teacher is sharded as its student is;
+    - `call_model_init`, `_hp_search_setup`: each trial of a search has its own teacher, settings and objective;
+    - `prediction_step`, `evaluation_loop`, `predict`: one pass over the data counts for student and teacher;
+    - `log`, `train`: losses are means over the steps taken, and a run is resumed from complete checkpoints alone;
+    - `save_model`, `_save_checkpoint`, `_load_from_checkpoint`, `_load_best_model`, `_load_optimizer_and_scheduler`:
+      `output_dir` is the teacher and `checkpoint-N/` the student with the teacher inside, complete or not there;
+    - `create_model_card`, `init_hf_repo`, `push_to_hub`, `_push_from_checkpoint`: the card says what was trained, and is
+      published with the weights in one commit.
 
-    Report, pictures and pushes at checkpoints are callbacks (`hf_fst.training.callbacks.Report` and `Pushes`,
-    `hf_fst.training.pictures.Pictures`), which `remove_callback` removes. `args` is copied, `settings` holds the
-    values in force.
+    Report, pictures, pushes at checkpoints and the health of the pseudo-labels are callbacks (`Report` and `Pushes`
+    of `hf_fst.training.callbacks`, `pictures.Pictures`, `health.Health`), which `remove_callback` removes. `args` is
+    copied; `settings` holds the values in force.
 
     Args:
         model: a model with per-pixel class `logits`, the id of one on the Hub, or a local directory.
@@ -79,7 +74,7 @@ class FSTTrainer(Trainer):
         model: PreTrainedModel | nn.Module | str | None = None,
         args: FSTConfig | None = None,
         rule=None,
-        objective: Objective | str | None = None,
+        objective=None,
         train_dataset=None,
         unlabeled_dataset=None,
         eval_dataset=None,
@@ -90,8 +85,7 @@ class FSTTrainer(Trainer):
         **kwargs,
     ):
         args = FSTConfig() if args is None else args
-        if not isinstance(args, FSTConfig):
-            raise UserError(f"args is a {type(args).__name__}; give an hf_fst.FSTConfig.")
+        refusals.refuse_args(args)
         self._given = rule, objective
         self.settings = resolve(args, rule, objective)
         self.rule = self.settings.rule_in_force
@@ -108,7 +102,7 @@ class FSTTrainer(Trainer):
         own = ("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func")
         refusals.refuse_settings(args, **{key: kwargs[key] for key in own if key in kwargs})
         self.unlabeled_dataset = unlabeled_dataset
-        self.teacher: EMATeacher | None = None
+        self.teacher = None  # made when `Trainer` has the model
         self._scores = StreamingScores(lambda: (list(self.networks()), self.class_names), self.settings.eval_classes)
         kwargs.setdefault("compute_metrics", self._scores)
         super().__init__(
@@ -124,16 +118,15 @@ class FSTTrainer(Trainer):
         refusals.refuse_model(self.model)
         refusals.refuse_eval_classes(self.settings.eval_classes, self._num_labels())
         self._reference_model = reference_model
-        self.learning_objective = self._make_objective()
+        self.learning_objective = self._objective()
         unlabeled_is_missing = train_dataset is not None and unlabeled_dataset is None
         refusals.refuse_objective(self.learning_objective, self.settings.objective, unlabeled_is_missing)
-        self.teacher = self._teacher_of(self.model)
+        self.teacher = teacher_of(self.model, self.settings, args)
         self.context: Context | None = None
         self.journal = Journal(self.settings.max_nonfinite_steps)
         self._card: dict = {}
         self.pictures = Pictures(self)
-        own = [EpochOfDraws(self), TeacherAfterStep(self), self.pictures, Pushes(self)]
-        for callback in own + [Report(self)] * self.settings.report:
+        for callback in (*callbacks_of(self), self.pictures):
             self.add_callback(callback)
 
     # the teacher
@@ -143,15 +136,6 @@ class FSTTrainer(Trainer):
         """Whether there is a teacher apart from the student."""
         return self.settings.rule != "supervised"
 
-    def _teacher_of(self, model: nn.Module) -> EMATeacher:
-        """A copy of a student that is not yet wrapped or sharded: afterwards none could be made."""
-        synchronize_batchnorm(model, self.args)
-        return_auxiliary_logits(model)
-        teacher = EMATeacher(model, self.settings.teacher_buffers, share_frozen=is_adapted(model))
-        if self.settings.objective in OBJECTIVES:  # one of the user's own may learn from other outputs
-            refusals.look_at_first_output([model, teacher.model])
-        return teacher
-
     def create_accelerator_and_postprocess(self) -> None:
         """As `Trainer`; the gradient scaler counts virtual steps too."""
         super().create_accelerator_and_postprocess()
@@ -159,9 +143,7 @@ class FSTTrainer(Trainer):
             scaler.set_growth_interval(scaler.get_growth_interval() * (1 + virtual_steps(self.rule)))
 
     def _prepare_for_training(self, *args, **kwargs):
-        if (ddp := self.accelerator.ddp_handler) is not None and not ddp.find_unused_parameters:
-            freeze_unused(self.model, self.pairs[0]["pixel_values"])
-        with sharding_alike(self.accelerator, self.model, self.teacher.model):
+        with wrapped_alike(self.accelerator, self.model, self.teacher, self.pairs[0]["pixel_values"]):
             return super()._prepare_for_training(*args, **kwargs)
 
     def _num_labels(self) -> int:
@@ -171,7 +153,7 @@ class FSTTrainer(Trainer):
         """A new model, and with it a new teacher."""
         model = super().call_model_init(trial)
         if self.teacher is not None:
-            self.teacher = self._teacher_of(model.to(self.args.device))
+            self.teacher = teacher_of(model.to(self.args.device), self.settings, self.args)
         return model
 
     def _hp_search_setup(self, trial) -> None:
@@ -180,16 +162,10 @@ class FSTTrainer(Trainer):
         if trial is not None:
             self.settings = resolve(self.args, *self._given)
             self.rule = self.settings.rule_in_force
-            self.learning_objective = self._make_objective()
+            self.learning_objective = self._objective()
 
-    def _make_objective(self) -> Objective:
-        """The objective that was given, or what the settings say."""
-        given = self._given[1]
-        if isinstance(given, Objective):
-            return given
-        reference = self.model if self._reference_model is None else self._reference_model
-        reference = reference.to(self.args.device) if self.settings.feature_distance_weight else None
-        return make_objective(self.settings, self._num_labels(), aligns_corners(self.model), reference)
+    def _objective(self):
+        return objective_of(self.settings, self._given[1], self.model, self._reference_model, self.args.device)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The optimizer of `optim`, over groups for heads and for parameters that do not decay where these are set."""
@@ -219,8 +195,7 @@ class FSTTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Pairs of labeled and unlabeled images; each draw has its own seed, whatever the number of workers."""
-        if self.train_dataset is None:
-            raise UserError("Training needs train_dataset: labeled images with `pixel_values` and `labels`.")
+        refusals.refuse_no_images(self.train_dataset)
         self.pairs = Pairs(
             self.train_dataset,
             self.unlabeled_dataset if self.learning_objective.needs_unlabeled else None,
@@ -270,11 +245,8 @@ class FSTTrainer(Trainer):
         """
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
-        model.train()
-        keep_base_statistics(self.model)
+        training_mode(model, self.model)
         group = [self._prepare_inputs(batch) for batch in self.group]
-        health = health_when_logging(self, group[0])
-        snapshot = self.pictures.snapshot(group[0])
         if self.context is None:
             self.context = Context(
                 self.teacher,
@@ -285,16 +257,13 @@ class FSTTrainer(Trainer):
                 self.journal,
                 lambda count, size: self.lookahead_groups(count, size),
             )
-        watchers = [watcher for watcher in (health, snapshot) if watcher is not None]
+        watchers = watchers_of(self, group[0])
         self.step = step = Step(self.context, model, group, self.state.global_step, watchers)
         step.look_ahead(self.rule)
         loss, prepared = step.gradient(group)
         step.share_buffers(step.student)  # else what is evaluated here is not what the first process saves
-        if health is not None:
-            sums = sum_over_processes(self.accelerator, [health.after(step.student, prepared[0])])
-            self.journal.health = health.logs(sums)
-        if snapshot is not None:
-            snapshot.after(step.student, prepared[0])
+        for watcher in watchers:
+            watcher.after(step.student, prepared[0])
         return torch.zeros((), device=self.args.device) if loss is None else loss
 
     @property
@@ -349,21 +318,15 @@ class FSTTrainer(Trainer):
         Inside `checkpoint-N/`, where `Trainer` looks for what it trains, the student is at the root and the teacher in
         `teacher/`.
         """
-        student, teacher = self.networks()["student"], self.teacher.model if self.has_teacher else None
+        processor = self.processing_class if self.args.should_save else None
         if _internal_call and output_dir is not None:  # a checkpoint
             super().save_model(output_dir, _internal_call=True)
-            if teacher is not None:
-                self._save_network(teacher, os.path.join(output_dir, TEACHER_DIR), saves_shards(self.accelerator))
+            if self.has_teacher:
+                checkpoints.save_teacher(self.accelerator, self.teacher.model, processor, output_dir)
             return
-        output_dir = output_dir if output_dir is not None else self.args.output_dir
-        self._save_network(student if teacher is None else teacher, output_dir)
-        self._save_network(student, os.path.join(output_dir, STUDENT_DIR))
+        checkpoints.save_output(self.accelerator, self.networks(), processor, output_dir or self.args.output_dir)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
-
-    def _save_network(self, network: nn.Module, directory: str, as_shards: bool = False) -> None:
-        processor = self.processing_class if self.args.should_save else None
-        checkpoints.save_network(self.accelerator, network, processor, directory, as_shards)
 
     def _save_checkpoint(self, model, trial) -> None:
         if self.args.save_total_limit:
@@ -394,14 +357,10 @@ class FSTTrainer(Trainer):
             model_name: name for people; made from model, data and rule by default.
             facts: what else `hf_fst.training.summary.facts_of` takes: recipe, overrides, license, palette, tested.
         """
-        from hf_fst.publishing.report import write_report  # matplotlib and jinja, which training need not wait for
-        from hf_fst.training.summary import facts_of, samples_of
+        from hf_fst.training.summary import write_card  # with matplotlib and jinja, which training need not wait for
 
         self._card = {**self._card, **facts} | ({"data": data} if data is not None else {})
-        with gathered(self.accelerator, self.networks().values()):
-            if self.is_world_process_zero():
-                known = facts_of(self, **{"data": {}, **self._card}, model_name=model_name)
-                write_report(self.args.output_dir, known, self.state.log_history, samples_of(self))
+        write_card(self, **self._card, model_name=model_name)
 
     # the Hub
 
@@ -421,10 +380,6 @@ class FSTTrainer(Trainer):
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: that checkpoint is not complete yet; `callbacks.Pushes` pushes it."""
-
-    def _finish_current_push(self) -> None:
-        super()._finish_current_push()
-        hub_strategy.tell_failures(self)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         checkpoints.load_weights(self.accelerator, self.networks(), resume_from_checkpoint)

@@ -1,0 +1,63 @@
+"""The teacher made of a student, and both made ready for training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from hf_fst.method.objectives import OBJECTIVES
+from hf_fst.method.teacher import EMATeacher
+from hf_fst.models.auxiliary import freeze_unused, return_auxiliary_logits
+from hf_fst.training.adapters import is_adapted, keep_base_statistics
+from hf_fst.training.refusals import look_at_first_output
+from hf_fst.training.sharding import sharding_alike, synchronize_batchnorm
+
+
+def teacher_of(student: nn.Module, settings, args) -> EMATeacher:
+    """A copy of a student that is not yet wrapped or sharded: afterwards none could be made.
+
+    Args:
+        student: the network; with `sync_batchnorm` its BatchNorm layers are replaced, and from now on it returns the
+            logits of its auxiliary heads.
+        settings: those in force.
+        args: the `FSTConfig`, for device and processes.
+    """
+    synchronize_batchnorm(student, args)
+    return_auxiliary_logits(student)
+    teacher = EMATeacher(student, settings.teacher_buffers, share_frozen=is_adapted(student))
+    if settings.objective in OBJECTIVES:  # one of the user's own may learn from other outputs
+        look_at_first_output([student, teacher.model])
+    return teacher
+
+
+def training_mode(model: nn.Module, student: nn.Module) -> None:
+    """Put the student in training mode, but for the BatchNorm of a frozen base under adapters.
+
+    Args:
+        model: the student as the training loop holds it (wrapped).
+        student: itself.
+    """
+    model.train()
+    keep_base_statistics(student)
+
+
+@contextmanager
+def wrapped_alike(
+    accelerator: Accelerator, student: nn.Module, teacher: EMATeacher, image: torch.Tensor
+) -> Iterator[None]:
+    """Inside, accelerate wraps the student: what DDP would wait for is frozen, FSDP2 shards the teacher as well.
+
+    Args:
+        accelerator: of the run.
+        student: not yet wrapped.
+        teacher: its teacher.
+        image: (3,H,W), to find out which weights the outputs depend on.
+    """
+    if (ddp := accelerator.ddp_handler) is not None and not ddp.find_unused_parameters:
+        freeze_unused(student, image)
+    with sharding_alike(accelerator, student, teacher.model):
+        yield
