@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -47,7 +46,7 @@ def training_mode(model: nn.Module, student: nn.Module) -> None:
 
 @contextmanager
 def wrapped_alike(
-    accelerator: Accelerator, student: nn.Module, teacher: EMATeacher, image: torch.Tensor
+    accelerator: Accelerator, student: nn.Module, teacher: EMATeacher, pairs: Sequence[dict]
 ) -> Iterator[None]:
     """Inside, accelerate wraps the student: what DDP would wait for is frozen, FSDP2 shards the teacher as well.
 
@@ -55,9 +54,9 @@ def wrapped_alike(
         accelerator: of the run.
         student: not yet wrapped.
         teacher: its teacher.
-        image: (3,H,W), to find out which weights the outputs depend on.
+        pairs: items with `pixel_values` (3,H,W); the first shows which weights the outputs depend on.
     """
     if (ddp := accelerator.ddp_handler) is not None and not ddp.find_unused_parameters:
-        freeze_unused(student, image)
+        freeze_unused(student, pairs[0]["pixel_values"])
     with sharding_alike(accelerator, student, teacher.model):
         yield

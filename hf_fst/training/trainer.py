@@ -143,7 +143,7 @@ class FSTTrainer(Trainer):
             scaler.set_growth_interval(scaler.get_growth_interval() * (1 + virtual_steps(self.rule)))
 
     def _prepare_for_training(self, *args, **kwargs):
-        with wrapped_alike(self.accelerator, self.model, self.teacher, self.pairs[0]["pixel_values"]):
+        with wrapped_alike(self.accelerator, self.model, self.teacher, self.pairs):
             return super()._prepare_for_training(*args, **kwargs)
 
     def _num_labels(self) -> int:

@@ -1,4 +1,4 @@
-"""A step needs no `Trainer`: whoever has a model, an optimizer and an accelerator can look ahead in a loop of their own."""
+"""A step needs no `Trainer`: a hand-written loop with a model, an optimizer and an accelerator can look ahead too."""
 
 from __future__ import annotations
 
