@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 
 from hf_fst.errors import UserError
-from hf_fst.evaluation.inference import aligns_corners
+from hf_fst.evaluation.inference import Look, aligns_corners
 from hf_fst.method.lookahead import LookAhead
 from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.options import TABLE, Option, defaults_of, given_to, make, refuse_foreign, values_of
@@ -156,6 +156,11 @@ def look_ahead_of(settings: Settings, max_grad_norm: float) -> LookAhead:
         virtual_steps=virtual_steps(settings.rule_in_force),
         max_grad_norm=max_grad_norm,
     )
+
+
+def look_of(settings: Settings) -> Look:
+    """How evaluation looks at images."""
+    return Look(settings.eval_window, settings.eval_stride)
 
 
 def virtual_steps(rule) -> int:

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel, SegformerImageProcessor, Trainer
 
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
 from hf_fst.evaluation.counting import StreamingScores, count
-from hf_fst.evaluation.inference import Look
 from hf_fst.method.lookahead import Context, Step
 from hf_fst.models.loading import from_hub
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
@@ -24,7 +23,7 @@ from hf_fst.training.config import FSTConfig
 from hf_fst.training.journal import Journal
 from hf_fst.training.networks import teacher_of, training_mode, wrapped_alike
 from hf_fst.training.pictures import Pictures
-from hf_fst.training.settings import look_ahead_of, objective_of, resolve, virtual_steps
+from hf_fst.training.settings import look_ahead_of, look_of, objective_of, resolve, virtual_steps
 from hf_fst.training.sharding import gathered
 
 
@@ -284,7 +283,7 @@ class FSTTrainer(Trainer):
         if self.compute_metrics is not self._scores or "labels" not in inputs:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         inputs = self._prepare_inputs(inputs)
-        options = (self._num_labels(), Look(self.settings.eval_window, self.settings.eval_stride))
+        options = (self._num_labels(), look_of(self.settings))
         with self.accelerator.autocast():
             counts = [count(n, inputs["pixel_values"], inputs["labels"], *options) for n in self.networks().values()]
         counts = torch.stack(counts, dim=1)
