@@ -26,7 +26,7 @@ FLOORS = [
     {"cli", "rules", "objectives"},  # the last two are public names of rooms below
     {"__init__", "__main__"},
 ]
-MOST_ROOMS, MOST_MODULES = 6, 17  # that a file may know: rooms besides its own, modules of ours
+MOST_ROOMS, MOST_MODULES = 6, 18  # that a file may know: rooms besides its own, modules of ours
 MOST_BYTES = 1_000_000  # of a tracked file
 
 
