@@ -192,6 +192,15 @@ def test_labels_of_two_sides_must_have_the_same_classes(tmp_path):
         data_of({**keys, "unlabeled_dataset": "camvid", "unlabeled_data_dir": str(tmp_path / "camvid")})
 
 
+def test_labels_of_a_few_target_images_must_have_the_same_classes_too(tmp_path):
+    trees.camvid(tmp_path / "camvid")
+    trees.voc(tmp_path / "voc")
+    keys = {"dataset": "camvid", "data_dir": str(tmp_path / "camvid"), "unlabeled_dataset": "voc", "target_labeled": 2}
+    asked = {"unlabeled_data_dir": str(tmp_path / "voc"), "eval_dataset": "camvid", "unlabeled_diagnostics": False}
+    with pytest.raises(ValueError, match="but the target has background, aeroplane"):
+        data_of({**keys, **asked, "crop_size": 16})
+
+
 def test_means_are_taken_over_the_wanted_classes():
     names = ["a", "b", "c"]
     assert scored_classes(make_recipe({}), names) is None
