@@ -34,13 +34,12 @@ def convert(
     Examples:
       hf-fst convert iter_40000.pth --model daformer-mit-b5 --which student --output converted/daformer-b5
     """
-    from transformers import SegformerImageProcessor
-
     from hf_fst.data.cityscapes import NAMES as CITYSCAPES
     from hf_fst.data.folders import read_id2label
     from hf_fst.data.voc import NAMES as VOC
     from hf_fst.models import BUILDS
     from hf_fst.models.convert import convert
+    from hf_fst.models.loading import default_processor
 
     directory = Path(output)
     if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
@@ -58,7 +57,7 @@ def convert(
         label2id={name: index for index, name in enumerate(names)},
     )
     network.save_pretrained(directory)
-    SegformerImageProcessor(do_resize=False).save_pretrained(directory)
+    default_processor().save_pretrained(directory)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     print(f"{directory} holds {model} with {parameters:,} parameters; load it with from_pretrained.")
     return {"output": str(directory), "model": model, "which": which, "parameters": parameters}

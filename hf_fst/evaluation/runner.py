@@ -15,84 +15,21 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader, Subset
 from torchvision import tv_tensors
 from tqdm.auto import tqdm
-from transformers import (
-    AutoImageProcessor,
-    AutoModelForSemanticSegmentation,
-    PreTrainedModel,
-    SegformerImageProcessor,
-)
+from transformers import PreTrainedModel
 
-import hf_fst.models  # noqa: F401  registers our architectures
 from hf_fst.data.labels import LabelMap
 from hf_fst.data.pairing import collate
 from hf_fst.data.transforms import ResizeWithin
 from hf_fst.data.views import View
-from hf_fst.errors import MissingError, UserError
+from hf_fst.errors import UserError
 from hf_fst.evaluation.boundary import BoundaryIoU
 from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, scores
 from hf_fst.evaluation.inference import WHOLE, Look, predict
 from hf_fst.evaluation.machine import hardware, versions
 from hf_fst.evaluation.results import Pictures, write_scores
-from hf_fst.models.loading import STUDENT_DIR, TEACHER_DIR
+from hf_fst.models.loading import load
 
 logger = logging.getLogger(__name__)
-
-
-def model_folder(model: str | Path, which: str) -> tuple[str, str]:
-    """Where student or teacher lies: (Hub id or directory, subfolder).
-
-    A run's directory is the teacher with the student in `student/`, its `checkpoint-N/` is the student with the
-    teacher in `teacher/`. On the Hub it is as in a run's directory.
-
-    Raises:
-        ValueError: `which` is neither "teacher" nor "student".
-        FileNotFoundError: a directory that has no such model.
-    """
-    if which not in ("teacher", "student"):
-        raise UserError(f"which is {which!r}, but it is 'teacher' or 'student'.")
-    folder = Path(model)
-    if not folder.is_dir():
-        if folder.is_absolute() or str(model).startswith(".") or len(folder.parts) > 2:  # cannot be a Hub id
-            raise MissingError(f"There is no directory {model}: give a model's directory or a Hub id.")
-        return str(model), STUDENT_DIR if which == "student" else ""
-    if (folder / TEACHER_DIR / "config.json").is_file():
-        return str(model), TEACHER_DIR if which == "teacher" else ""
-    subfolder = STUDENT_DIR if which == "student" else ""
-    if (folder / subfolder / "adapter_config.json").is_file():
-        raise UserError(
-            f"{folder / subfolder} holds adapters alone: load them with peft, and give the directory of the model that "
-            "merge_and_unload() returns and save_pretrained() has written."
-        )
-    if not (folder / subfolder / "config.json").is_file():
-        raise MissingError(
-            f"{folder / subfolder} has no config.json, so there is no {which} to evaluate: give a directory that "
-            "save_pretrained or a training run wrote, or a Hub id."
-        )
-    return str(model), subfolder
-
-
-def load_model(model: str | Path, which: str = "teacher") -> tuple[PreTrainedModel, Any]:
-    """Loads a model and its image processor from a directory or the Hub.
-
-    Where there is no image processor, one is made that normalizes with ImageNet's mean and deviation, with a warning.
-
-    Raises:
-        ValueError, FileNotFoundError: as `model_folder`, or if nothing can be loaded.
-    """
-    name, subfolder = model_folder(model, which)
-    try:
-        network = AutoModelForSemanticSegmentation.from_pretrained(name, subfolder=subfolder)
-    except OSError as error:
-        where = f"{name}, subfolder {subfolder}" if subfolder else name
-        reason = str(error).strip().partition("\n")[0]
-        raise MissingError(f"No segmentation model can be loaded from {where} ({reason})") from error
-    for place in dict.fromkeys((subfolder, "")):  # a student shares the teacher's
-        try:
-            return network, AutoImageProcessor.from_pretrained(name, subfolder=place)
-        except OSError:
-            continue
-    logger.warning("%s has no image processor: images are normalized with ImageNet's mean and deviation.", name)
-    return network, SegformerImageProcessor(do_resize=False)
 
 
 class Prepare:
@@ -224,8 +161,8 @@ def evaluate_model(
     if isinstance(model, PreTrainedModel):
         network, name, processor = model, model.config.name_or_path or type(model).__name__, processor
     else:
-        network, own = load_model(model, which)
-        name, processor = str(model), own if processor is None else processor
+        network, processor = load(model, which, processor)
+        name = str(model)
     if processor is None:
         raise UserError("A model that is already loaded needs its image processor: give processor too.")
     given_names = [network.config.id2label[index] for index in range(network.config.num_labels)]

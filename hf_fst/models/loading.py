@@ -1,14 +1,22 @@
-"""Networks by their Hub id or directory, and where they lie in the directory of a run."""
+"""Networks and image processors by directory or Hub id, and where they lie in the directory of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
     PreTrainedModel,
     SegformerImageProcessor,
 )
 from transformers.utils import logging
+
+from hf_fst.errors import MissingError, UserError
 
 logger = logging.get_logger(__name__)
 
@@ -17,20 +25,118 @@ logger = logging.get_logger(__name__)
 TEACHER_DIR, STUDENT_DIR, MARKER = "teacher", "student", "complete.json"
 
 
-def from_hub(model: str, processor=None, id2label: dict[int, str] | None = None) -> tuple[PreTrainedModel, object]:
-    """A network and its image processor from the Hub or a directory.
+def default_processor(scale: Sequence[int] | None = None) -> SegformerImageProcessor:
+    """Builds the image processor of a model that has none: it normalizes with ImageNet's mean and standard deviation.
 
     Args:
-        model: the id or the directory.
-        processor: an image processor to use in place of its own.
-        id2label: class names; a head with another number of classes is made anew.
+        scale: (width, height) that images are resized to fit into; None keeps their size.
     """
-    names = {} if id2label is None else {"id2label": id2label, "label2id": {v: k for k, v in id2label.items()}}
-    network = AutoModelForSemanticSegmentation.from_pretrained(model, ignore_mismatched_sizes=True, **names)
-    if processor is None:
+    if scale is None:
+        return SegformerImageProcessor(do_resize=False)
+    return SegformerImageProcessor(do_resize=True, size={"max_width": scale[0], "max_height": scale[1]})
+
+
+def locate(model: str | Path, which: str | None = None) -> tuple[str, str]:
+    """Finds where a network lies: (directory or Hub id, subfolder in it). On the Hub it is as in a run's directory.
+
+    Args:
+        model: a directory or a Hub id.
+        which: "teacher" or "student" of a run or of its `checkpoint-N/`; None for what lies in `model` itself.
+
+    Raises:
+        UserError: `which` is neither, or the directory holds adapters only.
+        MissingError: there is no such directory, or no such network in it.
+    """
+    if which not in (None, "teacher", "student"):
+        raise UserError(f"which is {which!r}; give 'teacher' or 'student'.")
+    advice = "give a directory that save_pretrained or a training run wrote, or a Hub id."
+    folder, subfolder = Path(model), STUDENT_DIR if which == "student" else ""
+    if not folder.is_dir():
+        if str(model).startswith((".", "/", "~")) or str(model).count("/") != 1:  # cannot be a Hub id
+            raise MissingError(f"There is no model {str(model)!r}; {advice}")
+        return str(model), subfolder
+    if which is not None and (folder / TEACHER_DIR / "config.json").is_file():
+        subfolder = TEACHER_DIR if which == "teacher" else ""
+    place = folder / subfolder
+    if (place / "adapter_config.json").is_file() and not (place / "config.json").is_file():
+        raise UserError(
+            f"{place} holds adapters alone; load them with peft, and give the directory of the model that "
+            "merge_and_unload() returns and save_pretrained() has written."
+        )
+    if not (place / "config.json").is_file():
+        raise MissingError(f"{place} has no config.json, so it holds no {which or 'model'}; {advice}")
+    return str(model), subfolder
+
+
+def load_network(
+    model: str | Path,
+    which: str | None = None,
+    id2label: dict[int, str] | None = None,
+    replace_head: bool = True,
+    **options: Any,
+) -> PreTrainedModel:
+    """Loads a segmentation network.
+
+    Args:
+        model: a directory or a Hub id.
+        which: see `locate`.
+        id2label: class names to give it; its own by default.
+        replace_head: whether a trained head for another number of classes is replaced by a new one, or refused.
+        options: fields of the configuration to change.
+
+    Raises:
+        UserError: the trained head has another number of classes.
+        MissingError: there is no such network.
+    """
+    name, subfolder = locate(model, which)
+    try:
+        config = AutoConfig.from_pretrained(name, subfolder=subfolder, **options)
+        if id2label is not None:
+            trained = any("Segmentation" in architecture for architecture in config.architectures or ())
+            if trained and config.num_labels != len(id2label) and not replace_head:
+                raise UserError(
+                    f"The model {name} has {config.num_labels} classes but the dataset has {len(id2label)}; set "
+                    "replace_head: true to give it a new head, or use a dataset with its classes."
+                )
+            config.id2label, config.label2id = id2label, {label: index for index, label in id2label.items()}
+        return AutoModelForSemanticSegmentation.from_pretrained(
+            name, subfolder=subfolder, config=config, ignore_mismatched_sizes=id2label is not None
+        )
+    except UserError:
+        raise
+    except (OSError, ValueError, StrictDataclassError) as error:
+        where = f"{name}, subfolder {subfolder}" if subfolder else name
+        raise MissingError(f"No segmentation model can be loaded from {where}: {words(error)}") from error
+
+
+def load(
+    model: str | Path, which: str | None = None, processor: Any = None, id2label: dict[int, str] | None = None
+) -> tuple[PreTrainedModel, Any]:
+    """Loads a network and its image processor; where there is none, `default_processor` with a warning.
+
+    Args:
+        model: a directory or a Hub id.
+        which: see `locate`.
+        processor: image processor to use in place of its own.
+        id2label: class names to give the network; a head for another number of classes is replaced by a new one.
+
+    Raises:
+        UserError: see `load_network`.
+    """
+    network = load_network(model, which, id2label)
+    if processor is not None:
+        return network, processor
+    name, subfolder = locate(model, which)
+    for place in dict.fromkeys((subfolder, "")):  # a student uses the teacher's
         try:
-            processor = AutoImageProcessor.from_pretrained(model)
+            return network, AutoImageProcessor.from_pretrained(name, subfolder=place)
         except OSError:
-            logger.warning("%s has no image processor: one is made with ImageNet's mean and deviation.", model)
-            processor = SegformerImageProcessor(do_resize=False)
-    return network, processor
+            continue
+    logger.warning("%s has no image processor; one with ImageNet's mean and deviation is used.", name)
+    return network, default_processor()
+
+
+def words(error: Exception) -> str:
+    """The first line of an error, all of it where a field is wrong, as the end of a sentence."""
+    text = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else str(error).strip()
+    return text.partition("\n")[0].rstrip(".") + "."

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_fst.errors import RunError, UserError
 from hf_fst.evaluation.inference import aligns_corners, resize_logits
-from hf_fst.evaluation.runner import load_model, model_folder
+from hf_fst.models.loading import load, locate
 from hf_fst.prediction.segmenter import palette_of, revision_of
 
 TOLERANCE = 1e-3  # between the logits of PyTorch and those of onnxruntime
@@ -77,12 +77,12 @@ def export_onnx(
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise UserError(f"size is {tuple(size)}, but (height, width) in pixels is needed, or None for any size.")
     if output is None:
-        name, subfolder = model_folder(model, which)
+        name, subfolder = locate(model, which)
         output = Path(name, subfolder) / "model.onnx" if Path(name).is_dir() else Path("model.onnx")
     output = Path(output)
     if output.exists() and not overwrite:
         raise UserError(f"{output} is there already; give another file, or --overwrite to replace it.")
-    network, processor = load_model(model, which)
+    network, processor = load(model, which)
     module = Logits(network.float().eval(), full_size).eval()
     program = _trace(module, size)
     program.model.metadata_props.update(metadata(network, processor, palette_of(model, _names(network)), full_size))

@@ -25,7 +25,8 @@ from hf_fst.data.street.dataset import PALETTE as STREET_PALETTE
 from hf_fst.data.voc import LABELS as VOC
 from hf_fst.drawing.overlays import default_palette
 from hf_fst.evaluation.inference import WHOLE, Look, predict, segment
-from hf_fst.evaluation.runner import Prepare, load_model
+from hf_fst.evaluation.runner import Prepare
+from hf_fst.models.loading import load
 from hf_fst.publishing.facts import FACTS_FILE, RunFacts
 
 # of the datasets with these classes, for models that come without colors
@@ -68,7 +69,7 @@ class Segmenter:
         look: Look = WHOLE,
         device: str | torch.device | None = None,
     ):
-        network, self.processor = load_model(model, which)
+        network, self.processor = load(model, which)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         self.network: PreTrainedModel = network.to(device).eval()

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, SegformerImageProcessor, Trainer
+from transformers import PreTrainedModel, Trainer
 
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
 from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.method.lookahead import Context, Step
-from hf_fst.models.loading import from_hub
+from hf_fst.models.loading import default_processor, load
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
 from hf_fst.training.ahead import AheadBatches, dead_workers
@@ -95,8 +95,8 @@ class FSTTrainer(Trainer):
             network = "teacher" if self.has_teacher else "student"
             args.metric_for_best_model, args.greater_is_better = f"{network}_mean_iou", True
         if isinstance(model, str):
-            model, processing_class = from_hub(model, processing_class, id2label)
-        processing_class = processing_class or SegformerImageProcessor(do_resize=False)
+            model, processing_class = load(model, processor=processing_class, id2label=id2label)
+        processing_class = processing_class or default_processor()
         refusals.refuse_streams(train_dataset=train_dataset, unlabeled_dataset=unlabeled_dataset)
         own = ("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func")
         refusals.refuse_settings(args, **{key: kwargs[key] for key in own if key in kwargs})
