@@ -7,16 +7,22 @@ from collections.abc import Callable
 
 import datasets
 
+from hf_fst.data.camvid import LABELS as CAMVID
 from hf_fst.data.camvid import camvid
+from hf_fst.data.cityscapes import NAMES as CITYSCAPES_NAMES
+from hf_fst.data.cityscapes import PALETTE as CITYSCAPES_PALETTE
 from hf_fst.data.cityscapes import cityscapes
 from hf_fst.data.folders import folder
 from hf_fst.data.gta5 import gta5
 from hf_fst.data.hub import hub
 from hf_fst.data.labels import LabelMap
 from hf_fst.data.pairing import DrawSampler, Pairs, collate
+from hf_fst.data.street.dataset import NAMES as STREET_NAMES
+from hf_fst.data.street.dataset import PALETTE as STREET_PALETTE
 from hf_fst.data.street.dataset import street
 from hf_fst.data.synthia import synthia
 from hf_fst.data.views import View
+from hf_fst.data.voc import LABELS as VOC
 from hf_fst.data.voc import voc
 from hf_fst.errors import DataError, UserError, did_you_mean
 
@@ -30,6 +36,13 @@ DATASETS: dict[str, Callable[..., datasets.DatasetDict]] = {
     "folder": folder,
     "hub": hub,
 }
+# class names and their colors, for models that name their classes but bring no colors
+PALETTES = (
+    (STREET_NAMES, STREET_PALETTE),
+    (CITYSCAPES_NAMES, CITYSCAPES_PALETTE),
+    (CAMVID.names, CAMVID.palette),
+    (VOC.names, VOC.palette),
+)
 
 
 def load(

@@ -228,18 +228,6 @@ def build(
     return (datasets.IterableDatasetDict if streaming else datasets.DatasetDict)(made)
 
 
-def default_palette(count: int) -> list[list[int]]:
-    """The color table of PASCAL VOC for `count` classes, 0..255: bit by bit, ids are spread over red, green and blue."""
-    palette = []
-    for index in range(count):
-        color = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-        palette.append(color)
-    return palette
-
-
 def without(files: dict[str, Path], skip: Iterable[str]) -> dict[str, Path]:
     """Leaves out the ids in `skip`. Raises `ValueError`, naming it, for one that does not exist."""
     skip = {skip} if isinstance(skip, str) else set(skip)

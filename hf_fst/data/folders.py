@@ -15,7 +15,6 @@ from hf_fst.data.files import (
     SUFFIXES,
     Row,
     build,
-    default_palette,
     find_folder,
     find_root,
     list_files,
@@ -104,7 +103,6 @@ def folder(
         names = read_id2label(root / id2label)
         label_map = LabelMap(
             names=names,
-            palette=default_palette(len(names)),
             id_map=id_map,
             colors=read_json(root / colors) if isinstance(colors, str) else colors,
             orientation=mask_orientation,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 
-from hf_fst.data.files import default_palette, split_of
+from hf_fst.data.files import split_of
 from hf_fst.data.folders import read_id2label, read_json
 from hf_fst.data.labels import LabelMap
 from hf_fst.errors import MissingError, UserError
@@ -111,11 +111,11 @@ def _holds_images(feature) -> bool:
     return isinstance(feature, datasets.Image)
 
 
-def _palette(count: int, data_dir: str) -> list[list[int]]:
-    """The colors that `palette.json` beside a local dataset has, where it is of as many classes, or VOC's."""
+def _palette(count: int, data_dir: str) -> list[list[int]] | None:
+    """The colors in the `palette.json` of a local dataset, None where it has none for as many classes."""
     path = Path(data_dir) / "palette.json"
     colors = read_json(path) if path.is_file() else []
-    return colors if len(colors) == count else default_palette(count)
+    return colors if len(colors) == count else None
 
 
 def _find(given: str | None, usual: tuple[str, ...], features: dict, what: str, needed: bool = True) -> str | None:

@@ -12,12 +12,12 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN as MEAN
+from transformers.image_utils import IMAGENET_DEFAULT_STD as STD
 
 from hf_fst.data.labels import IGNORED
 from hf_fst.errors import UserError
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 SCALES = {"gta5": (1280, 720), "synthia": (1280, 760), "cityscapes": (1024, 512)}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 
-from hf_fst.data.files import Row, build, default_palette, find_folder, find_root, list_files
+from hf_fst.data.files import Row, build, find_folder, find_root, list_files
 from hf_fst.data.labels import LabelMap
 from hf_fst.data.sampling import class_pixels
 from hf_fst.data.splits import find_id, read_list, semi_supervised
@@ -20,7 +20,21 @@ LAYOUT = (
     "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{train,val}.txt (VOCtrainval_11-May-2012.tar), and for "
     "the augmented set SegmentationClassAug/"
 )
-LABELS = LabelMap(names=NAMES, palette=default_palette(21))
+
+
+def _color_table(count: int) -> list[list[int]]:
+    """The color table of PASCAL VOC for `count` classes, 0..255: the bits of an id spread over red, green and blue."""
+    palette = []
+    for index in range(count):
+        color = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        palette.append(color)
+    return palette
+
+
+LABELS = LabelMap(names=NAMES, palette=_color_table(21))
 CLASSIC = (92, 183, 366, 732, 1464)  # published numbers of labeled images from train.txt; others are from all
 
 

@@ -6,8 +6,8 @@ import math
 
 import torch
 from torch import nn
-
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN as IMAGE_MEAN
+from transformers.image_utils import IMAGENET_DEFAULT_STD as IMAGE_STD
 
 
 def blur_kernel(height: int) -> int:

@@ -16,26 +16,13 @@ import torch
 from torchvision import tv_tensors
 from transformers import PreTrainedModel
 
-from hf_fst.data.camvid import LABELS as CAMVID
-from hf_fst.data.cityscapes import NAMES as CITYSCAPES_NAMES
-from hf_fst.data.cityscapes import PALETTE as CITYSCAPES_PALETTE
+from hf_fst.data import PALETTES
 from hf_fst.data.images import decode_image
-from hf_fst.data.street.dataset import NAMES as STREET_NAMES
-from hf_fst.data.street.dataset import PALETTE as STREET_PALETTE
-from hf_fst.data.voc import LABELS as VOC
 from hf_fst.drawing.overlays import default_palette
 from hf_fst.evaluation.inference import WHOLE, Look, predict, segment
 from hf_fst.evaluation.runner import Prepare
 from hf_fst.models.loading import load
 from hf_fst.publishing.facts import FACTS_FILE, RunFacts
-
-# of the datasets with these classes, for models that come without colors
-KNOWN_PALETTES = [
-    (STREET_NAMES, STREET_PALETTE),
-    (CITYSCAPES_NAMES, CITYSCAPES_PALETTE),
-    (CAMVID.names, CAMVID.palette),
-    (VOC.names, VOC.palette),
-]
 
 
 class Picture(NamedTuple):
@@ -128,7 +115,7 @@ def palette_of(model: str | Path, names: list[str]) -> np.ndarray:
         facts = RunFacts.load(model)
         if facts.palette and facts.classes == [name.replace(" ", "_") for name in names]:  # as the log spells them
             return np.array(facts.palette, dtype=np.uint8)
-    known = next((palette for theirs, palette in KNOWN_PALETTES if list(theirs) == names), None)
+    known = next((palette for theirs, palette in PALETTES if list(theirs) == names), None)
     return default_palette(len(names)) if known is None else np.array(known, dtype=np.uint8)
 
 

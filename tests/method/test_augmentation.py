@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN as IMAGE_MEAN
+from transformers.image_utils import IMAGENET_DEFAULT_STD as IMAGE_STD
 
-from hf_fst.method.augmentation import IMAGE_MEAN, IMAGE_STD, StrongAugmentation, blur_kernel
+from hf_fst.method.augmentation import StrongAugmentation, blur_kernel
 
 MEAN, STD = torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), torch.tensor(IMAGE_STD).view(1, 3, 1, 1)
 
