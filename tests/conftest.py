@@ -13,7 +13,7 @@ if not USE_CPU:
     # what is equal bit for bit is so with kernels that add in one order; a few have no such kernel and stay as they are
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = False
 
 
 def pytest_collection_finish(session):
