@@ -79,21 +79,22 @@ def _columns(dataset, image, label, names, way: dict, data_dir):
     renamed = {image: "image"} if label is None else {image: "image", label: "label"}
     dataset = dataset.select_columns(list(renamed))
     dataset = dataset.rename_columns({old: new for old, new in renamed.items() if old != new})
-    for column, feature in (("image", features[image]), ("label", features.get(label))):
-        if isinstance(feature, datasets.Value) and "string" in feature.dtype:
-            cast = datasets.Features({**dataset.features, column: datasets.Image()})
-            dataset = dataset.map(_beside, fn_kwargs={"column": column, "folder": str(data_dir)}, features=cast)
-    dataset = dataset.cast_column("image", datasets.Image())
-    if label is None:
-        return dataset
-    if (
-        isinstance(features[label], LabelMap)
-        and names is None
-        and not any(value is not None for value in way.values())
-    ):
-        return dataset
-    names = _names(names, features[label], data_dir)
-    return dataset.cast_column("label", LabelMap(names=names, palette=_palette(len(names), data_dir), **way))
+    final = {"image": datasets.Image()}
+    if label is not None:
+        kept = isinstance(features[label], LabelMap) and names is None and all(value is None for value in way.values())
+        if kept:
+            final["label"] = features[label]
+        else:
+            names = _names(names, features[label], data_dir)
+            final["label"] = LabelMap(names=names, palette=_palette(len(names), data_dir), **way)
+    for column, stored in zip(final, renamed, strict=True):
+        if isinstance(features[stored], datasets.Value) and "string" in features[stored].dtype:
+            dataset = dataset.map(_beside, fn_kwargs={"column": column, "folder": str(data_dir)})
+    if isinstance(dataset, datasets.IterableDataset):  # a stream forgets its features in a map
+        return dataset.cast(datasets.Features(final))
+    for column, feature in final.items():
+        dataset = dataset.cast_column(column, feature)
+    return dataset
 
 
 def _beside(row: dict, column: str, folder: str) -> dict:
