@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from hf_fst.data.labels import IGNORED
 from hf_fst.errors import UserError
 
 # What a random number is for; the first word after the seed, so that no two uses share a stream.
@@ -54,8 +55,9 @@ class Pairs(Dataset):
         unlabeled_per_labeled: unlabeled images for each labeled one, >= 1.
         multiple_of: rounds the length up with further draws to a multiple of this. Give it processes x batch size:
             then no process gets a short batch, which would be filled with draws the epoch already had.
+        num_labels: classes of the model; ids beyond these are refused before a device stumbles over them.
 
-    Raises `ValueError` for empty sets and numbers out of range.
+    Raises `ValueError` for empty sets and numbers out of range; an item for what `tidy` refuses.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Pairs(Dataset):
         seed: int = 0,
         unlabeled_per_labeled: int = 1,
         multiple_of: int = 1,
+        num_labels: int | None = None,
     ):
         if len(labeled) == 0:
             raise UserError("The labeled set is empty; give at least one labeled image.")
@@ -78,7 +81,7 @@ class Pairs(Dataset):
             if number < least:
                 raise UserError(f"{name} is {number}, but it must be at least {least}.")
         self.labeled, self.unlabeled = labeled, unlabeled
-        self.seed, self.unlabeled_per_labeled = seed, unlabeled_per_labeled
+        self.seed, self.unlabeled_per_labeled, self.num_labels = seed, unlabeled_per_labeled, num_labels
         positions = len(labeled)
         if unlabeled is not None:
             positions = max(positions, -(-len(unlabeled) // unlabeled_per_labeled))
@@ -111,15 +114,36 @@ class Pairs(Dataset):
             return self._item(index, [int(other) for other in others])
 
     def _item(self, index: int, others: list[int]) -> dict[str, torch.Tensor]:
-        item = dict(self.labeled[index])
+        item = tidy(self.labeled[index])
         if "labels" not in item:
             raise UserError("The labeled set yields no labels; give a dataset with a label column.")
-        views = [self.unlabeled[other] for other in others]
+        self._check(item, f"item {index} of the labeled set")
+        views = [tidy(self.unlabeled[other]) for other in others]
+        for other, view in zip(others, views, strict=True):
+            self._check(view, f"item {other} of the unlabeled set")
         for key in ("pixel_values", "labels"):
             if views and key in views[0]:
                 values = [view[key] for view in views]
                 item[f"unlabeled_{key}"] = values[0] if self.unlabeled_per_labeled == 1 else torch.stack(values)
         return item
+
+    def _check(self, item: dict[str, torch.Tensor], name: str) -> None:
+        """Checks that labels lie on their pixels, and that the model has their classes."""
+        labels, pixels = item.get("labels"), item["pixel_values"]
+        if labels is None or self.num_labels is None:
+            return
+        if labels.shape != pixels.shape[-2:]:
+            raise UserError(
+                f"In {name} labels are {tuple(labels.shape)}, but its pixel_values {tuple(pixels.shape)}; give one id "
+                "a pixel."
+            )
+        if self.num_labels is not None:
+            used = labels[(labels != IGNORED) & (labels != -100)]
+            if used.numel() and not 0 <= used.min() <= used.max() < self.num_labels:
+                raise UserError(
+                    f"In {name} labels have ids from {used.min()} to {used.max()}, but the model has the classes 0 to "
+                    f"{self.num_labels - 1}, and {IGNORED} and -100 are ignored; map the ids."
+                )
 
     def _index(self, stream: int, size: int, epoch: int, position: int) -> int:
         repetition, offset = divmod(position, size)
@@ -187,11 +211,48 @@ class AheadSampler(Sampler):
                 yield [("ahead", step, k, first + i) for i in range(self.batch_size)]
 
 
+def tidy(item: dict) -> dict[str, torch.Tensor]:
+    """An item of a user's own dataset as training wants it: converted where it is unmistakable, tensors alone.
+
+    Labels may be whole numbers of any type, tensors or arrays, (H,W) or (1,H,W).
+
+    Raises:
+        ValueError: no dict with `pixel_values` (3,H,W) of floats, or labels of another shape or with fractions.
+    """
+    if not isinstance(item, dict) or "pixel_values" not in item:
+        what = f"has the keys {', '.join(item)}" if isinstance(item, dict) else f"is a {type(item).__name__}"
+        raise UserError(
+            f"An item of the dataset {what}, but a dict with pixel_values and labels is expected; wrap a datasets.Dataset "
+            "in hf_fst.data.View."
+        )
+    made = {key: torch.as_tensor(value) for key, value in item.items() if isinstance(value, torch.Tensor | np.ndarray)}
+    pixels, labels = made.get("pixel_values"), made.get("labels")
+    if pixels is None or not pixels.is_floating_point():
+        kind = type(item["pixel_values"]).__name__ if pixels is None else str(pixels.dtype).removeprefix("torch.")
+        raise UserError(f"The pixel_values are {kind}; give normalized floats, as hf_fst.data.transforms does.")
+    if pixels.ndim != 3:
+        raise UserError(f"The pixel_values have the shape {tuple(pixels.shape)}, but (3,H,W) is expected.")
+    if labels is not None and (labels.dtype != torch.int64 or labels.ndim != 2):
+        if labels.is_floating_point() and (labels != labels.round()).any():
+            kind = str(labels.dtype).removeprefix("torch.")
+            raise UserError(
+                f"The labels are {kind} numbers with fractions; give one class id a pixel, without smoothing."
+            )
+        labels = labels[0] if labels.ndim == 3 and labels.shape[0] == 1 else labels
+        if labels.ndim != 2:
+            raise UserError(
+                f"The labels have the shape {tuple(labels.shape)}, but (H,W) is expected, one class id a pixel."
+            )
+        made["labels"] = labels.long()
+    return made
+
+
 def collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
     """Batches items of `View` or `Pairs`: stacks each entry; a list of tensors where sizes differ (evaluation).
 
     Entries `unlabeled_*` with a leading dimension r (`unlabeled_per_labeled` > 1) are concatenated to (B*r, ...).
     """
+    items = [item if any(key.startswith("unlabeled_") for key in item) else tidy(item) for item in items]
     batch = {}
     for key in items[0]:
         values = [item[key] for item in items]

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from hf_fst.data.labels import LabelMap
-from hf_fst.data.views import View
+from hf_fst.data.labels import IGNORED, LabelMap
+from hf_fst.data.views import View, check_rows
 from hf_fst.errors import UserError
 
 
 def _count(row: dict, label_map: LabelMap) -> dict:
     counts = np.array(label_map.decode_example(row["label"]).histogram(), dtype=np.int64)
-    return {"pixels": counts[: len(label_map.names)]}
+    return {"pixels": counts[: len(label_map.names)], "ignored": counts[IGNORED]}
 
 
 def _key(stored: datasets.Dataset, label_map: LabelMap) -> str:
@@ -41,24 +41,25 @@ def _key(stored: datasets.Dataset, label_map: LabelMap) -> str:
     return digest.hexdigest()[:24]
 
 
-def class_pixels(
+def count_pixels(
     dataset: datasets.Dataset, num_proc: int | None = None, cache_dir: str | Path | None = None
-) -> np.ndarray:
-    """Counts the pixels of each class in each full-size mask: int64 (N,C). Ignored pixels are not counted.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts the pixels of each class, int64 (N,C), and the ignored ones, int64 (N,), in each full-size mask.
 
-    Computed once by `datasets.map` in several processes and kept; a changed file, order or id map is counted anew.
+    Computed once by `datasets.map` in several processes and kept; a changed file, order or id map is counted again.
 
     Args:
         dataset: with a column `label` (`LabelMap` with names).
         num_proc: processes; None for one a core, and one for small sets.
         cache_dir: where the counts are kept; None for the folder `hf_fst` in the cache of `datasets`.
 
-    Raises `ValueError` without labels, `DataError` (naming the file) for a mask that cannot be read.
+    Raises `ValueError` without labels, `DataError` (naming file or row) for a mask that is missing or cannot be read.
     """
     label_map = dataset.features.get("label")
     if not isinstance(label_map, LabelMap) or not label_map.names:
         raise UserError("Class statistics need a column `label` with class names; give a labeled dataset.")
-    stored = dataset.select_columns(["label"]).cast_column("label", datasets.Image(decode=False))
+    stored = dataset.with_format(None).select_columns(["label"]).cast_column("label", datasets.Image(decode=False))
+    check_rows(stored, ["label"])
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_fst")
     folder.mkdir(parents=True, exist_ok=True)
     if num_proc is None:
@@ -67,13 +68,68 @@ def class_pixels(
         _count,
         fn_kwargs={"label_map": label_map},
         remove_columns=["label"],
-        features=datasets.Features(pixels=datasets.List(datasets.Value("int64"))),
+        features=datasets.Features(pixels=datasets.List(datasets.Value("int64")), ignored=datasets.Value("int64")),
         num_proc=num_proc if num_proc > 1 else None,
-        cache_file_name=str(folder / f"pixels-{_key(stored, label_map)}.arrow"),
+        cache_file_name=str(folder / f"counts-{_key(stored, label_map)}.arrow"),
         load_from_cache_file=True,
         desc="Counting pixels of each class",
-    )
-    return np.array(counted.with_format("numpy")["pixels"][:], dtype=np.int64).reshape(len(stored), -1)
+    ).with_format("numpy")
+    pixels = np.array(counted["pixels"][:], dtype=np.int64).reshape(len(stored), -1)
+    return pixels, np.array(counted["ignored"][:], dtype=np.int64)
+
+
+def class_pixels(
+    dataset: datasets.Dataset, num_proc: int | None = None, cache_dir: str | Path | None = None
+) -> np.ndarray:
+    """The pixels of each class in each mask, int64 (N,C), as `count_pixels` counts them."""
+    return count_pixels(dataset, num_proc, cache_dir)[0]
+
+
+def look_at_labels(dataset: datasets.Dataset) -> list[str]:
+    """Looks at all labels before something is trained on them.
+
+    Returns: sentences about what is probably not meant: classes without a pixel, more than half of the pixels ignored.
+
+    Raises:
+        ValueError: nothing can be learned from the labels: one class name, no labeled pixel, one of two classes alone.
+    """
+    pixels, ignored = count_pixels(dataset)
+    names, total = dataset.features["label"].names, pixels.sum(0)
+    share = ignored.sum() / max(ignored.sum() + total.sum(), 1)
+    missing = [name for name, count in zip(names, total, strict=True) if count == 0]
+    if len(names) == 1:
+        raise UserError(
+            f"The only class is {names[0]!r}, so that there is nothing to tell it from; name the background too, as "
+            f"['background', {names[0]!r}], with an id map where the masks need one."
+        )
+    if len(missing) == len(names):
+        raise UserError(
+            f"No pixel of the labels has a class, all are {IGNORED} (ignored); is the id map right? Masks of 0 and 255 "
+            "need id_map: {0: 0, 255: 1}."
+        )
+    if len(names) == 2 and missing:
+        binary = (
+            " Its masks hold one id and 255, which is ignored; if they are drawn as 0 and 255, give id_map: "
+            "{0: 0, 255: 1}."
+            if share > 0
+            else ""
+        )
+        raise UserError(
+            f"No pixel of the labels is {missing[0]!r}, so that there is nothing to learn; check masks and id map."
+            f"{binary}"
+        )
+    told = []
+    if missing:
+        told.append(
+            f"No pixel of the labels is {', '.join(map(repr, missing))}; check class names and id map, or leave the "
+            f"class{'es' * (len(missing) > 1)} out."
+        )
+    if share > 0.5:
+        told.append(
+            f"{share:.0%} of the pixels are ignored ({IGNORED}), so that little is learned from; check the id map, "
+            "unless the labels are sparse."
+        )
+    return told
 
 
 def class_probabilities(pixels: np.ndarray, temperature: float = 0.01) -> np.ndarray:
@@ -152,7 +208,7 @@ class RareClasses(Dataset):
         if pixels.shape != (len(view), len(names)):
             raise UserError(
                 f"The statistics are for {pixels.shape[0]} images and {pixels.shape[1]} classes, but the dataset has "
-                f"{len(view)} and {len(names)}; count them anew."
+                f"{len(view)} and {len(names)}; count them again."
             )
         if min_pixels < 0 or not 0 <= min_crop_ratio <= 1 or tries < 0:
             raise UserError(

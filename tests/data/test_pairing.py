@@ -7,7 +7,7 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from hf_fst.data import DrawSampler, Pairs, collate
-from hf_fst.data.pairing import seeded
+from hf_fst.data.pairing import AheadSampler, seeded
 
 
 class Numbered(Dataset):
@@ -204,3 +204,81 @@ def test_wrong_sets_and_numbers_are_one_sentence(make, message):
     with pytest.raises(ValueError) as caught:
         make()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_look_ahead_draws_of_the_processes_are_a_group_cut_in_pieces(processes):
+    size, micro_batches, count = 2, 3, 2
+    shares = []
+    for rank in range(processes):
+        sampler = iter(AheadSampler(5, count, micro_batches, size, rank, processes))
+        shares.append([[next(sampler) for _ in range(micro_batches)] for _ in range(2 * count)])
+    for number in range(2 * count):
+        draws = [draw for share in shares for batch in share[number] for draw in batch]
+        step, k = 5 + number // count, number % count
+        # every position of the group once, whichever process has it
+        assert sorted(draws) == [("ahead", step, k, position) for position in range(processes * micro_batches * size)]
+    # micro-batch for micro-batch the processes take the next piece, as one process with a larger batch does
+    first = [draw for m in range(micro_batches) for share in shares for draw in share[0][m]]
+    assert first == sorted(first)
+
+
+class Own(Dataset):
+    """The user's own items, made by a function of an ordinary one."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.change({"pixel_values": torch.zeros(3, 4, 4), "labels": torch.tensor([[0, 1, 2, 255]] * 4)})
+
+
+def labels(function):
+    return lambda item: {**item, "labels": function(item["labels"])}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        labels(lambda ids: ids.to(torch.uint8)),
+        labels(lambda ids: ids.float()),
+        labels(lambda ids: ids.numpy()),
+        labels(lambda ids: ids[None]),
+        labels(lambda ids: ids.int().numpy()[None]),
+        labels(lambda ids: torch.where(ids == 255, -100, ids)),
+        lambda item: {**item, "name": "a.png"},
+        lambda item: {**item, "pixel_values": item["pixel_values"].numpy()},
+    ],
+)
+def test_items_of_own_datasets_are_read_where_they_are_unmistakable(change):
+    pairs = Pairs(Own(change), Own(change), num_labels=3)
+    batch = collate([pairs[0], pairs[1]])
+    assert batch["labels"].dtype == torch.int64 and batch["labels"].shape == (2, 4, 4)
+    kept = batch["labels"][batch["labels"] != -100]
+    assert set(kept.tolist()) <= {0, 1, 2, 255} and isinstance(batch["pixel_values"], torch.Tensor)
+    assert "name" not in batch
+    held = collate([Own(change)[0], Own(change)[1]])  # as an evaluation batches them
+    assert torch.equal(held["labels"], batch["labels"]) and "name" not in held
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (labels(lambda ids: ids - 1), r"ids from -1 to 254, but the model has the classes 0 to 2"),
+        (labels(lambda ids: ids.clamp(max=2) + 5), r"ids from 5 to 7, but the model has the classes 0 to 2"),
+        (labels(lambda ids: ids[::2]), r"labels are \(2, 4\), but its pixel_values \(3, 4, 4\)"),
+        (labels(lambda ids: ids + 0.5), "labels are float32 numbers with fractions"),
+        (labels(lambda ids: ids.repeat(3, 1, 1)), r"labels have the shape \(3, 4, 4\)"),
+        (lambda item: {**item, "pixel_values": item["pixel_values"].byte()}, "pixel_values are uint8"),
+        (lambda item: {**item, "pixel_values": item["pixel_values"][0]}, r"pixel_values have the shape \(4, 4\)"),
+        (lambda item: {"pixel_values": item["pixel_values"]}, "yields no labels"),
+        (lambda item: {"image": 0, "label": 0}, "wrap a datasets.Dataset in hf_fst.data.View"),
+        (lambda item: (item["pixel_values"], item["labels"]), "is a tuple"),
+    ],
+)
+def test_items_of_own_datasets_that_are_wrong_are_one_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        Pairs(Own(change), num_labels=3)[0]
