@@ -222,8 +222,8 @@ def tidy(item: dict) -> dict[str, torch.Tensor]:
     if not isinstance(item, dict) or "pixel_values" not in item:
         what = f"has the keys {', '.join(item)}" if isinstance(item, dict) else f"is a {type(item).__name__}"
         raise UserError(
-            f"An item of the dataset {what}, but a dict with pixel_values and labels is expected; wrap a datasets.Dataset "
-            "in hf_fst.data.View."
+            f"An item of the dataset {what}, but a dict with pixel_values and labels is expected; wrap a "
+            "datasets.Dataset in hf_fst.data.View."
         )
     made = {key: torch.as_tensor(value) for key, value in item.items() if isinstance(value, torch.Tensor | np.ndarray)}
     pixels, labels = made.get("pixel_values"), made.get("labels")

@@ -16,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
-from hf_fst.data.files import SUFFIXES
+from hf_fst.data.files import SUFFIXES, walk
 from hf_fst.errors import MissingError, RunError, UserError
 from hf_fst.evaluation.results import without_nan
 
@@ -41,21 +41,11 @@ def list_inputs(source: Path, suffixes: Sequence[str] = SUFFIXES, skip: Sequence
         return [source], 0
     if not source.is_dir():
         raise MissingError(f"There is no folder and no file {source}; give one with images.")
-    skipped = {folder.resolve() for folder in skip}
-    found, others = [], 0
-    for folder, inside, names in os.walk(source, followlinks=True):
-        inside[:] = sorted(name for name in inside if not name.startswith("."))
-        if skipped:
-            inside[:] = [name for name in inside if Path(folder, name).resolve() not in skipped]
-        for name in sorted(name for name in names if not name.startswith(".")):
-            if Path(name).suffix.lower() in suffixes:
-                found.append(Path(folder, name))
-            else:
-                others += 1
-    if not found:
+    walked = walk(source, suffixes, skip)
+    if not walked.files:
         kinds = ", ".join("*" + suffix for suffix in suffixes)
         raise MissingError(f"{source} and the folders in it hold no files {kinds}.")
-    return sorted(found), others
+    return walked.files, len(walked.unused)
 
 
 def output_names(files: Sequence[Path], root: Path) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import datasets
 from torch.utils.data import Dataset
 
 from hf_fst.data import LabelMap, View
-from hf_fst.data.sampling import RareClasses, combine
+from hf_fst.data.sampling import RareClasses, combine, look_at_labels
 from hf_fst.data.transforms import CenterCrop, Evaluation, size_within, training
 from hf_fst.errors import UsageError, UserError
 from hf_fst.evaluation.confusion import CLASS_LISTS
@@ -70,6 +71,8 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
     loaded = {"labeled": load_side(recipe, named["labeled"], recipe.labeled)}
     labeled, unlabeled = take_labeled(loaded["labeled"], named["labeled"], recipe.labeled, recipe.split_seed)
     label_map = _label_map(labeled, named["labeled"])
+    for sentence in look_at_labels(labeled):
+        warnings.warn(sentence, stacklevel=2)
     few = None
     if "unlabeled" in named:
         loaded["unlabeled"] = load_side(recipe, named["unlabeled"], recipe.target_labeled)

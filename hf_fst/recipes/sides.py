@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -142,7 +143,8 @@ def _count(labeled: int | str, total: int) -> int:
 def _listed(train: datasets.Dataset, path: str) -> list[int]:
     """Rows whose image file ends like a line of the list, suffixes aside."""
     stored = train.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))["image"]
-    files = [PurePosixPath(value["path"] or "").with_suffix("") for value in stored]
+    names = [unicodedata.normalize("NFC", value["path"] or "") for value in stored]
+    files = [PurePosixPath(name).with_suffix("") for name in names]
     chosen = []
     for line in read_list(path):
         parts = PurePosixPath(line.replace("\\", "/"))

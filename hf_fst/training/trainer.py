@@ -202,6 +202,7 @@ class FSTTrainer(Trainer):
             unlabeled_per_labeled=self.settings.unlabeled_per_labeled,
             # whole groups: no process gets fewer images than another
             multiple_of=self.get_total_train_batch_size(self.args),
+            num_labels=self._num_labels(),
         )
         self.draws = DrawSampler(self.pairs)
         self.ahead = AheadBatches(
