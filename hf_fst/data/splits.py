@@ -148,11 +148,3 @@ def read_pair(folder: str | Path) -> tuple[list[str], list[str]]:
     if both:
         raise UserError(f"{folder} names {min(both)!r} as labeled and as unlabeled; keep it in one of the two lists.")
     return labeled, unlabeled
-
-
-def write_pair(folder: str | Path, labeled: Sequence[str], unlabeled: Sequence[str]) -> None:
-    """Writes `labeled.txt` and `unlabeled.txt`, one id a line."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, ids in (("labeled", labeled), ("unlabeled", unlabeled)):
-        (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in ids), encoding="utf-8")

@@ -39,37 +39,34 @@ def _random(low: float, high: float) -> float:
 
 
 class ResizeWithin(v2.Transform):
-    """Resizes into a scale (width, height), keeping the ratio (`size_within`).
+    """Resizes into a scale (width, height), keeping the ratio (`size_within`), without a blur as published."""
 
-    `antialias` blurs before it shrinks; the published pipelines do not.
-    """
-
-    def __init__(self, scale: tuple[int, int], antialias: bool = False):
+    def __init__(self, scale: tuple[int, int]):
         super().__init__()
-        self.scale, self.antialias = tuple(scale), antialias
+        self.scale = tuple(scale)
 
     def make_params(self, flat_inputs: list) -> dict:
         return {"size": size_within(v2.query_size(flat_inputs), self.scale)}
 
     def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
-        return self._call_kernel(F.resize, inpt, list(params["size"]), antialias=self.antialias)
+        return self._call_kernel(F.resize, inpt, list(params["size"]), antialias=False)
 
 
 class ResizeRandomly(v2.Transform):
     """Resizes by a random factor: half the time from U(`low`, 1), half the time from U(1, `high`)."""
 
-    def __init__(self, low: float = 0.5, high: float = 2.0, antialias: bool = False):
+    def __init__(self, low: float = 0.5, high: float = 2.0):
         super().__init__()
         if not 0 < low <= 1 <= high:
             raise UserError(f"The factors are {low} and {high}, but 0 < low <= 1 <= high is needed.")
-        self.low, self.high, self.antialias = low, high, antialias
+        self.low, self.high = low, high
 
     def make_params(self, flat_inputs: list) -> dict:
         factor = _random(self.low, 1) if torch.rand(()) < 0.5 else _random(1, self.high)
         return {"size": [max(1, int(side * factor + 0.5)) for side in v2.query_size(flat_inputs)]}
 
     def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
-        return self._call_kernel(F.resize, inpt, params["size"], antialias=self.antialias)
+        return self._call_kernel(F.resize, inpt, params["size"], antialias=False)
 
 
 class Crop(v2.Transform):
@@ -140,7 +137,6 @@ def training(
     random_scale: tuple[float, float] | None = None,
     cat_max_ratio: float = 1.0,
     flip: float = 0.5,
-    antialias: bool = False,
 ) -> v2.Compose:
     """A training pipeline: resize, random scale, crop, flip, normalize, pad.
 
@@ -154,7 +150,6 @@ def training(
         random_scale: the (low, high) of `ResizeRandomly`; None for none.
         cat_max_ratio: of `Crop`, in (0, 1].
         flip: probability of mirroring.
-        antialias: whether to blur before shrinking.
 
     Raises `ValueError` for numbers out of range.
     """
@@ -165,9 +160,9 @@ def training(
         raise UserError(f"crop is {crop}, but a side must have at least 1 pixel.")
     steps = []
     if scale is not None:
-        steps.append(ResizeWithin(scale, antialias))
+        steps.append(ResizeWithin(scale))
     if random_scale is not None:
-        steps.append(ResizeRandomly(*random_scale, antialias))
+        steps.append(ResizeRandomly(*random_scale))
     steps += [Crop(crop, cat_max_ratio), v2.RandomHorizontalFlip(flip), *normalize(), PadTo(crop)]
     return v2.Compose(steps)
 
@@ -178,8 +173,8 @@ class Evaluation:
     The label keeps its full size; logits are resized to it before they are compared.
     """
 
-    def __init__(self, scale: tuple[int, int] | None = None, antialias: bool = False):
-        self.steps = v2.Compose([*([ResizeWithin(scale, antialias)] if scale else []), *normalize()])
+    def __init__(self, scale: tuple[int, int] | None = None):
+        self.steps = v2.Compose([*([ResizeWithin(scale)] if scale else []), *normalize()])
 
     def __call__(
         self, image: tv_tensors.Image, mask: tv_tensors.Mask | None = None

@@ -123,14 +123,9 @@ BUILDS: dict[str, Build] = {
         DeepLabV2ForSemanticSegmentation, _V1S, 21, {**_SEMI, "dilations": (6, 12, 18, 24)}
     ),
     "pspnet-resnet101-semi": Build(PSPNetForSemanticSegmentation, _V1S, 21, {**_SEMI, "pixel_shuffle_steps": 3}),
-    "deeplabv3plus-resnet101": Build(
-        DeepLabV3PlusForSemanticSegmentation, _V1S, 21, {**_SEMI, "use_representation_head": True}
-    ),
+    "deeplabv3plus-resnet101": Build(DeepLabV3PlusForSemanticSegmentation, _V1S, 21, _SEMI),
     "deeplabv3plus-resnet101-cityscapes": Build(
-        DeepLabV3PlusForSemanticSegmentation,
-        _V1S,
-        19,
-        {**_SEMI, "use_representation_head": True, "use_auxiliary_head": True},
+        DeepLabV3PlusForSemanticSegmentation, _V1S, 19, {**_SEMI, "use_auxiliary_head": True}
     ),
     # The same networks as UniMatch and UniMatch V2 build them.
     "deeplabv3plus-resnet101-unimatch": Build(

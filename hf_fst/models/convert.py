@@ -99,6 +99,7 @@ FAMILIES = (
         convert_keys.semi_deeplabv3plus,
         "decoder.classifier.8.weight",
         ("deeplabv3plus-resnet101", "deeplabv3plus-resnet101-cityscapes"),
+        unused=r"^decoder\.representation\.",  # U2PL's pixel embedding head, which the paper's training never uses
     ),
     Family(
         "UniMatch's DeepLabV3+",

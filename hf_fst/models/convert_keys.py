@@ -218,7 +218,6 @@ def semi_deeplabv3plus(state: State) -> State:
             (r"^decoder\.low_conv\.0\.", "decode_head.low_level.conv."),
             (r"^decoder\.low_conv\.1\.", "decode_head.low_level.bn."),
             *_numbered_convs(r"decoder\.classifier", "decode_head.classifier"),
-            *_numbered_convs(r"decoder\.representation", "decode_head.representation"),
             (r"^auxor\.aux\.0\.", "auxiliary_head.conv.conv."),
             (r"^auxor\.aux\.1\.", "auxiliary_head.conv.bn."),
             (r"^auxor\.aux\.4\.", "auxiliary_head.classifier."),

@@ -18,8 +18,6 @@ class DeepLabV3PlusConfig(ResNetSegmentationConfig):
     low_level_size: channels of the stride-4 features: 256, or 48 as in the DeepLabV3+ paper.
     decoder_bias: whether the decoder's convolutions have a bias in front of their batch norm.
     use_auxiliary_head: a second classifier on the third stage (the paper's Cityscapes experiments).
-    use_representation_head: keeps U2PL's pixel embedding head, which the paper's training never uses. Its parameters
-        are frozen and it never runs; it is there so that the authors' checkpoints are kept whole.
     """
 
     model_type = "deeplabv3plus"
@@ -30,7 +28,6 @@ class DeepLabV3PlusConfig(ResNetSegmentationConfig):
     low_level_size: int = 256
     decoder_bias: bool = True
     use_auxiliary_head: bool = False
-    use_representation_head: bool = False
     align_corners: bool = True
 
 
@@ -51,17 +48,6 @@ class ASPP(nn.Module):
         return torch.cat([pooled, *[branch(hidden_states) for branch in self.branches]], dim=1)
 
 
-def _decoder_convs(config: DeepLabV3PlusConfig, in_channels: int) -> list[nn.Module]:
-    """Two 3x3 convolutions with channel dropout, in front of a classifier."""
-    width, bias = config.hidden_size, config.decoder_bias
-    return [
-        ConvBNReLU(in_channels, width, 3, bias=bias),
-        nn.Dropout2d(config.classifier_dropout_prob),
-        ConvBNReLU(width, width, 3, bias=bias),
-        nn.Dropout2d(config.classifier_dropout_prob),
-    ]
-
-
 class DeepLabV3PlusHead(nn.Module):
     """ASPP on the last level, joined with the first level: four levels to logits (B,num_labels,H/4,W/4)."""
 
@@ -73,11 +59,13 @@ class DeepLabV3PlusHead(nn.Module):
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
         self.low_level = ConvBNReLU(in_channels[0], config.low_level_size, bias=config.decoder_bias)
         joined = config.low_level_size + width
-        self.classifier = nn.Sequential(*_decoder_convs(config, joined), classifier(width, config.num_labels))
-        self.representation = None
-        if config.use_representation_head:
-            self.representation = nn.Sequential(*_decoder_convs(config, joined), nn.Conv2d(width, width, 1))
-            self.representation.requires_grad_(False)
+        self.classifier = nn.Sequential(  # two 3x3 convolutions with channel dropout, and the classifier
+            ConvBNReLU(joined, width, 3, bias=config.decoder_bias),
+            nn.Dropout2d(config.classifier_dropout_prob),
+            ConvBNReLU(width, width, 3, bias=config.decoder_bias),
+            nn.Dropout2d(config.classifier_dropout_prob),
+            classifier(width, config.num_labels),
+        )
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         low_level = self.low_level(features[0])
@@ -103,6 +91,8 @@ class DeepLabV3PlusForSemanticSegmentation(ResNetSegmentationModel):
     """DeepLabV3+: logits (B,C,H/4,W/4); resize them with `align_corners=config.align_corners`."""
 
     config_class = DeepLabV3PlusConfig
+    # U2PL's pixel embedding head, which never ran; checkpoints of version 0.1 hold it
+    _keys_to_ignore_on_load_unexpected = [r"^decode_head\.representation\."]
 
     def __init__(self, config: DeepLabV3PlusConfig) -> None:
         super().__init__(config)

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from hf_fst.data import load
-from hf_fst.data.splits import FOLDER, nested_order, read_list, read_pair, write_pair
+from hf_fst.data.splits import FOLDER, nested_order, read_list, read_pair
 from tests.data import trees
+
+
+def write_pair(folder, labeled, unlabeled):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, ids in (("labeled", labeled), ("unlabeled", unlabeled)):
+        (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in ids), encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)

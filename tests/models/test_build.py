@@ -51,10 +51,10 @@ PARAMETERS = {
     ),
     "deeplabv3plus-resnet101": (
         21,
-        64_459_989,
-        {"backbone": 42_623_936, "decode_head.representation": 1_836_800},
+        62_623_189,
+        {"backbone": 42_623_936},
     ),
-    "deeplabv3plus-resnet101-cityscapes": (19, 66_824_422, {"backbone": 42_623_936, "auxiliary_head": 2_364_947}),
+    "deeplabv3plus-resnet101-cityscapes": (19, 64_987_622, {"backbone": 42_623_936, "auxiliary_head": 2_364_947}),
     "pspnet-resnet101-semi": (21, 65_714_024, {"decode_head": 23_090_088}),
     "deeplabv2-resnet101-semi": (21, 44_172_308, {"decode_head": 1_548_372}),
 }

@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForSemanticSegmentation, SegformerImageProcessor, pipeline
 
+from tests.tolerance import assert_same_weights
+
 from .tiny import TINY, image, tiny
 
 NAMES = list(TINY)
@@ -52,3 +54,13 @@ def test_network_runs_in_the_image_segmentation_pipeline(tmp_path):
     # Every pixel of the picture is in exactly one segment.
     assert (sum(np.asarray(segment["mask"]) > 0 for segment in segments) == 1).all()
     assert segments[0]["mask"].size == (50, 40)
+
+
+def test_a_checkpoint_with_the_former_representation_head_loads_without_it(tmp_path):
+    model = tiny("deeplabv3plus-resnet101-cityscapes")
+    model.config.use_representation_head = True
+    extra = {"decode_head.representation.4.weight": torch.ones(8, 8, 1, 1)}
+    model.save_pretrained(tmp_path, state_dict={**model.state_dict(), **extra})
+    loaded, found = AutoModelForSemanticSegmentation.from_pretrained(tmp_path, output_loading_info=True)
+    assert_same_weights(loaded, model)
+    assert not found["unexpected_keys"] and not found["missing_keys"]
