@@ -32,7 +32,7 @@ def test_eval_gives_the_scores_of_the_run(capsys, monkeypatch, street_run, tmp_p
     result = json.loads(capsys.readouterr().out)
     tested = json.loads((street_run / "results.json").read_text())["metrics"][-1]
     assert tested["split"] == "test"
-    assert result["options"]["resize"] == [48, 32]  # as in training
+    assert result["options"]["resize"] == [32, 48]  # as in training; kept as (shorter, longer)
     for key in ("mean_iou", "overall_accuracy"):
         assert result[key] == pytest.approx(tested[network][key], abs=5e-4)  # rounding turns pixels
 
@@ -75,7 +75,7 @@ def test_eval_takes_windows_scales_and_classes_and_writes_files(capsys, street_r
         (["--scales", "big"], 2, "--scales is 'big'; give one or more numbers with commas between them."),
         (["--resize", "3"], 2, "--resize is '3'; give 2 numbers with commas between them."),
         (["--options", "look"], 2, "--options has 'look'; give KEY=VALUE."),
-        (["--stride", "3"], 1, "stride is 3, but without a window there is nothing to slide: give a window too."),
+        (["--stride", "3"], 1, "stride is 3, but there is no window to slide; give a window too."),
         (["--split", "val"], 1, "The dataset has no split 'val': it has train, validation, test."),
     ],
 )
