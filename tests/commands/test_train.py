@@ -133,14 +133,25 @@ def test_a_trained_head_with_other_classes_is_refused_or_replaced(says, tmp_path
 
 def test_a_batch_without_labeled_pixels_is_trained_on_without_nan(tmp_path):
     keys = tiny.folders(tmp_path)
-    for mask in (tmp_path / "labeled/masks").iterdir():
+    for mask in sorted((tmp_path / "labeled/masks").iterdir())[1:]:
         PIL.Image.new("L", (48, 40), 255).save(mask)
     recipe = tiny.write(tmp_path / "r.yaml", keys, objective="pseudo_label")
     assert cli.main(["train", recipe, "-o", str(tmp_path / "out")]) == 0
     losses = [entry for entry in json.loads((tmp_path / "out/history.json").read_text()) if "labeled_loss" in entry]
-    assert [entry["labeled_loss"] for entry in losses] == [0.0, 0.0]
+    # two steps see each of the four images once: one of them sees the one that has labels
+    without, with_labels = sorted(entry["labeled_loss"] for entry in losses)
+    assert without == 0.0 < with_labels
     assert all(math.isfinite(entry["loss"]) and entry["loss"] > 0 for entry in losses)
     assert json.loads((tmp_path / "out/results.json").read_text())["skipped_steps"] == {"real": 0, "virtual": 0}
+
+
+def test_labels_that_are_all_ignored_are_refused(says, tmp_path):
+    keys = tiny.folders(tmp_path)
+    for mask in (tmp_path / "labeled/masks").iterdir():
+        PIL.Image.new("L", (48, 40), 255).save(mask)
+    sentence = says(["train", tiny.write(tmp_path / "r.yaml", keys), "-o", str(tmp_path / "out")], 1)
+    assert sentence.startswith("No pixel of the labels has a class, all are 255 (ignored)")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_directory_with_something_in_it_is_refused(says, tmp_path, camvid):
