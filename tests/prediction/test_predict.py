@@ -17,7 +17,7 @@ from hf_fst.evaluation import Look
 from hf_fst.prediction.files import list_inputs, output_names
 from hf_fst.prediction.segmenter import palette_of
 from tests.evaluation.conftest import NAMES, run_dir, tiny_model  # noqa: F401  the fixture
-from tests.publishing.test_card import make_facts
+from tests.publishing.conftest import make_facts
 
 
 def noise(path, size=(48, 64), seed=0):
