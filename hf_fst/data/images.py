@@ -74,7 +74,8 @@ class Opened:
     """An image whose header has been read: where it is from, its bytes, and what its pixels are.
 
     `depth` is bits a sample, `bands` the number of samples a pixel, `orientation` that of EXIF (1 to 8), `stated` the
-    range of values that the file states, `white_is_zero` whether a TIFF counts down from white.
+    range of values that the file states, `white_is_zero` whether a TIFF counts down from white, `unsigned` whether it
+    holds 32 bits without a sign, which Pillow reads with one.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Opened:
     bands: int = 0
     stated: tuple[float, float] | None = None
     white_is_zero: bool = False
+    unsigned: bool = False
     orientation: int = 1
 
     def upright(self) -> PIL.Image.Image:
@@ -130,6 +132,7 @@ def _look_at_tiff(opened: Opened) -> None:
     bits, kinds, extra = tags.get(258, (1,)), tags.get(339, (1,)), tags.get(338, ())
     opened.depth, opened.bands = bits[0], tags.get(277, 1)
     opened.white_is_zero = tags.get(262) == 0
+    opened.unsigned = bits[0] == 32 and kinds[0] == 1
     for low, high in STATED:
         if low in tags and high in tags and opened.stated is None:
             ends = [float(np.ravel(tags[tag])[0]) for tag in (low, high)]
@@ -201,7 +204,9 @@ def _as_rgb(opened: Opened, picture: PIL.Image.Image) -> PIL.Image.Image:
             _check_depth_is_used(opened, highest << 8)
         return picture.convert("RGB")
     if mode == "F" or mode.startswith("I"):
-        return PIL.Image.fromarray(_to_bytes(opened, np.asarray(picture))).convert("RGB")
+        values = np.asarray(picture)
+        values = values.view(np.uint32) if opened.unsigned else values
+        return PIL.Image.fromarray(_to_bytes(opened, values)).convert("RGB")
     raise DataError(f"{opened.name} is a {mode} image; save it as a gray or RGB image.")
 
 

@@ -49,11 +49,11 @@ def _check_lossless(opened: Opened) -> None:
     image, kind = opened.image, opened.image.format
     lossless = kind in LOSSLESS or (kind == "WEBP" and b"VP8L" in opened.content)
     if kind == "TIFF" and image.info.get("compression") in ("jpeg", "tiff_jpeg", "webp"):
-        lossless, kind = False, "TIFF with JPEG compression"
+        lossless, kind = False, "JPEG inside a TIFF"
     if not lossless:
         raise DataError(
-            f"{opened.name} is a {kind} file, which changes or rescales the ids of a mask; save masks as PNG, from the "
-            "labels themselves."
+            f"{opened.name} is compressed as {kind}, which changes or rescales the ids of a mask; save masks as PNG, "
+            "from the labels themselves."
         )
 
 

@@ -164,7 +164,7 @@ MASKS = [
     Kind("transparent pixels", "refused", save(OPAQUE // 2), None, says="transparent"),
     Kind("color of 16 bits", "refused", png(np.repeat(IDS[..., None], 3, 2), 16), None, says="16 bits"),
     Kind("JPEG, lossy WebP, JPEG 2000", "refused", save(IDS, "jpg"), None, says="JPEG"),
-    Kind("TIFF with JPEG inside", "refused", save(np.repeat(IDS.repeat(8, 0).repeat(8, 1)[..., None], 3, 2), "tif", compression="jpeg"), None, says="JPEG compression"),
+    Kind("TIFF with JPEG inside", "refused", save(np.repeat(IDS.repeat(8, 0).repeat(8, 1)[..., None], 3, 2), "tif", compression="jpeg"), None, says="JPEG inside a TIFF"),
     Kind("TIFF that counts down from white", "refused", tiff(IDS, 0), None, says="MinIsWhite"),
     Kind("turned or mirrored by EXIF", "read, upright, and brought to its image", turned(IDS, 6), np.rot90(IDS, -1)),
 ]  # fmt: skip

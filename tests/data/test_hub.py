@@ -212,5 +212,5 @@ def test_jpeg_masks_in_a_table_are_refused_with_their_row(tmp_path):
     raw = trees.folder(tmp_path / "raw", names=tuple(NAMES))["train"]
     images = [(tmp_path / f"raw/images/{name}.jpg").read_bytes() for name in raw]
     made = load("hub", table_of(tmp_path / "d", images, images), names=NAMES)["train"]
-    with pytest.raises(ValueError, match=r"^row 2 \(label\) is a JPEG file, which changes or rescales the ids"):
+    with pytest.raises(ValueError, match=r"^row 2 \(label\) is compressed as JPEG, which changes or rescales the ids"):
         View(made, T.Evaluation())[2]

@@ -89,3 +89,9 @@ def test_values_outside_the_range_that_a_tiff_states_are_one_sentence(tmp_path):
     path = tiff(np.array([[0.0, 7.0]], np.float32), low=0, high=5)(tmp_path)
     with pytest.raises(DataError, match="states values of 0 to 5, but has 0 to 7"):
         decode_image(stored(path))
+
+
+def test_a_sentence_about_32_bits_without_a_sign_shows_their_values(tmp_path):
+    path = tiff(np.array([[5, 3_000_000_000]], np.uint32))(tmp_path)
+    with pytest.raises(DataError, match="whole numbers of 32 bits from 5 to 3000000000, whose range is unclear"):
+        decode_image(stored(path))
