@@ -117,3 +117,18 @@ def test_bad_maps():
         BoundaryIoU(2).update([[[0, 0]]], [[[0], [0]]])
     with pytest.raises(ValueError, match="1 predictions and 0 labels"):
         BoundaryIoU(2).update([[[0, 0]]], [])
+
+
+def test_the_rim_of_a_region_without_label_is_a_boundary():
+    """9 x 9 pixels of class 0 around 3 x 3 without label; the boundary is one pixel wide.
+
+    G: 32 pixels at the outside and 16 around the hole. The prediction is wrong at (2, 2), beside the hole: P has 47 of
+    these pixels and the 5 neighbors of (2, 2) that are in neither ring.
+    """
+    labels = np.zeros((9, 9), dtype=np.int64)
+    labels[3:6, 3:6] = 255
+    predictions = np.zeros((9, 9), dtype=np.int64)
+    predictions[2, 2] = 1
+    metric = BoundaryIoU(2)
+    metric.update([predictions], [labels])
+    assert metric.compute()["per_category_boundary_iou"][0] == pytest.approx(47 / (48 + 52 - 47))

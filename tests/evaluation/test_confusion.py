@@ -216,3 +216,11 @@ class TestStreaming:
         matrix = ConfusionMatrix(2, gather=lambda counts: counts[:1])
         matrix.update(torch.zeros(2, 1, 1).long(), torch.zeros(2, 1, 1).long())
         assert matrix.reduce().tolist() == [[1, 0, 0], [0, 0, 0]] and matrix.images == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_a_class_that_is_to_be_ignored_does_not_count(dtype):
+    labels = torch.tensor([[[0, 1, 2], [1, 2, 255]]], dtype=dtype)
+    predictions = torch.tensor([[[0, 1, 1], [2, 2, 0]]], dtype=dtype)
+    found = confusion_matrix(predictions, labels, 3, ignore_index=1)
+    assert found[0].tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 1]]

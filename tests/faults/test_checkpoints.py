@@ -6,6 +6,7 @@ import errno
 import json
 import resource
 import shutil
+import zlib
 
 import pytest
 import torch
@@ -255,3 +256,20 @@ def test_the_newest_and_the_best_are_kept_and_what_was_left_incomplete_goes_firs
     # a run that went on from an older one keeps what it has just written
     assert rotate(1, "checkpoint-3", "checkpoint-1") == ["1", "3", "3-kept"]
     assert rotate(1, "checkpoint-3") == ["3", "3-kept"]
+
+
+def test_the_checksum_is_of_a_whole_file_however_long(tmp_path):
+    content = bytes(range(256)) * (3 << 12) + b"end"  # three pieces of a megabyte and a bit
+    (tmp_path / "long.bin").write_bytes(content)
+    checkpoints.mark_complete(tmp_path, 1, {"rule": "fst_d", "model_type": "tiny"})
+    facts = json.loads((tmp_path / "complete.json").read_text())
+    assert facts["files"]["long.bin"] == [len(content), zlib.crc32(content)]
+
+
+def test_what_an_interrupted_save_left_is_no_part_of_the_next_one(tmp_path):
+    left = tmp_path / "checkpoint-1"
+    left.mkdir()
+    (left / "half.bin").write_text("half")
+    tiny.trainer(tmp_path, **options(max_steps=1, save_steps=1)).train()
+    assert (left / "complete.json").is_file() and not (left / "half.bin").exists()
+    assert "half.bin" not in json.loads((left / "complete.json").read_text())["files"]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hf_fst.method.objectives import (
@@ -13,6 +14,7 @@ from hf_fst.method.objectives import (
     ClassMixObjective,
     CutMixObjective,
     EntropyDropObjective,
+    FeatureDistance,
     PseudoLabelObjective,
     SupervisedObjective,
 )
@@ -170,6 +172,23 @@ def test_cut_mix_pastes_the_next_image_with_its_labels_and_weights():
     assert torch.equal(prepared["mixed_pixel_values"], own)
     confident = own[:, 0].abs() / (own[:, 0].abs() + 1) >= 0.95
     assert torch.equal(prepared["mixed_weight"], confident.double())
+
+
+def test_cut_mix_pastes_labels_from_where_it_pastes_pixels():
+    unlabeled = torch.cat([image(*[[value] * 8] * 8) for value in (-3, 5, -7)])  # the sign is the class
+    batch = {**BATCH, "unlabeled_pixel_values": unlabeled}
+    torch.manual_seed(0)
+    prepared = CutMixObjective(cut_probability=1.0, **QUIET).prepare(teacher, batch)
+    assert torch.equal(prepared["mixed_labels"] == 1, prepared["mixed_pixel_values"][:, 0] > 0)
+    first = prepared["mixed_pixel_values"][0, 0].unique().tolist()
+    assert first == [-3, 5]  # the next image, not the one before
+
+
+def test_a_place_counts_in_the_feature_distance_from_the_least_share_on():
+    reference = SegformerForSemanticSegmentation(SegformerConfig(hidden_sizes=[8] * 4, depths=[1] * 4))
+    distance = FeatureDistance(reference=reference, weight=1.0, num_labels=2, min_share=0.75)
+    labels = torch.tensor([[[1, 1, 1, 1], [1, 0, 0, 0]]])  # shares of 3/4 and 1/2
+    assert distance.places(labels, (1, 2)).tolist() == [[[True, False]]]
 
 
 def test_cut_mix_that_never_cuts_is_the_plain_pseudo_label():
