@@ -118,6 +118,11 @@ def test_modelling_files_import_only_siblings_relatively(path):
             assert not any(name.split(".")[0] == "hf_fst" for name in names), f"{path.name} imports hf_fst by its name"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_of_tests_are_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 400
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_are_short_and_say_what_they_are(path):
     text = path.read_text(encoding="utf-8")
