@@ -21,7 +21,7 @@ from hf_fst.errors import DataError, UserError
 IGNORED = 255
 ORIENTATIONS = (None, "upright", "stored")
 # What a decoded mask carries in its `info`, and a PNG made of it in its chunk tRNS: that ignored pixels are transparent.
-# Pillow hands it on through resize, crop, copy and the like, so that a mask of train ids can be told from one of raw ids.
+# Pillow passes it on through resize, crop, copy and the like, so that a mask of train ids is distinguished from raw ids.
 MARK = {"transparency": IGNORED}
 STORED_AS = "mask.png"  # name of a mask that was given as pixels
 

@@ -118,18 +118,18 @@ def look_at_labels(dataset: datasets.Dataset) -> list[str]:
             f"No pixel of the labels is {missing[0]!r}, so that there is nothing to learn; check masks and id map."
             f"{binary}"
         )
-    told = []
+    warnings = []
     if missing:
-        told.append(
+        warnings.append(
             f"No pixel of the labels is {', '.join(map(repr, missing))}; check class names and id map, or leave the "
             f"class{'es' * (len(missing) > 1)} out."
         )
     if share > 0.5:
-        told.append(
+        warnings.append(
             f"{share:.0%} of the pixels are ignored ({IGNORED}), so that little is learned from; check the id map, "
             "unless the labels are sparse."
         )
-    return told
+    return warnings
 
 
 def class_probabilities(pixels: np.ndarray, temperature: float = 0.01) -> np.ndarray:

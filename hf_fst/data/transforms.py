@@ -72,7 +72,7 @@ class ResizeRandomly(v2.Transform):
 class Crop(v2.Transform):
     """Cuts out a random window, smaller where the image is (see `PadTo`).
 
-    With `cat_max_ratio` < 1 the window is drawn anew, at most `tries` times, while one class holds that share or more
+    With `cat_max_ratio` < 1 the window is drawn again, at most `tries` times, while one class holds that share or more
     of its labeled pixels, or there is only one.
     """
 

@@ -157,7 +157,9 @@ def evaluate_model(
         if classes not in CLASS_LISTS:
             raise UserError(f"There is no class list {classes!r}: choose one of {', '.join(CLASS_LISTS)}.")
         classes = CLASS_LISTS[classes]
-    state = PartialState(cpu=not torch.accelerator.is_available())  # unless told so, processes on CPUs do not meet
+    state = PartialState(
+        cpu=not torch.accelerator.is_available()
+    )  # without cpu=True, processes on CPUs do not find each other
     if isinstance(model, PreTrainedModel):
         network, name, processor = model, model.config.name_or_path or type(model).__name__, processor
     else:

@@ -1,4 +1,4 @@
-"""The teacher: an exponential moving average of whatever it is told to follow."""
+"""The teacher: an exponential moving average of the network it follows."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Family:
     title: for messages. marks: names (or their beginnings) that all occur in its checkpoints and nowhere else
     together. keys: to our names. classifier: the weight, in their names, whose rows are the classes.
     builds: the names of `BUILDS` it converts to. unused: pattern of entries that no forward pass reads or that are
-    computed anew.
+    computed again.
     """
 
     title: str

@@ -147,7 +147,7 @@ def compare(module: nn.Module, file: Path, size: Sequence[int] | None) -> tuple[
     from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is told by us
+    options.log_severity_level = 4  # we report failures ourselves
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     shapes = TRIED if size is None else ((1, *size), (2, *size))
     generator = torch.Generator().manual_seed(0)

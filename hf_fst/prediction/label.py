@@ -93,7 +93,7 @@ def label_collection(
         look: how the model looks at the images.
         batch_size: images that go through the network at once, those of one size together.
         num_workers: threads that read images ahead.
-        overwrite: start anew where `output` holds the results of other settings.
+        overwrite: start over where `output` holds the results of other settings.
         progress: show a progress bar.
 
     Returns: counts of shards and images in the whole collection and in this run, `failed` (a list of `{"file",

@@ -67,7 +67,7 @@ def predict_files(
         look: how the model looks at the images.
         batch_size: images that are predicted at once, those of one size together.
         num_workers: threads that read images ahead.
-        overwrite: start anew where `output` holds the results of other settings.
+        overwrite: start over where `output` holds the results of other settings.
         progress: show a progress bar.
 
     Returns: counts, `failed` (a list of `{"file", "reason"}`), seconds and images per second, videos' frames counted.

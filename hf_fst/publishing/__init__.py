@@ -1,1 +1,1 @@
-"""What is told of a run: facts, model card, report, and their way to the Hub."""
+"""Reporting a run: its facts, model card and report, and pushing them to the Hub."""

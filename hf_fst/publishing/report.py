@@ -50,7 +50,7 @@ def write_report(
 
 
 def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), **changes) -> Path:
-    """Write the card of a run anew from the files it left, without training: fst_run.json and, where it is, history.json.
+    """Regenerate the card of a run from the files it left, without training: fst_run.json and, where it is, history.json.
 
     The sample pictures stay; curves and bars are drawn again where there is a history. What an editor wrote into the
     card is lost.

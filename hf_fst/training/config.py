@@ -222,7 +222,8 @@ class FSTConfig(TrainingArguments):
         if self.deepspeed:
             raise UserError(f"deepspeed is given, but {NO_DEEPSPEED}")
         self.check()
-        # unless told so, several processes on a machine without accelerator do not meet: each makes a run of its own
+        # without use_cpu, several processes on a machine without an accelerator do not find each other: each would start
+        # a run of its own
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # else every loader warns

@@ -69,7 +69,7 @@ def push_checkpoint(trainer, run_dir: str) -> None:
 
     The teacher stands at the root and the student in `student/`, as at the end; with `checkpoint` and `all_checkpoints`
     all that training needs to go on lies below `last-checkpoint/` or `checkpoint-N/`. While a push is under way the next
-    one is left out, unless `hub_always_push`. A failure is told as a warning, the training goes on.
+    one is left out, unless `hub_always_push`. A failure is logged as a warning, and training goes on.
     """
     args, step = trainer.args, trainer.state.global_step
     if not (args.push_to_hub and trainer.is_world_process_zero()) or args.hub_strategy == HubStrategy.END:

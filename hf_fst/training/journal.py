@@ -74,10 +74,10 @@ class Journal:
         """Put the losses of steps taken in the place of `loss` and `train_loss` in an entry; without one they go."""
         for key, of_steps_taken in (("loss", self.entries), ("train_loss", self.summary)):
             if key in logs:
-                told = of_steps_taken(accelerator)
-                if key not in told:
+                shown = of_steps_taken(accelerator)
+                if key not in shown:
                     del logs[key]
-                logs |= told
+                logs |= shown
 
     def entries(self, accelerator) -> dict[str, float]:
         """What a log entry gets: `loss` and its terms, means over the steps taken since the last, health, skipped steps.

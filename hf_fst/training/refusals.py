@@ -16,7 +16,7 @@ from hf_fst.training.config import NO_DEEPSPEED, FSTConfig
 from hf_fst.training.sharding import refuse_sharding
 
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation"
-OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that steps when it is told to"
+OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that moves weights only in step()"
 
 
 def refuse_settings(args, optimizers=(None, None), optimizer_cls_and_kwargs=None, compute_loss_func=None) -> None:

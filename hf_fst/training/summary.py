@@ -66,7 +66,7 @@ def evaluation_of(trainer, weights: str, metrics: dict, dataset: DatasetFacts, p
 
 
 def cost_of(trainer) -> Cost | None:
-    """Time, memory and speed of the training that the log tells of."""
+    """Time, memory and speed of the training, from the log."""
     runs = [entry for entry in trainer.state.log_history if "train_runtime" in entry]
     if not runs:
         return None

@@ -156,7 +156,7 @@ class FSTTrainer(Trainer):
         return model
 
     def _hp_search_setup(self, trial) -> None:
-        """A trial of a search may set options of which rule and objective are made: settle them anew."""
+        """A trial of a search may set options that rule and objective are made from: resolve them again."""
         super()._hp_search_setup(trial)
         if trial is not None:
             self.settings = resolve(self.args, *self._given)

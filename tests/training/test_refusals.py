@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 from tests import tiny
 
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation."
-OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that steps when it is told to."
+OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that moves weights only in step()."
 FREE = (
     "which is schedule-free: while training its weights are not those that are evaluated, so a teacher cannot follow "
     "them; "
