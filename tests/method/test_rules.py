@@ -64,7 +64,7 @@ class Square(Objective):
 
 def run(tmp_path, rule, **options):
     """One step; gives φ_1, θ_1 and all (θ, φ, b) that the loss was taken at, the real one last."""
-    item = {"pixel_values": torch.zeros(1, dtype=torch.float64), "labels": torch.zeros(1)}
+    item = {"pixel_values": torch.zeros(3, 1, 1, dtype=torch.float64), "labels": torch.zeros(1, 1, dtype=torch.long)}
     args = FSTConfig(
         output_dir=str(tmp_path),
         teacher_momentum=0.75,
