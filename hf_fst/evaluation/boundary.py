@@ -83,7 +83,7 @@ class BoundaryIoU:
         maps = []
         for index_map in (prediction, label):
             index_map = np.where(void, -100, index_map)
-            maps.append(np.where(near_boundary(index_map, distance) | void, index_map, self.num_labels))
+            maps.append(np.where(near_boundary(index_map, distance), index_map, self.num_labels))
         return maps[0], maps[1]
 
     def compute(self, classes: Sequence[int] | None = None) -> dict[str, Any]:
