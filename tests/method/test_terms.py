@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from hf_fst.method.objectives import (
@@ -14,7 +13,6 @@ from hf_fst.method.objectives import (
     ClassMixObjective,
     CutMixObjective,
     EntropyDropObjective,
-    FeatureDistance,
     PseudoLabelObjective,
     SupervisedObjective,
 )
@@ -160,35 +158,18 @@ def test_class_mix_wants_crops_of_one_size():
 
 
 def test_cut_mix_pastes_the_next_image_with_its_labels_and_weights():
-    sizes = torch.arange(64, dtype=torch.float64).view(8, 8) + 2
-    unlabeled = torch.cat([image(*(-sizes).tolist()), image(*sizes.tolist())])  # all class 0, then all class 1
+    # of three images the next one is not the previous one; classes 0, 1, 0 with confidences 3/4, 99/100, 39/40
+    values = torch.tensor([-3, 99, -39], dtype=torch.float64).view(3, 1, 1)
+    unlabeled = torch.cat([image(*value.expand(8, 8).tolist()) for value in values.unbind()])
     objective = CutMixObjective(cut_probability=1.0, **QUIET)
-    batch = {**BATCH, "unlabeled_pixel_values": unlabeled}
     torch.manual_seed(0)
-    prepared = objective.prepare(teacher, batch)
-    pasted = prepared["mixed_labels"] == torch.tensor([1, 0]).view(2, 1, 1)
-    assert pasted.any((1, 2)).all() and not pasted.all()
-    own = torch.where(pasted[:, None], unlabeled.flip(0), unlabeled)
-    assert torch.equal(prepared["mixed_pixel_values"], own)
-    confident = own[:, 0].abs() / (own[:, 0].abs() + 1) >= 0.95
-    assert torch.equal(prepared["mixed_weight"], confident.double())
-
-
-def test_cut_mix_pastes_labels_from_where_it_pastes_pixels():
-    unlabeled = torch.cat([image(*[[value] * 8] * 8) for value in (-3, 5, -7)])  # the sign is the class
-    batch = {**BATCH, "unlabeled_pixel_values": unlabeled}
-    torch.manual_seed(0)
-    prepared = CutMixObjective(cut_probability=1.0, **QUIET).prepare(teacher, batch)
-    assert torch.equal(prepared["mixed_labels"] == 1, prepared["mixed_pixel_values"][:, 0] > 0)
-    first = prepared["mixed_pixel_values"][0, 0].unique().tolist()
-    assert first == [-3, 5]  # the next image, not the one before
-
-
-def test_a_place_counts_in_the_feature_distance_from_the_least_share_on():
-    reference = SegformerForSemanticSegmentation(SegformerConfig(hidden_sizes=[8] * 4, depths=[1] * 4))
-    distance = FeatureDistance(reference=reference, weight=1.0, num_labels=2, min_share=0.75)
-    labels = torch.tensor([[[1, 1, 1, 1], [1, 0, 0, 0]]])  # shares of 3/4 and 1/2
-    assert distance.places(labels, (1, 2)).tolist() == [[[True, False]]]
+    prepared = objective.prepare(teacher, {**BATCH, "unlabeled_pixel_values": unlabeled})
+    mixed = prepared["mixed_pixel_values"][:, 0]
+    pasted = mixed == values[[1, 2, 0]]
+    assert torch.equal(mixed == values, ~pasted) and pasted.any((1, 2)).all() and (~pasted).any((1, 2)).all()
+    assert torch.equal(prepared["mixed_labels"], (mixed > 0).long())
+    assert torch.equal(prepared["mixed_weight"], (mixed.abs() > 19).double())  # a threshold of 19/20
+    assert prepared["mixed_is_pseudo"].all()
 
 
 def test_cut_mix_that_never_cuts_is_the_plain_pseudo_label():
