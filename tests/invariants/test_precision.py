@@ -200,6 +200,7 @@ def test_a_rule_that_takes_no_virtual_step_leaves_the_interval_alone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="fp16 with a real overflow needs a GPU; there is none here")
 def test_on_a_gpu_a_scale_that_is_too_large_costs_steps_until_it_fits(tmp_path):
     size = (32, 32)

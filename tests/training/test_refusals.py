@@ -99,12 +99,10 @@ def segformer():
 
 
 def test_a_model_that_declares_an_output_without_logits(tmp_path):
-    assert refused(tmp_path, SegformerModel(segformer())) in (
-        f"The output of SegformerModel is a BaseModelOutput, which has no logits; {SEGMENTATION}",
-        "The model you have picked (SegformerModel) cannot be used as is for training: it only computes hidden states "
-        "and does not accept any labels. You should choose a model with a head suitable for your task like any of the "
-        "`AutoModelForXxx` listed at https://huggingface.co/docs/transformers/model_doc/auto",
-    )
+    sentence = refused(tmp_path, SegformerModel(segformer()))
+    ours = f"The output of SegformerModel is a BaseModelOutput, which has no logits; {SEGMENTATION}"
+    # Trainer itself may refuse a bare encoder, in words of its own
+    assert sentence == ours or "(SegformerModel)" in sentence
 
 
 @dataclass
