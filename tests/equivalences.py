@@ -23,6 +23,7 @@ EQUIVALENCES = [
     ("killed at any write, resumed", "never killed", BITWISE, "faults/test_killed.py::test_killed_at_every_write_of_a_checkpoint_a_run_goes_on_as_if_nothing_happened"),
     ("FSTTrainer, supervised", "transformers.Trainer", 1e-9, "behavior/test_numbers.py::test_weights_schedule_and_losses_are_the_same"),
     ("overflow under a GradScaler", "a plain loop", 1e-12, "invariants/test_precision.py::test_an_overflow_costs_its_step_and_no_more_and_the_scale_is_that_of_the_iterations"),
+    ("weights, saved and loaded", "those in memory; logits to float32 rounding", BITWISE, "models/test_networks.py::test_saved_network_loads_whole_and_gives_the_same_logits"),
     ("adapters, loaded with peft", "those in memory", "float32 rounding", "training/test_adapters.py::test_what_is_saved_loads_with_peft_alone_and_merges"),
     ("torch.compile", "eager", 1e-12, "behavior/test_compile.py::"),
 ]  # fmt: skip
