@@ -119,8 +119,10 @@ def test_modelling_files_import_only_siblings_relatively(path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_of_tests_are_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 400
+def test_files_of_tests_are_short_and_say_what_they_test(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 400
+    assert not text.strip() or ast.get_docstring(ast.parse(text))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -1,3 +1,5 @@
+"""Datasets of plain folders, with splits and without, and names of datasets that do not exist."""
+
 import json
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Datasets of the Hub and tables on disk: columns, names, masks in bytes."""
+
 import csv
 import io
 import json

@@ -1,3 +1,5 @@
+"""The label feature: masks of every kind become class ids, or one sentence that names the file."""
+
 import re
 
 import datasets

@@ -1,3 +1,5 @@
+"""Pairs of labeled and unlabeled images: what an epoch holds, who draws what, and how seeds decide it."""
+
 import random
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Counts of pixels, and images that are drawn by rare classes."""
+
 import logging
 import warnings
 

@@ -1,3 +1,5 @@
+"""Labeled and unlabeled parts of a dataset, as published and as drawn."""
+
 import os
 import warnings
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Resizing, crops, flips, padding and normalization of images and their masks."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""A view makes the rows of a dataset into what a model takes."""
+
 import datasets
 import numpy as np
 import PIL.Image
