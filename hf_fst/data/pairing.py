@@ -45,8 +45,8 @@ class Pairs(Dataset):
     uniformly from (seed, step, k, position).
 
     An item is a flat dict: `pixel_values` (3,H,W), `labels` (H,W), and with unlabeled images `unlabeled_pixel_values`
-    and, where that set yields labels (for diagnostics), `unlabeled_labels`; these have a leading dimension where
-    `unlabeled_per_labeled` > 1, which `collate` takes away again.
+    and, where that set yields them, `unlabeled_valid` (False on padding) and `unlabeled_labels` (for diagnostics); these
+    have a leading dimension where `unlabeled_per_labeled` > 1, which `collate` takes away again.
 
     Args:
         labeled: gives dicts with `pixel_values` and `labels` (a `View`).
@@ -115,13 +115,14 @@ class Pairs(Dataset):
 
     def _item(self, index: int, others: list[int]) -> dict[str, torch.Tensor]:
         item = tidy(self.labeled[index])
+        item.pop("valid", None)  # padding has no label
         if "labels" not in item:
             raise UserError("The labeled set yields no labels; give a dataset with a label column.")
         self._check(item, f"item {index} of the labeled set")
         views = [tidy(self.unlabeled[other]) for other in others]
         for other, view in zip(others, views, strict=True):
             self._check(view, f"item {other} of the unlabeled set")
-        for key in ("pixel_values", "labels"):
+        for key in ("pixel_values", "labels", "valid"):
             if views and key in views[0]:
                 values = [view[key] for view in views]
                 item[f"unlabeled_{key}"] = values[0] if self.unlabeled_per_labeled == 1 else torch.stack(values)

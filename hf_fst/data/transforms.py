@@ -21,6 +21,10 @@ from hf_fst.errors import UserError
 SCALES = {"gta5": (1280, 720), "synthia": (1280, 760), "cityscapes": (1024, 512)}
 
 
+class Padding(tv_tensors.Mask):
+    """Says where an image ends: (H,W) uint8, 0 on its pixels; `PadTo` adds 255, as it does to masks."""
+
+
 def size_within(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
     """The largest size (H,W) with the ratio of `size` whose long and short sides fit those of `scale`; may be larger.
 
@@ -82,7 +86,7 @@ class Crop(v2.Transform):
 
     def make_params(self, flat_inputs: list) -> dict:
         height, width = v2.query_size(flat_inputs)
-        masks = [entry for entry in flat_inputs if isinstance(entry, tv_tensors.Mask)]
+        masks = [entry for entry in flat_inputs if type(entry) is tv_tensors.Mask]
         window = self._draw(height, width)
         if masks and self.cat_max_ratio < 1:
             for _ in range(self.tries):

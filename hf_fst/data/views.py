@@ -8,11 +8,13 @@ import datasets
 import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from hf_fst.data.geometry import brought_together
 from hf_fst.data.images import decode_image, file_of
 from hf_fst.data.labels import LabelMap
+from hf_fst.data.transforms import Padding
 from hf_fst.errors import DataError, UserError
 
 
@@ -53,13 +55,14 @@ class View(Dataset):
     """Model inputs from a dataset with the columns `image` and perhaps `label`: one dict for each row.
 
     `pixel_values` is float32 (3,H,W), normalized by `transform`; `labels` is int64 (H,W) with train ids and 255 where
-    ignored, given only if the dataset has labels and `with_labels` is true (otherwise masks are not even read).
+    ignored, given only if the dataset has labels and `with_labels` is true (otherwise masks are not even read); `valid`
+    is bool (H,W), False on padding, given where the transform knows.
 
     Args:
         dataset: a `datasets.Dataset`; kept as `.dataset`.
         transform: takes a `tv_tensors.Image` (3,H,W) uint8 and a `tv_tensors.Mask` (H,W) uint8 or None, and gives the
             pair (pixel_values, labels); see `hf_fst.data.transforms`. It draws from torch's global generator of the
-            CPU only.
+            CPU only. One of torchvision's v2 gets a `Padding` besides; any other may give `valid` (H,W) as a third.
         with_labels: whether to give labels.
 
     Raises `ValueError` for a streamed dataset, wrong columns, rows without an image or a mask, or a dataset with a
@@ -109,10 +112,17 @@ class View(Dataset):
 
     def finish(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None) -> dict[str, torch.Tensor]:
         """Makes model inputs from what `read` gave, with one draw of the transform."""
-        pixel_values, labels = self.transform(image, mask)
+        if isinstance(self.transform, v2.Transform):
+            padding = Padding(torch.zeros(image.shape[-2:], dtype=torch.uint8))
+            pixel_values, labels, padding = self.transform(image, mask, padding)
+            more = [padding.as_subclass(torch.Tensor) == 0]
+        else:
+            pixel_values, labels, *more = self.transform(image, mask)
         item = {"pixel_values": pixel_values.as_subclass(torch.Tensor).contiguous()}
         if labels is not None:
             item["labels"] = labels.as_subclass(torch.Tensor).long()
+        if more:
+            item["valid"] = more[0]
         return item
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from hf_fst.training.health import Health
 from hf_fst.training.hub_strategy import push_checkpoint, tell_failures
 from hf_fst.training.watching import OfTrainer, Watcher
+
+logger = logging.get_logger(__name__)
 
 
 class EpochOfDraws(OfTrainer):
@@ -55,9 +58,22 @@ class Pushes(OfTrainer):
         tell_failures(self.trainer)
 
 
+class PaddingNotice(OfTrainer):
+    """Says once how much of the unlabeled crops is padding, which is neither labeled nor learned from."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """After the first step."""
+        valid = self.trainer.group[0].get("unlabeled_valid") if state.global_step == 1 else None
+        if valid is not None and state.is_world_process_zero and not valid.all():
+            logger.warning(
+                f"{1 - valid.float().mean().item():.0%} of the pixels of the first unlabeled crops are padding: the "
+                "images are smaller than the crop. Padding is left out, but still costs time; take a smaller crop_size."
+            )
+
+
 def callbacks_of(trainer) -> list[TrainerCallback]:
     """What an `FSTTrainer` starts with, besides its `pictures`."""
-    kinds = [EpochOfDraws, TeacherAfterStep, Health, Pushes] + [Report] * trainer.settings.report
+    kinds = [EpochOfDraws, TeacherAfterStep, Health, PaddingNotice, Pushes] + [Report] * trainer.settings.report
     return [kind(trainer) for kind in kinds]
 
 

@@ -6,7 +6,7 @@ import torch
 
 from hf_fst.evaluation.confusion import confusion_matrix, scores
 from hf_fst.method.lookahead import sum_over_processes
-from hf_fst.method.losses import ignore_as_255, pseudo_labels
+from hf_fst.method.losses import IGNORE_INDEX, ignore_as_255, pseudo_labels
 from hf_fst.training.watching import Watcher
 
 
@@ -71,23 +71,23 @@ class PseudoLabelHealth:
             batch: the prepared micro-batch, with `pseudo_labels` and `pseudo_confidence` of φ_{t+1}.
         """
         labels, confidence = batch["pseudo_labels"], batch["pseudo_confidence"]
-        own = student_labels(student, self.images, self.align_corners)
+        own, valid = student_labels(student, self.images, self.align_corners), labels != IGNORE_INDEX  # no padding
         sums = {
-            "pixels": torch.tensor(labels.numel(), device=labels.device),
+            "pixels": valid.sum(),
             "confidence": confidence.double().sum(),
-            "above_threshold": (confidence >= self.threshold).sum(),
-            "disagreement": (own != labels).sum(),
-            "changed": (self.labels_before != labels).sum(),
-            "histogram": torch.bincount(labels.flatten(), minlength=len(self.names)),
+            "above_threshold": (valid & (confidence >= self.threshold)).sum(),
+            "disagreement": (valid & (own != labels)).sum(),
+            "changed": (valid & (self.labels_before != labels)).sum(),
+            "histogram": torch.bincount(labels[valid], minlength=len(self.names)),
         }
         if "unlabeled_labels" in batch:
-            truth = ignore_as_255(batch["unlabeled_labels"])
+            truth = ignore_as_255(batch["unlabeled_labels"]).masked_fill(~valid, IGNORE_INDEX)
             sums["confusion"] = confusion_matrix(labels, truth, len(self.names)).sum(dim=0)
         return sums
 
     def logs(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
         """Shares in 0..1 from the summed counts, under their log keys."""
-        pixels = sums["pixels"].item()
+        pixels = max(1, sums["pixels"].item())
         logs = {
             f"pseudo_{key}": sums[key].item() / pixels
             for key in ("confidence", "above_threshold", "disagreement", "changed")

@@ -83,13 +83,15 @@ class Snapshot:
                     ("student on it", colorize(_array(self.labels_mixed[i]), palette)),
                 ]
             after, confidence = batch["pseudo_labels"][i], batch["pseudo_confidence"][i]
-            changed = after != self.labels_before[i]
-            share = 100 * changed.float().mean().item()
+            valid = after != IGNORE_INDEX  # no padding
+            changed = valid & (after != self.labels_before[i])
+            pixels = valid.sum().clamp(min=1)
+            share, mean = 100 * (changed.sum() / pixels).item(), (confidence.float().sum() / pixels).item()
             unlabeled = [
                 ("unlabeled crop", unnormalized(self.images[i])),
                 ("teacher before look-ahead", colorize(_array(self.labels_before[i]), palette)),
                 (f"teacher after it: {share:.1f} % changed", marked(_array(after), _array(changed), palette)),
-                (f"its confidence, mean {confidence.float().mean():.2f}", shades(_array(confidence.float()))),
+                (f"its confidence, mean {mean:.2f}", shades(_array(confidence.float()))),
                 ("student on it", colorize(_array(self.labels_student[i]), palette)),
             ]
             rows += [labeled, unlabeled]

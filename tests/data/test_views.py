@@ -6,7 +6,7 @@ import PIL.Image
 import pytest
 import torch
 
-from hf_fst.data import DataError, LabelMap, View
+from hf_fst.data import DataError, LabelMap, Pairs, View, collate
 from hf_fst.data import transforms as T
 from tests.data.trees import save_gray
 
@@ -152,3 +152,31 @@ def test_columns_of_bytes_are_one_sentence_with_the_cast_to_make(tmp_path):
     raw = datasets.Dataset.from_dict({"image": [b"x"], "label": [b"y"]})
     with pytest.raises(ValueError, match=r"cast it with dataset.cast_column\('image', datasets.Image\(\)\)"):
         View(raw, identity)
+
+
+def test_padding_is_told_apart_from_pixels_without_label(tmp_path):
+    made, _, ids = make(tmp_path, size=(4, 6))
+    for with_labels in (True, False):
+        torch.manual_seed(0)
+        item = View(made, T.training((8, 8), flip=0.0), with_labels)[0]
+        assert item["valid"].dtype == torch.bool
+        assert item["valid"][:4, :6].all() and item["valid"].sum() == 4 * 6
+        if with_labels:  # one pixel has no label, and is no padding
+            assert (item["labels"] == 255).sum() == 64 - 24 + (ids == 255).sum()
+
+
+def test_a_transform_of_ones_own_may_say_what_is_valid(tmp_path):
+    made, *_ = make(tmp_path)
+    item = View(made, lambda image, mask: (image.float(), mask, torch.ones(4, 6, dtype=torch.bool)))[0]
+    assert item["valid"].all()
+    assert "valid" not in View(made, identity)[0]
+
+
+@pytest.mark.parametrize("per_labeled", [1, 2])
+def test_a_batch_knows_the_padding_of_its_unlabeled_images(tmp_path, per_labeled):
+    made, *_ = make(tmp_path, size=(4, 6))
+    view = View(made, T.training((8, 8)))
+    pairs = Pairs(view, view, unlabeled_per_labeled=per_labeled)
+    batch = collate([pairs[0], pairs[1]])
+    assert batch["unlabeled_valid"].shape == (2 * per_labeled, 8, 8) and "valid" not in batch
+    assert batch["unlabeled_valid"].sum() == 2 * per_labeled * 24

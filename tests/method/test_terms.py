@@ -216,6 +216,7 @@ def test_entropy_drop_teaches_auxiliary_heads_labels_alone(ohem):
         "labels": torch.tensor([[[0, 0]]]),
         "mixed_pixel_values": image([1, 1]),
         "mixed_labels": torch.tensor([[[0, 255]]]),
+        "mixed_valid": torch.tensor([[[True, True]]]),
     }
     [losses] = objective.terms(two_heads, None, batch, objective.counts(batch))
     assert losses["labeled_loss"].item() == pytest.approx(ZERO + 0.4 * ONE)

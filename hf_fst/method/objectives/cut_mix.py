@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hf_fst.method.losses import IGNORE_INDEX
 from hf_fst.method.mixing import cut_mask, mix
 from hf_fst.method.objectives.pseudo_label import PseudoLabelObjective
 from hf_fst.method.options import option
@@ -34,15 +35,16 @@ class CutMixObjective(PseudoLabelObjective):
 def cut_mixed(
     images: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, probability: float, draw: str
 ) -> dict[str, torch.Tensor]:
-    """Image i outside the rectangle, image i + 1 (cyclic) inside; labels and weights alike.
+    """Image i outside the rectangle, image i + 1 (cyclic) inside; labels and weights alike. Padding is not pasted.
 
     Args:
         images: (B,3,H,W).
-        labels: pseudo-labels (B,H,W).
+        labels: pseudo-labels (B,H,W), 255 on padding.
         weight: of each pseudo-label (B,H,W).
         probability, draw: see `hf_fst.method.mixing.cut_mask`.
     """
     mask = cut_mask(len(images), images.shape[-2:], images.device, probability, draw)
+    mask = mask | (labels.roll(-1, dims=0) == IGNORE_INDEX).unsqueeze(1)
     return {
         "mixed_pixel_values": mix(mask, images, images.roll(-1, dims=0)),
         "mixed_labels": mix(mask, labels, labels.roll(-1, dims=0)),

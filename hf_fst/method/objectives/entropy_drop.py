@@ -19,6 +19,7 @@ from hf_fst.method.losses import (
     ignore_as_255,
     percentile,
     pseudo_labels,
+    valid_pixels,
 )
 from hf_fst.method.objectives.base import Objective
 from hf_fst.method.objectives.cut_mix import cut_mixed
@@ -79,6 +80,8 @@ class EntropyDropObjective(Objective):
             )
         teacher.model.eval()
         labels, confidence = pseudo_labels(teacher(images).logits, size, self.align_corners)
+        valid = valid_pixels(batch, labels)
+        labels, confidence = labels.masked_fill(~valid, IGNORE_INDEX), confidence.masked_fill(~valid, 0)
         batch |= {"pseudo_labels": labels, "pseudo_confidence": confidence}
         batch |= cut_mixed(images, labels, torch.ones_like(confidence), self.cut_probability, self.augmentation_draw)
         batch["mixed_pixel_values"] = self.augment(batch["mixed_pixel_values"])
@@ -86,8 +89,10 @@ class EntropyDropObjective(Objective):
         joint = torch.cat([batch["pixel_values"], batch["mixed_pixel_values"]])
         uncertainty = entropy(teacher(joint).logits[-len(images) :], size, self.align_corners)
         teacher.label_mode()
-        limit = percentile(uncertainty, self.drop_percent)
-        batch["mixed_labels"] = batch["mixed_labels"].masked_fill(uncertainty >= limit, IGNORE_INDEX)
+        batch["mixed_valid"] = batch["mixed_labels"] != IGNORE_INDEX
+        if batch["mixed_valid"].any():
+            limit = percentile(uncertainty[batch["mixed_valid"]], self.drop_percent)
+            batch["mixed_labels"] = batch["mixed_labels"].masked_fill(uncertainty >= limit, IGNORE_INDEX)
         return batch
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
@@ -95,7 +100,7 @@ class EntropyDropObjective(Objective):
         labels = batch["mixed_labels"]
         return {
             "labeled": self.pixels(batch["labels"]),
-            "pixels": torch.tensor(labels.numel(), device=labels.device),
+            "pixels": batch["mixed_valid"].sum(),
             "kept": (labels != IGNORE_INDEX).sum(),
             "batches": torch.tensor(1, device=labels.device),
         }

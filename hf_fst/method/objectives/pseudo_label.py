@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from hf_fst.method.augmentation import StrongAugmentation
-from hf_fst.method.losses import output_cross_entropy, pseudo_labels
+from hf_fst.method.losses import IGNORE_INDEX, output_cross_entropy, pseudo_labels, valid_pixels
 from hf_fst.method.objectives.base import Objective
 from hf_fst.method.options import option
 
@@ -57,6 +57,8 @@ class PseudoLabelObjective(Objective):
         batch = super().prepare(teacher, batch)
         images = batch["unlabeled_pixel_values"]
         labels, confidence = pseudo_labels(teacher(images).logits, images.shape[-2:], self.align_corners)
+        valid = valid_pixels(batch, labels)  # padding is neither labeled nor learned from
+        labels, confidence = labels.masked_fill(~valid, IGNORE_INDEX), confidence.masked_fill(~valid, 0)
         batch |= {"pseudo_labels": labels, "pseudo_confidence": confidence}
         batch |= self.mix(batch, images, labels, self.pixel_weight(confidence))
         batch["mixed_pixel_values"] = self.augment(batch["mixed_pixel_values"])
@@ -83,12 +85,12 @@ class PseudoLabelObjective(Objective):
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
         """Labeled pixels, mixed pixels, and the two counts behind the quality ratio q."""
-        confidence = batch["pseudo_confidence"]
+        confidence, valid = batch["pseudo_confidence"], batch["pseudo_labels"] != IGNORE_INDEX
         return {
             **super().counts(batch),
             "mixed": self.pixels(batch["mixed_labels"]),
-            "confident": (confidence >= self.confidence_threshold).sum(),
-            "pseudo": torch.tensor(confidence.numel(), device=confidence.device),
+            "confident": (valid & (confidence >= self.confidence_threshold)).sum(),
+            "pseudo": valid.sum(),
         }
 
     def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[dict[str, torch.Tensor]]:
@@ -96,7 +98,7 @@ class PseudoLabelObjective(Objective):
         yield self.labeled_term(student, batch, totals)
         weight = batch["mixed_weight"]
         if self.weighting == "quality":
-            quality = (totals["confident"] / totals["pseudo"]).to(weight.dtype)
+            quality = (totals["confident"] / totals["pseudo"].clamp(min=1)).to(weight.dtype)
             weight = torch.where(batch["mixed_is_pseudo"], weight * quality, weight)
         output = student(pixel_values=batch["mixed_pixel_values"])
         loss = output_cross_entropy(
