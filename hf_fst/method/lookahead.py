@@ -28,7 +28,9 @@ from hf_fst.method.rules import MeanTeacher
 from hf_fst.method.teacher import EMATeacher, momentum_at
 
 STATES = ("restore", "carry")
-FOLLOWS = ("before", "after", "both")
+FOLLOWS = ("before", "after", "both", "live", "never")
+#: of these, the teachers that do not remember: the student of the step itself, and the network of the start
+NO_MEMORY = ("live", "never")
 WARMUP_COUNTS = ("steps", "forwards")
 
 #: what an optimizer may keep besides tensors and containers: values that no step can change in place
@@ -44,7 +46,8 @@ class LookAhead:
         mu_ahead: μ' in [0, 1], with which it follows a future (`lookahead_momentum`).
         warmup: whether both are min(1 - 1/(t+1), μ) at step t (`momentum_warmup`).
         warmup_counts: what t counts, `"steps"` or `"forwards"`.
-        follows: when it follows the present student, `"before"` the real step, `"after"` it, or `"both"`.
+        follows: when it follows the present student, `"before"` the real step, `"after"` it, or `"both"`; `"live"` is
+            before with μ = 0, `"never"` keeps the network of the start.
         state: what comes back, `"restore"` or `"carry"`.
         start: the first step, from 0, that looks ahead.
         virtual_steps: optimizer steps that the rule takes and undoes in a step.
@@ -246,7 +249,7 @@ class Step:
 
     def teacher_follows_outcome(self) -> None:
         """φ ← μφ + (1-μ)θ_{t+1} after the real step, where `follows` says so."""
-        if self.plain or self.settings.follows != "before":
+        if self.plain or self.settings.follows in ("after", "both"):
             self._follow_student(self.settings.mu)
 
     def _follow_student(self, momentum: float) -> None:
@@ -254,6 +257,8 @@ class Step:
 
     def _follow(self, parameters, buffers, momentum: float) -> None:
         settings, count = self.settings, self.number
+        if settings.follows == "never":
+            return
         if settings.warmup_counts == "forwards":  # virtual ones too, those of earlier steps and of this one
             count += settings.virtual_steps * max(0, count - settings.start) + self.gradients
         self.teacher.follow(parameters, buffers, momentum_at(count, momentum, settings.warmup))

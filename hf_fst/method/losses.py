@@ -45,6 +45,12 @@ def cross_entropy(
     return pixels.sum() / torch.as_tensor(total, device=pixels.device).clamp(min=1)
 
 
+def heads(output, auxiliary_weight: float) -> list[tuple[float, torch.Tensor]]:
+    """The logits of a model's output with their weights: `logits` 1, each of `auxiliary_logits` `auxiliary_weight`."""
+    auxiliary = (output.get("auxiliary_logits") or {}).values() if auxiliary_weight else ()
+    return [(1.0, output.logits), *((auxiliary_weight, logits) for logits in auxiliary)]
+
+
 def output_cross_entropy(
     output,
     labels: torch.Tensor,
@@ -59,11 +65,11 @@ def output_cross_entropy(
     `output.logits` counts once; each of `output.auxiliary_logits` (a dict, where the model gives one) counts
     `auxiliary_weight` times, its pixels weighted too if `weigh_auxiliary`.
     """
-    loss = cross_entropy(output.logits, labels, total, weight, align_corners)
-    if auxiliary_weight:
-        weight = weight if weigh_auxiliary else None
-        for logits in (output.get("auxiliary_logits") or {}).values():
-            loss = loss + auxiliary_weight * cross_entropy(logits, labels, total, weight, align_corners)
+    (_, logits), *auxiliary = heads(output, auxiliary_weight)
+    loss = cross_entropy(logits, labels, total, weight, align_corners)
+    weight = weight if weigh_auxiliary else None
+    for share, logits in auxiliary:
+        loss = loss + share * cross_entropy(logits, labels, total, weight, align_corners)
     return loss
 
 

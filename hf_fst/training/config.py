@@ -99,7 +99,8 @@ class FSTConfig(TrainingArguments):
     teacher_follows: str | None = option(
         None,
         "when it follows the student: 'before' the real step (the equations), 'after' it, or 'both' (the authors' "
-        "semi-supervised code)",
+        "semi-supervised code); 'live': it is the student of the step itself, momentum 0, as in methods without a "
+        "teacher; 'never': it stays the network of the start",
         group="Teacher",
         ours="before",
         choices=FOLLOWS,

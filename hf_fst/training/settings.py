@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from hf_fst.errors import UserError
 from hf_fst.evaluation.inference import Look, aligns_corners
-from hf_fst.method.lookahead import LookAhead
+from hf_fst.method.lookahead import NO_MEMORY, LookAhead
 from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.options import TABLE, Option, defaults_of, given_to, make, refuse_foreign, values_of
 from hf_fst.method.presets import preset_values
@@ -76,6 +76,14 @@ def resolve(args, rule=None, objective=None) -> Settings:
             f"teacher_follows {values['teacher_follows']!r} does not keep; use teacher_follows 'before'."
         )
     in_force = make("rule", RULES, rule_name, values) if isinstance(rule, str | None) else rule
+    if values["teacher_follows"] in NO_MEMORY:
+        if virtual_steps(in_force):
+            raise UserError(
+                f"teacher_follows is {values['teacher_follows']!r}, so there is no teacher that rule {rule_name!r} could "
+                "let look ahead; use rule 'mean_teacher', or teacher_follows 'before'."
+            )
+        momentum = float(values["teacher_follows"] == "never")
+        values |= {"teacher_momentum": momentum, "lookahead_momentum": momentum, "momentum_warmup": False}
     return Settings(**values, rule_in_force=in_force)
 
 

@@ -119,7 +119,7 @@ class FSTTrainer(Trainer):
         self._reference_model = reference_model
         self.learning_objective = self._objective()
         unlabeled_is_missing = train_dataset is not None and unlabeled_dataset is None
-        refusals.refuse_objective(self.learning_objective, self.settings.objective, unlabeled_is_missing)
+        refusals.refuse_objective(self.learning_objective, self.settings.objective, self.model, unlabeled_is_missing)
         self.teacher = teacher_of(self.model, self.settings, args)
         self.context: Context | None = None
         self.journal = Journal(self.settings.max_nonfinite_steps)

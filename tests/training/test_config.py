@@ -231,7 +231,6 @@ def test_a_wrong_kind_of_arguments_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "objective, option, value, owner",
     [
-        ("class_mix", "ohem_threshold", 0.7, "entropy_drop"),
         ("class_mix", "cut_probability", 0.5, "cut_mix or entropy_drop"),
         ("pseudo_label", "mix_classes", "image", "class_mix"),
         ("cut_mix", "entropy_drop_percent", 80.0, "entropy_drop"),

@@ -27,14 +27,14 @@ OWN = {
     "pseudo_label": PSEUDO | DISTANCE,
     "class_mix": PSEUDO | DISTANCE | {"mix_classes"},
     "cut_mix": PSEUDO | DISTANCE | {"cut_probability"},
-    "entropy_drop": MIXED | {"cut_probability", "entropy_drop_percent", "ohem_threshold", "ohem_min_kept"},
+    "entropy_drop": MIXED | {"cut_probability", "entropy_drop_percent"},
     "naive_fst": {"lookahead_batches"},
     "improved_fst": {"lookahead_batches"},
     "fst_d": {"lookahead_batches", "lookahead_steps"},
     "fst_w": {"lookahead_batches", "lookahead_students", "lookahead_labels"},
     "mean_teacher": set(),
 }
-COMMON = {"loss_reduction", "auxiliary_loss_weight"}
+COMMON = {"loss_reduction", "auxiliary_loss_weight", "ohem_threshold", "ohem_min_kept"}
 
 
 def config(tmp_path, **given):

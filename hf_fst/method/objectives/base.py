@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import nn
 
-from hf_fst.method.losses import IGNORE_INDEX, ignore_as_255, output_cross_entropy
+from hf_fst.method.losses import IGNORE_INDEX, cross_entropy, hard_pixels, heads, ignore_as_255
 from hf_fst.method.objectives.feature_distance import FeatureDistance
 from hf_fst.method.options import check, option, part
 
@@ -26,6 +27,9 @@ class Objective:
         loss_reduction: means over `"valid"` pixels or over `"all"`.
         auxiliary_loss_weight: weight of each auxiliary head.
         align_corners: how the network wants its logits resized (`config.align_corners` of some architectures).
+        ohem_threshold: in [0, 1]; where set, the labeled loss is over hard pixels alone (Cityscapes recipes: 0.7),
+            which are chosen in a micro-batch of a process, as in the authors' codes: another split of a batch has others.
+        ohem_min_kept: at least so many pixels of a micro-batch.
         feature_distance: keeps the features on labeled images near those of another network.
     """
 
@@ -39,10 +43,22 @@ class Objective:
     loss_reduction: str = option("valid")
     auxiliary_loss_weight: float = option(0.4)
     align_corners: bool = False
+    ohem_threshold: float | None = option(None)
+    ohem_min_kept: int = option(100_000)
     feature_distance: FeatureDistance | None = part(FeatureDistance, switch="feature_distance_weight")
 
     def __post_init__(self):
         check(self)
+
+    def fits(self, network: nn.Module) -> None:
+        """Refuse a network that the objective cannot train.
+
+        Args:
+            network: the student, not wrapped.
+
+        Raises:
+            UserError: with what to use instead.
+        """
 
     def prepare(self, teacher, batch: dict) -> dict:
         """The batch with whatever `terms` needs; labels (B,H,W) have 255 where they are ignored."""
@@ -50,8 +66,9 @@ class Objective:
         return batch if self.feature_distance is None else self.feature_distance.prepare(batch)
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
-        """What normalizes the terms: `labeled` pixels, scalars on the batch's device."""
-        counts = {"labeled": self.pixels(batch["labels"])}
+        """What normalizes the terms: `labeled` pixels and the number of `batches`, scalars on the batch's device."""
+        labels = batch["labels"]
+        counts = {"labeled": self.pixels(labels), "batches": torch.tensor(1, device=labels.device)}
         return counts if self.feature_distance is None else counts | self.feature_distance.counts(batch)
 
     def pixels(self, labels: torch.Tensor) -> torch.Tensor:
@@ -75,9 +92,24 @@ class Objective:
         """CE(g_θ(x_l), y_l), the mean over the labeled pixels of the group; and the feature distance where set."""
         features = {} if self.feature_distance is None else {"output_hidden_states": True}
         output = student(pixel_values=batch["pixel_values"], **features)
-        loss = output_cross_entropy(
-            output, batch["labels"], totals["labeled"], None, self.auxiliary_loss_weight, self.align_corners
-        )
+        loss = self.labeled_loss(output, batch["labels"], totals)
         if self.feature_distance is None:
             return {"labeled_loss": loss}
         return {"labeled_loss": loss, "feature_distance": self.feature_distance.loss(output, batch, totals)}
+
+    def labeled_loss(self, output, labels: torch.Tensor, totals: dict) -> torch.Tensor:
+        """Cross entropy of all heads over the labeled pixels of the group, or over the hard ones of this micro-batch.
+
+        Args:
+            output: of the student; of its rows the first belong to `labels`.
+            labels: (B,H,W), 255 is ignored.
+            totals: the counts, summed over the group and the processes.
+        """
+        loss = 0.0
+        for weight, logits in heads(output, self.auxiliary_loss_weight):
+            logits, own, total = logits[: len(labels)], labels, totals["labeled"]
+            if self.ohem_threshold is not None:
+                hard = hard_pixels(logits, labels, self.ohem_threshold, self.ohem_min_kept, self.align_corners)
+                own, total = labels.masked_fill(~hard, IGNORE_INDEX), hard.sum() * totals["batches"]
+            loss = loss + weight * cross_entropy(logits, own, total, align_corners=self.align_corners)
+        return loss

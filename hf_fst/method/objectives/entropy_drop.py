@@ -15,7 +15,6 @@ from hf_fst.method.losses import (
     IGNORE_INDEX,
     cross_entropy,
     entropy,
-    hard_pixels,
     ignore_as_255,
     percentile,
     pseudo_labels,
@@ -33,14 +32,12 @@ class EntropyDropObjective(Objective):
 
     The teacher labels in evaluation mode, then sees labeled and (cut) unlabeled images in training mode: that moves its
     BatchNorm statistics and gives the entropies. The student sees both kinds in one batch, so that its BatchNorm
-    statistics are joint. Percentile and OHEM are taken over a micro-batch of a process, as in the authors' code: they are
-    not the same for another split of a batch.
+    statistics are joint. The percentile is taken over a micro-batch of a process, as in the authors' code: it is not the
+    same for another split of a batch.
 
     Args:
         drop_percent: percentile in [0, 100]; pixels of at least that entropy are dropped (80 for VOC; 100 drops the
             largest alone).
-        ohem_threshold: in [0, 1]; where set, the labeled loss is over hard pixels alone (0.7 for Cityscapes).
-        ohem_min_kept: at least so many pixels of a micro-batch.
         cut_probability: with which images are cut (`hf_fst.method.mixing.cut_mask`); 0 for none.
         confidence_threshold: in [0, 1]; only for what is logged.
         jitter_probability, jitter_strength, blur_probability, augmentation_draw: strong augmentation of the unlabeled
@@ -51,8 +48,6 @@ class EntropyDropObjective(Objective):
 
     unlabeled_weight: float = option(1.0)
     drop_percent: float = option(80.0, "entropy_drop_percent")
-    ohem_threshold: float | None = option(None)
-    ohem_min_kept: int = option(100_000)
     cut_probability: float = option(0.5)
     confidence_threshold: float = option(0.95)
     jitter_probability: float = option(0.0)
@@ -96,13 +91,12 @@ class EntropyDropObjective(Objective):
         return batch
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Labeled pixels, pixels `P` and `kept` ones `n` of the unlabeled images, and the number of micro-batches."""
+        """Labeled pixels, and of the unlabeled images pixels `P` and `kept` ones `n`."""
         labels = batch["mixed_labels"]
         return {
-            "labeled": self.pixels(batch["labels"]),
+            **super().counts(batch),
             "pixels": batch["mixed_valid"].sum(),
             "kept": (labels != IGNORE_INDEX).sum(),
-            "batches": torch.tensor(1, device=labels.device),
         }
 
     def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[dict[str, torch.Tensor]]:
@@ -110,18 +104,8 @@ class EntropyDropObjective(Objective):
         joint = torch.cat([batch["pixel_values"], batch["mixed_pixel_values"]])
         output = student(pixel_values=joint)
         count = len(batch["pixel_values"])
-        heads = [(1.0, output.logits)]
-        heads += [(self.auxiliary_loss_weight, h) for h in (output.get("auxiliary_logits") or {}).values()]
-        labeled = sum(weight * self.head_loss(head[:count], batch["labels"], totals) for weight, head in heads)
+        labeled = self.labeled_loss(output, batch["labels"], totals)
         mixed = batch["mixed_labels"]
         unlabeled = cross_entropy(output.logits[count:], mixed, totals["kept"], align_corners=self.align_corners)
         factor = (totals["pixels"] / totals["kept"].clamp(min=1)).to(unlabeled.dtype)
         yield {"labeled_loss": labeled, "unlabeled_loss": self.unlabeled_weight * factor * unlabeled}
-
-    def head_loss(self, logits: torch.Tensor, labels: torch.Tensor, totals: dict) -> torch.Tensor:
-        """CE of one head over the labeled pixels of the group, or over the hard ones of this micro-batch."""
-        total = totals["labeled"]
-        if self.ohem_threshold is not None:
-            hard = hard_pixels(logits, labels, self.ohem_threshold, self.ohem_min_kept, self.align_corners)
-            labels, total = labels.masked_fill(~hard, IGNORE_INDEX), hard.sum() * totals["batches"]
-        return cross_entropy(logits, labels, total, align_corners=self.align_corners)
