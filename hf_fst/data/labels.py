@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any
 
@@ -110,6 +110,19 @@ class LabelMap(datasets.Image):
     def id2label(self) -> dict[int, str]:
         """Class names by train id, as a model's config wants them."""
         return dict(enumerate(self.names or []))
+
+    def onto(self, names: Sequence[str], classes: dict[str, str]) -> LabelMap:
+        """The same masks with the classes `names`; a class takes the color of the first of its own that becomes it.
+
+        Args:
+            names: the new class names, by train id.
+            classes: the new name of each own class; one that it leaves out is ignored. Each of `names` is in it.
+        """
+        to_new = [names.index(classes[name]) if name in classes else IGNORED for name in self.names]
+        raw = range(len(self.names)) if self.id_map is None else self.id_map
+        id_map = [train if train in (None, IGNORED) else to_new[train] for train in raw]
+        palette = self.palette and [self.palette[to_new.index(new)] for new in range(len(names))]
+        return replace(self, names=list(names), palette=palette, id_map=id_map)
 
     def decode_example(self, value: Any, token_per_repo_id: dict | None = None) -> PIL.Image.Image:
         """Decodes a stored mask to train ids, PIL mode "L" (H,W). Raises `DataError` (see the class)."""

@@ -77,6 +77,12 @@ def as_dataset(dataset: Any, split: str, names: list[str]) -> tuple[datasets.Dat
         raise UserError(f"The split {split!r} holds no image.")
     if type(dataset.features.get("label")) is datasets.Image:  # index masks without names: the model's
         dataset = dataset.cast_column("label", LabelMap(names=names))
+    label_map = dataset.features.get("label")
+    theirs = label_map.names or [] if isinstance(label_map, LabelMap) else []
+    if set(names) < set(theirs):
+        more = ", ".join(name for name in theirs if name not in names)
+        logger.warning("The model does not know %s, whose pixels are not counted.", more)
+        dataset = dataset.cast_column("label", label_map.onto(names, {name: name for name in names}))
     return dataset, split, "label" in dataset.column_names
 
 

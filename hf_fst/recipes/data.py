@@ -15,7 +15,7 @@ from hf_fst.errors import UsageError, UserError
 from hf_fst.evaluation.confusion import CLASS_LISTS
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.recipes.keys import Recipe
-from hf_fst.recipes.sides import Side, load_side, sides, take_labeled, take_split
+from hf_fst.recipes.sides import Side, load_side, share_classes, sides, take_labeled, take_split
 from hf_fst.training.config import FSTConfig
 
 # numbers of `RareClasses` that a recipe may set
@@ -68,14 +68,16 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
         UserError: the data is not as the recipe says.
     """
     named = sides(recipe)
-    loaded = {"labeled": load_side(recipe, named["labeled"], recipe.labeled)}
+    share = {"labeled": recipe.labeled, "unlabeled": recipe.target_labeled}
+    loaded = {key: load_side(recipe, side, share.get(key)) for key, side in named.items()}
+    if recipe.class_map is not None:
+        loaded = share_classes(recipe.class_map, loaded)
     labeled, unlabeled = take_labeled(loaded["labeled"], named["labeled"], recipe.labeled, recipe.split_seed)
     label_map = _label_map(labeled, named["labeled"])
     for sentence in look_at_labels(labeled):
         warnings.warn(sentence, stacklevel=2)
     few = None
     if "unlabeled" in named:
-        loaded["unlabeled"] = load_side(recipe, named["unlabeled"], recipe.target_labeled)
         taken = take_labeled(loaded["unlabeled"], named["unlabeled"], recipe.target_labeled, recipe.split_seed)
         few, unlabeled = (None, taken[0]) if recipe.target_labeled is None else taken
     elif recipe.target_labeled is not None:
@@ -83,8 +85,7 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
     unlabeled = _needed(unlabeled, objective)
 
     evaluated = "unlabeled" if recipe.eval_split in loaded.get("unlabeled", ()) else "labeled"
-    if "evaluation" in named:
-        evaluated, loaded["evaluation"] = "evaluation", load_side(recipe, named["evaluation"])
+    evaluated = "evaluation" if "evaluation" in named else evaluated
     evaluation = replace(named[evaluated], split=recipe.eval_split or "")
     validation, test = _evaluated(recipe, config, loaded[evaluated], evaluation)
 

@@ -17,6 +17,7 @@ from hf_fst.recipes.data import scored_classes
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import merge, to_config
 from hf_fst.recipes.network import build_network
+from hf_fst.recipes.sides import common_classes, sides
 from hf_fst.training.settings import resolve, virtual_steps
 from hf_fst.training.trainer import FSTTrainer
 
@@ -150,10 +151,14 @@ def state_bytes(network: torch.nn.Module, config) -> dict[str, int]:
 
 def _class_names(recipe: Recipe) -> list[str]:
     """Names of the classes as far as they are known without the data."""
+    names = recipe.dataset and ABOUT[recipe.dataset].classes
     if recipe.id2label is not None:
-        return list(read_id2label(recipe.id2label))
-    if recipe.dataset is not None and ABOUT[recipe.dataset].classes is not None:
-        return list(ABOUT[recipe.dataset].classes)
+        names = read_id2label(recipe.id2label)
+    if recipe.class_map is not None:
+        *_, target = sides(recipe).values()
+        return common_classes(recipe.class_map, names, ABOUT[target.name].classes)[0]
+    if names:
+        return list(names)
     count = BUILDS[recipe.model].num_labels if recipe.model in BUILDS else 2
     return [f"class {i}" for i in range(count)]
 

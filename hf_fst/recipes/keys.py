@@ -47,6 +47,11 @@ class Recipe:
     )
     unlabeled_data_dir: str | None = _key("Unlabeled images", "its folder; default data_dir for the same dataset")
     unlabeled_options: dict | None = _key("Unlabeled images", "further options of that dataset")
+    class_map: dict | None = _key(
+        "Unlabeled images",
+        "{class of dataset: class, or list of classes, of the target} where these have different classes; others are "
+        "ignored",
+    )
     target_labeled: int | str | None = _key(
         "Unlabeled images",
         "how much of unlabeled_dataset keeps its labels and joins the labeled images, written as `labeled`",

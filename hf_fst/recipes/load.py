@@ -275,6 +275,13 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(f"random_resize is {pair}; give [low, high] with 0 < low <= 1 <= high.")
     if not 0 < recipe.cat_max_ratio <= 1:
         raise UsageError(f"cat_max_ratio is {recipe.cat_max_ratio}; use a number above 0, up to 1.")
+    for own, given in (recipe.class_map or {}).items():
+        group = given if isinstance(given, list) else [given]
+        if not group or not all(isinstance(name, str) for name in (own, *group)):
+            raise UsageError(
+                f"class_map has {own!r}: {given!r}, but one class or a list of classes of the target, by name, is "
+                "expected for each class of dataset."
+            )
     share = recipe.target_labeled_share
     if share is not None and not 0 < share < 1:
         raise UsageError(f"target_labeled_share is {share}; use a number between 0 and 1.")

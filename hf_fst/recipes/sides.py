@@ -12,9 +12,10 @@ import datasets
 
 from hf_fst.data import DATASETS, load
 from hf_fst.data.folders import read_id2label
+from hf_fst.data.labels import check_names
 from hf_fst.data.sampling import class_pixels
 from hf_fst.data.splits import nested_order, read_list
-from hf_fst.errors import UsageError, UserError
+from hf_fst.errors import UsageError, UserError, did_you_mean
 from hf_fst.recipes.keys import Recipe
 
 
@@ -83,6 +84,77 @@ def load_side(recipe: Recipe, side: Side, labeled: int | str | None = None) -> d
         options.setdefault("labeled", labeled)
         options.setdefault("seed", recipe.split_seed)
     return load(side.name, side.data_dir, **options)
+
+
+def common_classes(
+    class_map: dict[str, str | list[str]], source: list[str] | None, target: list[str] | None
+) -> tuple[list[str], dict[str, str], dict[str, str]]:
+    """The classes of a run between two label sets.
+
+    Args:
+        class_map: for a class of the labeled images, the source, the target's class or classes; a list makes them one.
+        source: class names of the labeled images; None where they are not known.
+        target: class names of the others; None where they are not known.
+
+    Returns:
+        The names of the run's classes, in the target's order: the target's names, and for a list the source's first. Then
+        the one of these that each class of the source becomes, and that each of the target becomes.
+
+    Raises:
+        UsageError: a class that is not there, or one that is named twice.
+    """
+    groups = {own: (given,) if isinstance(given, str) else tuple(given) for own, given in class_map.items()}
+    names: dict[tuple[str, ...], str] = {}
+    for own, group in groups.items():
+        names.setdefault(group, group[0] if len(group) == 1 else own)
+    of_source = {own: names[group] for own, group in groups.items()}
+    of_target = {name: new for group, new in names.items() for name in group}
+    for side, given, known in (("dataset", of_source, source), ("the target", of_target, target)):
+        for name in given:
+            if known is not None and name not in known:
+                hint = did_you_mean(name, known) or f"its classes are {', '.join(known)}."
+                raise UsageError(f"class_map names {name!r}, which is no class of {side}; {hint}")
+    for name in of_target:
+        if sum(group.count(name) for group in names) > 1:
+            raise UsageError(f"class_map has {name!r} of the target in two places that differ; make them the same.")
+    check_names(list(names.values()), "class_map")
+    ordered = [of_target[name] for name in target or of_target if name in of_target]
+    return list(dict.fromkeys(ordered)), of_source, of_target
+
+
+def share_classes(
+    class_map: dict[str, str | list[str]], loaded: dict[str, datasets.DatasetDict]
+) -> dict[str, datasets.DatasetDict]:
+    """The sides of a recipe with the classes that its `class_map` gives them; other classes are read as ignored.
+
+    Raises:
+        UsageError: there is one side alone, or the map does not fit the classes.
+        UserError: a side has labels but no names for them, or the target has two sets of names.
+    """
+    if len(loaded) == 1:
+        raise UsageError(
+            "class_map is set, but all images are of one dataset; set unlabeled_dataset, or leave it out."
+        )
+    own: dict[str, list[str]] = {}
+    for key, splits in loaded.items():
+        side = "source" if key == "labeled" else "target"
+        for label_map in (part.features["label"] for part in splits.values() if "label" in part.features):
+            if label_map.names is None:
+                raise UserError(f"class_map goes by names, but the {side} does not name its classes; give id2label.")
+            if own.setdefault(side, label_map.names) != label_map.names:
+                raise UserError(
+                    f"class_map is for one target, but the images that are evaluated have {', '.join(label_map.names)} "
+                    f"and the unlabeled ones {', '.join(own[side])}; give both the same classes."
+                )
+    names, of_source, of_target = common_classes(class_map, own.get("source"), own.get("target"))
+    shared = {}
+    for key, splits in loaded.items():
+        classes = of_source if key == "labeled" else of_target
+        shared[key] = datasets.DatasetDict(splits)
+        for split, part in splits.items():
+            if "label" in part.features:
+                shared[key][split] = part.cast_column("label", part.features["label"].onto(names, classes))
+    return shared
 
 
 def take_split(loaded: datasets.DatasetDict, side: Side, split: str, labels: bool = False) -> datasets.Dataset:

@@ -46,6 +46,17 @@ def test_the_id_map_turns_raw_ids_into_train_ids(tmp_path):
     assert np.asarray(mask).tolist() == [[255, 1, 0], [0, 255, 255]]
 
 
+def test_a_map_onto_other_classes_keeps_what_is_ignored_and_what_is_unknown(tmp_path):
+    old = LabelMap(names=["a", "b", "c"], palette=[[1, 1, 1], [2, 2, 2], [3, 3, 3]], id_map=[1, 255, 2, None, 0])
+    new = old.onto(["z", "y"], {"b": "y", "c": "z", "a": "y"})
+    assert (new.names, new.palette, old.names) == (["z", "y"], [[3, 3, 3], [1, 1, 1]], ["a", "b", "c"])
+    save_gray(tmp_path / "m.png", np.array([[0, 1, 2, 4, 255]]))
+    assert np.asarray(new.decode_example(stored(tmp_path / "m.png"))).tolist() == [[1, 255, 0, 1, 255]]
+    assert LabelMap(names=["a", "b"]).onto(["b"], {"b": "b"}).id_map == [255, 0]
+    save_gray(tmp_path / "far.png", np.array([[3]]))
+    assert "far.png has label ids out of range (3)" in fails(tmp_path / "far.png", new)
+
+
 def test_rgb_masks_are_read_by_color_and_the_first_of_equal_colors_wins(tmp_path):
     colors = [[1, 2, 3], [1, 2, 3], [200, 0, 9]]
     pixels = np.array(colors, dtype=np.uint8)[[[2, 0], [1, 2]]]

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForSemanticSegmentation, SegformerImageProcessor
 
 from hf_fst.data.cityscapes import RAW_IDS
+from hf_fst.data.labels import LabelMap
 from hf_fst.evaluation.inference import Look
 from hf_fst.evaluation.results import default_folder, image_names, table
 from hf_fst.evaluation.runner import evaluate_model
@@ -233,12 +234,21 @@ class TestFiles:
 class TestBadInput:
     def test_class_counts_that_differ(self, run_dir, tmp_path):
         data = make_dataset(tmp_path, sizes=[(16, 16)], num_labels=5)
+        data = data.cast_column("label", LabelMap(names=["a", "b", "c", "d", "e"]))
         with pytest.raises(ValueError, match="has 4 classes and the dataset 5: evaluate it on a dataset with the"):
             evaluate(run_dir, data)
 
-    def test_class_names_that_differ_are_told(self, run_dir, dataset, caplog):
-        from hf_fst.data.labels import LabelMap
+    def test_classes_that_the_model_does_not_know_are_not_counted(self, run_dir, tmp_path, caplog):
+        names = ["boat", "tree", "car", "road", "dog", "sky"]
+        rows = make_dataset(tmp_path, sizes=[(16, 16), (8, 24)], num_labels=4)
+        more = rows.cast_column("label", LabelMap(names=names, id_map=[5, 0, 2, 4]))
+        known = rows.cast_column("label", LabelMap(names=NAMES, id_map=[0, 255, 2, 255]))
+        with caplog.at_level(logging.WARNING):
+            result = evaluate(run_dir, more)
+        assert "The model does not know boat, dog, whose pixels are not counted." in caplog.text
+        assert result["confusion_matrix"] == evaluate(run_dir, known)["confusion_matrix"]
 
+    def test_class_names_that_differ_are_told(self, run_dir, dataset, caplog):
         other = dataset["validation"].cast_column("label", LabelMap(names=["sky", "street", "car", "tree"]))
         with caplog.at_level(logging.WARNING):
             evaluate(run_dir, other)
