@@ -10,6 +10,8 @@ from torch import nn
 from hf_fst.evaluation.confusion import confusion_matrix, scores
 from hf_fst.evaluation.inference import WHOLE, Look, predict
 
+SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
+
 
 @torch.no_grad()
 def count(network: nn.Module, pixel_values, labels, num_labels: int, look: Look = WHOLE) -> torch.Tensor:
@@ -55,7 +57,7 @@ class StreamingScores:
         metrics, (networks, classes) = {}, self.describe()
         for network, matrix in zip(networks, self.counts, strict=True):
             result = scores(matrix, self.scored)
-            for key in ("mean_iou", "mean_accuracy", "overall_accuracy"):
+            for key in SCORES:
                 metrics[f"{network}_{key}"] = result[key]
             for name, iou in zip(classes, result["per_category_iou"], strict=True):
                 metrics[f"{network}_iou_{name}"] = iou

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 
+import torch
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 from transformers import Trainer
 from transformers.utils import ModelOutput
 
-from hf_fst.errors import UserError
+from hf_fst.data.labels import IGNORED
+from hf_fst.data.pairing import seeded
+from hf_fst.errors import UserError, did_you_mean
+from hf_fst.evaluation.counting import SCORES, StreamingScores
 from hf_fst.training.adapters import is_adapted
 from hf_fst.training.config import NO_DEEPSPEED, FSTConfig
 from hf_fst.training.sharding import refuse_sharding
@@ -53,6 +58,73 @@ def refuse_settings(args, optimizers=(None, None), optimizer_cls_and_kwargs=None
         raise UserError("compute_loss_func is given, but what is learned is an objective; give objective instead.")
 
 
+def refuse_own_loss(trainer: Trainer) -> None:
+    """Refuse a `compute_loss` of one's own, of a subclass or set on the trainer, which no step would call.
+
+    Raises:
+        UserError: with what to write in its place.
+    """
+    if getattr(trainer.compute_loss, "__func__", None) is not Trainer.compute_loss:
+        raise UserError(
+            f"{type(trainer).__name__} overrides compute_loss, but what is learned is an objective; write a subclass of "
+            "hf_fst.objectives.Objective and give it as objective."
+        )
+
+
+def refuse_evaluation(trainer: Trainer) -> None:
+    """Refuse evaluations while training that could give no score, or none of the name that the best model goes by.
+
+    Raises:
+        UserError: no evaluated label has a class, or `metric_for_best_model` is no score.
+    """
+    args, own_scores = trainer.args, isinstance(trainer.compute_metrics, StreamingScores)
+    several = isinstance(trainer.eval_dataset, dict)
+    parts = (
+        {f"{name}_": part for name, part in trainer.eval_dataset.items()} if several else {"": trainer.eval_dataset}
+    )
+    if args.eval_strategy == "no" or not own_scores:
+        return
+    for dataset in parts.values():
+        refuse_blank_labels(dataset, "evaluated", trainer.settings.eval_classes)
+    scores = [*SCORES, *(f"iou_{name}" for name in trainer.class_names)]
+    known = [
+        f"{part}{network}_{score}" for part in parts for network in [*trainer.networks()][::-1] for score in scores
+    ]
+    name = args.metric_for_best_model
+    if name is not None and name.removeprefix("eval_") not in known:
+        shown = ", ".join(metric for metric in known if metric.endswith(SCORES))
+        hint = did_you_mean(name, known) or f"use one of {shown}, or the IoU of a class, as {known[len(SCORES)]}."
+        raise UserError(f"metric_for_best_model is {name!r}; {hint}")
+
+
+def refuse_blank_labels(dataset: Dataset, what: str, scored: Sequence[int] | None = None) -> None:
+    """Refuse images whose labels hold nothing to score; reads them until there is something.
+
+    Args:
+        dataset: items with `labels` (H,W); others, and streams, are passed by.
+        what: the images in the sentence.
+        scored: ids of the classes that the scores are over; None for all.
+
+    Raises:
+        UserError: no pixel of any label is of one of these classes.
+    """
+    if isinstance(dataset, IterableDataset):
+        return
+    for index in range(len(dataset)):
+        with seeded(0):  # a transform may draw; training draws the same numbers as without this look
+            item = dataset[index]
+        if not isinstance(item, dict) or "labels" not in item:
+            return
+        labels = torch.as_tensor(item["labels"])
+        valid = (labels != IGNORED) & (labels != -100) if scored is None else torch.isin(labels, torch.tensor(scored))
+        if valid.any():
+            return
+    wanted, cure = "a class", "is the id map right?"
+    if scored is not None:
+        wanted, cure = f"one of the classes {', '.join(map(str, scored))}", "give other eval_classes or other images."
+    raise UserError(f"No pixel of the {len(dataset)} {what} images has {wanted}, so there is nothing to score; {cure}")
+
+
 def refuse_args(args) -> None:
     """Refuse options that are not an `FSTConfig`.
 
@@ -88,9 +160,10 @@ def refuse_launch(trainer: Trainer) -> None:
     """Refuse ways of being launched that would be silently wrong.
 
     Raises:
-        ValueError: several GPUs in one process, DeepSpeed, FSDP other than `hf_fst.training.sharding` can do, or
-            adapters that are to be pushed.
+        ValueError: several GPUs in one process, DeepSpeed, FSDP other than `hf_fst.training.sharding` can do,
+            adapters that are to be pushed, or as `refuse_own_loss`.
     """
+    refuse_own_loss(trainer)
     if trainer.args.n_gpu > 1:
         raise UserError(
             f"This process sees {trainer.args.n_gpu} GPUs; start one process for each with `accelerate launch`, or show "

@@ -340,6 +340,8 @@ class FSTTrainer(Trainer):
         Raises:
             ValueError: the checkpoint to resume from is incomplete, damaged, or one of another run; nothing is written.
         """
+        refusals.refuse_own_loss(self)
+        refusals.refuse_evaluation(self)
         if resume_from_checkpoint:
             expected = checkpoints.kind(self.settings.rule, self.networks()["student"])
             resume_from_checkpoint = checkpoints.to_resume(resume_from_checkpoint, self.args.output_dir, expected)

@@ -16,6 +16,8 @@ from transformers import (
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import ModelOutput
 
+from hf_fst.errors import UserError
+from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
 
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation."
@@ -24,6 +26,7 @@ FREE = (
     "which is schedule-free: while training its weights are not those that are evaluated, so a teacher cannot follow "
     "them; "
 )
+BLANK = "No pixel of the 2 evaluated images has a class, so there is nothing to score; is the id map right?"
 FUSED = "which moves weights within the backward pass, before the gradient of the group is whole; "
 
 
@@ -73,6 +76,95 @@ def test_options_that_would_not_be_heeded(tmp_path):
     assert refused(tmp_path, trainer_options={"compute_loss_func": print}) == (
         "compute_loss_func is given, but what is learned is an objective; give objective instead."
     )
+
+
+def test_a_loss_of_ones_own_is_refused_in_a_subclass_and_on_the_trainer(tmp_path):
+    class Weighted:
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            """Would never be called."""
+
+    class Mine(Weighted, FSTTrainer):
+        """The override comes from a mixin."""
+
+    sentence = (
+        "overrides compute_loss, but what is learned is an objective; write a subclass of hf_fst.objectives.Objective "
+        "and give it as objective."
+    )
+    with pytest.raises(UserError) as error:
+        Mine(tiny.model(), tiny.config(tmp_path), train_dataset=tiny.images(2), unlabeled_dataset=tiny.images(2))
+    assert str(error.value) == f"Mine {sentence}"
+    trainer = tiny.trainer(tmp_path)
+    trainer.compute_loss = lambda model, inputs, **kwargs: inputs["pixel_values"].sum()
+    with pytest.raises(UserError) as error:
+        trainer.train()
+    assert str(error.value) == f"FSTTrainer {sentence}" and trainer.state.global_step == 0
+
+
+def judged(tmp_path, evaluated, **options):
+    options = {"eval_strategy": "steps", "eval_steps": 3, **options}
+    return tiny.trainer(tmp_path, trainer_options={"eval_dataset": evaluated}, rule="mean_teacher", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("teacher_mean_iuo", "did you mean 'teacher_mean_iou'?"),
+        (
+            "f1",
+            "use one of teacher_mean_iou, teacher_mean_accuracy, teacher_overall_accuracy, student_mean_iou, "
+            "student_mean_accuracy, student_overall_accuracy, or the IoU of a class, as teacher_iou_LABEL_0.",
+        ),
+    ],
+)
+def test_a_metric_that_no_evaluation_gives_is_refused_before_the_first_step(tmp_path, name, hint):
+    trainer = judged(tmp_path, tiny.images(2), metric_for_best_model=name)
+    with pytest.raises(UserError) as error:
+        trainer.train()
+    assert str(error.value) == f"metric_for_best_model is {name!r}; {hint}" and trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [("eval_student_iou_LABEL_2", None), ("night_teacher_mean_iou", ("day", "night"))],
+)
+def test_every_score_that_is_logged_may_choose_the_best(tmp_path, name, sets):
+    evaluated = tiny.images(2) if sets is None else {part: tiny.images(2, seed) for seed, part in enumerate(sets)}
+    trainer = judged(tmp_path, evaluated, metric_for_best_model=name)
+    trainer.train()
+    assert trainer.state.best_metric == trainer.state.log_history[-2][f"eval_{name.removeprefix('eval_')}"]
+
+
+@pytest.mark.parametrize(
+    ("fill", "scored", "sentence"),
+    [
+        (
+            255,
+            None,
+            "No pixel of the 2 evaluated images has a class, so there is nothing to score; is the id map right?",
+        ),
+        (
+            -100,
+            None,
+            "No pixel of the 2 evaluated images has a class, so there is nothing to score; is the id map right?",
+        ),
+        (
+            1,
+            [0, 2],
+            "No pixel of the 2 evaluated images has one of the classes 0, 2, so there is nothing to score; give other "
+            "eval_classes or other images.",
+        ),
+    ],
+)
+def test_images_without_a_pixel_to_score_are_refused_before_the_first_step(tmp_path, fill, scored, sentence):
+    evaluated = tiny.images(2)
+    for item in evaluated:
+        item["labels"].fill_(fill)
+    trainer = judged(tmp_path, evaluated, eval_classes=scored)
+    with pytest.raises(UserError) as error:
+        trainer.train()
+    assert str(error.value) == sentence and trainer.state.global_step == 0
+    evaluated[-1]["labels"][0, 0] = 2  # one pixel is enough
+    judged(tmp_path, evaluated, eval_classes=scored).train()
 
 
 def test_deepspeed_with_the_alternative(tmp_path, monkeypatch):
