@@ -11,6 +11,7 @@ from typer import Argument, Option
 from hf_fst.commands.parser import Command
 
 FLAGS = ("--overwrite", "--resume", "--dry_run", "--json", "--debug", "--help")
+SHORT = ("-o",)
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -18,7 +19,7 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
     rest, overrides, tokens = [], {}, list(argv)
     while tokens:
         token = tokens.pop(0)
-        if token in ("-o", "--output"):
+        if token in (*SHORT, "--output"):
             token = "--output_dir"
         name, equals, value = token.partition("=")
         name = name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name
@@ -29,7 +30,8 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
             tokens = tokens if equals else tokens[1:]
         else:
             if not equals:
-                value = tokens.pop(0) if tokens and not tokens[0].startswith("--") else "true"
+                follows = tokens and not tokens[0].startswith("--") and tokens[0] not in SHORT
+                value = tokens.pop(0) if follows else "true"
             overrides[name[2:]] = value
     return rest, overrides
 

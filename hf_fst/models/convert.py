@@ -19,6 +19,7 @@ from hf_fst.errors import MissingError, UserError
 from . import convert_keys
 from .builds import BUILDS, build
 from .convert_keys import State
+from .loading import refuse_nonfinite
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def convert(
     unused = [key for key in state if family.unused and re.search(family.unused, key)]
     converted = family.keys({key: tensor for key, tensor in state.items() if key not in unused})
     _check_fit(converted, model, path, name)
+    refuse_nonfinite(converted.items(), path)
     model.load_state_dict(converted)
     report(f"{path}: {family.title}, {which} weights of {len(state)} entries")
     if unused:

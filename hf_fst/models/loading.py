@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -85,10 +87,11 @@ def load_network(
         options: fields of the configuration to change.
 
     Raises:
-        UserError: the trained head has another number of classes.
+        UserError: the trained head has another number of classes, or weights are not finite.
         MissingError: there is no such network.
     """
     name, subfolder = locate(model, which)
+    where = f"{name}, subfolder {subfolder}" if subfolder else name
     try:
         config = AutoConfig.from_pretrained(name, subfolder=subfolder, **options)
         if id2label is not None:
@@ -99,13 +102,14 @@ def load_network(
                     "replace_head: true to give it a new head, or use a dataset with its classes."
                 )
             config.id2label, config.label2id = id2label, {label: index for index, label in id2label.items()}
-        return AutoModelForSemanticSegmentation.from_pretrained(
+        network = AutoModelForSemanticSegmentation.from_pretrained(
             name, subfolder=subfolder, config=config, ignore_mismatched_sizes=id2label is not None
         )
+        refuse_nonfinite(network.state_dict().items(), where)
+        return network
     except UserError:
         raise
     except (OSError, ValueError, StrictDataclassError) as error:
-        where = f"{name}, subfolder {subfolder}" if subfolder else name
         raise MissingError(f"No segmentation model can be loaded from {where}: {words(error)}") from error
 
 
@@ -134,6 +138,40 @@ def load(
             continue
     logger.warning("%s has no image processor; one with ImageNet's mean and deviation is used.", name)
     return network, default_processor()
+
+
+def refuse_nonfinite(weights: Iterable[tuple[str, torch.Tensor]], where: str | Path) -> None:
+    """Refuses weights that are nan or infinite: such a network still gives classes, though wrong ones.
+
+    Args:
+        weights: parameters and buffers by name.
+        where: where they come from.
+
+    Raises:
+        UserError: with how many tensors hold such values, and the first of them.
+    """
+    bad = [name for name, tensor in weights if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if bad:
+        raise UserError(
+            f"{len(bad)} of the tensors in {where} hold values that are not finite, the first is {bad[0]}: the training "
+            "diverged, or the file is damaged; use an earlier checkpoint, or train again with a lower learning rate."
+        )
+
+
+def refuse_broken_files(directory: str | Path) -> None:
+    """Refuses a directory whose weights are not finite or cannot be read, without building the network.
+
+    Raises:
+        UserError: with the file.
+    """
+    for path in sorted(Path(directory).glob("model*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                refuse_nonfinite(((name, file.get_tensor(name)) for name in file.keys()), path)
+        except SafetensorError as error:
+            raise UserError(
+                f"{path} cannot be read ({words(error)[:-1]}); download or save the model again."
+            ) from error
 
 
 def words(error: Exception) -> str:

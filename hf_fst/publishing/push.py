@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFo
 from huggingface_hub.utils import validate_repo_id
 
 from hf_fst.errors import MissingError, PushError, UserError
-from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR
+from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR, refuse_broken_files
 from hf_fst.publishing.card import FIGURES, bare_card, make_card
 from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN, RunFacts
 
@@ -110,8 +110,8 @@ def push(
 
     Raises:
         FileNotFoundError: the directory holds no model.
-        ValueError: the id of the repository is none, a file to publish holds what looks like a local path or a token, or
-            both `revision` and `create_pr` are given.
+        ValueError: the id of the repository is none, weights are not finite, a file to publish holds what looks like a
+            local path or a token, or both `revision` and `create_pr` are given.
         PushError: the Hub refused it or could not be reached.
     """
     if create_pr and revision is not None:
@@ -119,6 +119,8 @@ def push(
     files: dict[str, Path | bytes] = {**files_of(directory), **(more or {})}
     for name, content in files.items():
         _check(name, content)
+    for folder in sorted({path.parent for name, path in files.items() if fnmatch.fnmatch(name, f"*{WEIGHTS[0]}")}):
+        refuse_broken_files(folder)
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

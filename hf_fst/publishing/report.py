@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_fst.drawing.overlays import default_palette, grid
+from hf_fst.models.loading import STUDENT_DIR, refuse_broken_files
 from hf_fst.publishing.card import FIGURES, as_comparison, write_card
 from hf_fst.publishing.facts import RunFacts
 
@@ -65,10 +66,12 @@ def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), *
 
     Raises:
         FileNotFoundError: If a directory has no fst_run.json.
-        ValueError: If one is not such a file, or a change is not something a card may tell.
+        ValueError: If one is not such a file, the weights are not finite, or a change is not something a card may tell.
     """
     directory = Path(directory)
     facts = RunFacts.load(directory)
+    for folder in (directory, directory / STUDENT_DIR):
+        refuse_broken_files(folder)
     if compared:
         changes["compared"] = [as_comparison(RunFacts.load(other)) for other in compared]
     facts = dataclasses.replace(facts, **changes)

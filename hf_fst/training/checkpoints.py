@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from hf_fst.errors import MissingError, UserError, WriteError
-from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR
+from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR, refuse_broken_files
 from hf_fst.training.adapters import is_adapted, load_adapter
 from hf_fst.training.sharding import is_sharded, load_shards, load_whole, save_shards, saves_shards
 
@@ -160,7 +160,8 @@ def check(directory: str | os.PathLike, expected: dict[str, str], resumes: bool 
 
     Raises:
         FileNotFoundError: there is no such directory.
-        ValueError: the checkpoint is incomplete, damaged, or one of another rule or architecture, or holds weights alone.
+        ValueError: the checkpoint is incomplete, damaged, or one of another rule or architecture, holds weights alone, or
+            weights that are not finite.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -191,6 +192,8 @@ def check(directory: str | os.PathLike, expected: dict[str, str], resumes: bool 
             raise UserError(f"The checkpoint {directory} is damaged: {name} is missing; {hint}.")
         if list(_fingerprint(path)) != fingerprint:
             raise UserError(f"The checkpoint {directory} is damaged: {name} is not as it was written; {hint}.")
+    for folder in (directory, directory / TEACHER_DIR) if resumes else ():
+        refuse_broken_files(folder)
 
 
 def save_output(accelerator: Accelerator, networks: dict[str, nn.Module], processor, directory: str) -> None:

@@ -195,3 +195,4 @@ def test_overrides_are_taken_out_of_the_arguments():
         ["train", "r.yaml", "--dry_run", "--sweep", "a"],
         {"rule": "fst_w", "bf16": "true", "model_config.depth": "3", "output_dir": "x"},
     )
+    assert split_overrides(["train", "--replace_head", "-o", "x"])[1] == {"replace_head": "true", "output_dir": "x"}

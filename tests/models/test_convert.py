@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForSemanticSegmentation
 
+from hf_fst.errors import UserError
 from hf_fst.models import convert
 from tests.tolerance import assert_same_logits, assert_same_weights
 
@@ -109,6 +110,13 @@ def test_plain_segmentor_fills_a_given_model(tmp_path):
     assert convert(path, model, "student", report=silent) is model
     with torch.no_grad():
         torch.testing.assert_close(model(pixels(name)).logits, expected, rtol=0, atol=1e-4 * expected.abs().max())
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    state = published_state("deeplabv2-resnet50")
+    state["backbone.layer1.0.conv1.weight"].view(-1)[3] = float("inf")
+    with pytest.raises(UserError, match="1 of the tensors in .*published.pth hold values that are not finite"):
+        convert_state(state, tmp_path)
 
 
 def test_missing_unexpected_and_misshapen_weights_are_named(tmp_path):

@@ -4,6 +4,7 @@ import json
 import zlib
 
 import pytest
+import safetensors.torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
@@ -16,6 +17,8 @@ def fill(directory, *names):
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}" if name.endswith(".json") else "")
+        if path.suffix == ".safetensors":
+            safetensors.torch.save_file({}, path)
     return directory
 
 
