@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hf_fst.commands.card import card
+from hf_fst.commands.check import Check, check
 from hf_fst.commands.convert import convert
 from hf_fst.commands.demo import demo
 from hf_fst.commands.evaluate import evaluate
@@ -22,7 +23,7 @@ from hf_fst.commands.train import Train, train
 from hf_fst.errors import UsageError
 
 COMMANDS = {
-    "Train": {"train": train},
+    "Train": {"train": train, "check": check},
     "Use a model": {"eval": evaluate, "predict": predict, "label": label, "demo": demo},
     "Import, export and publish": {"convert": convert, "export": export, "card": card, "push": push},
 }
@@ -45,6 +46,7 @@ def hf_fst(
 
     Examples:
       hf-fst train street-da
+      hf-fst check folders --data_dir labeled --unlabeled_data_dir unlabeled
       hf-fst train folders --data_dir labeled --unlabeled_data_dir unlabeled
       hf-fst eval runs/street_da street --options look=real
       hf-fst predict runs/street_da images/ -o out/ --overlays
@@ -56,7 +58,7 @@ app = typer.Typer(cls=Group, context_settings=SETTINGS, rich_markup_mode=None)
 app.callback()(hf_fst)
 for panel, commands in COMMANDS.items():
     for name, function in commands.items():
-        kind = Train if function is train else Command
+        kind = {train: Train, check: Check}.get(function, Command)
         app.command(name, cls=kind, context_settings=SETTINGS, rich_help_panel=panel)(reported(function))
 
 

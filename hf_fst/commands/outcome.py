@@ -33,14 +33,16 @@ COMMON = {
 
 
 def reported(function: Callable[..., dict]) -> Callable[..., int]:
-    """The command with `--json` and `--debug`, returning the exit code. A `UserError` becomes one sentence on stderr.
+    """The command with `--debug` and, unless it has its own, `--json`, returning the exit code. A `UserError` becomes one
+    sentence on stderr.
 
     Any other error is a fault of ours and keeps its traceback.
     """
 
     @functools.wraps(function)
-    def command(*, json: bool, debug: bool, **arguments) -> int:
+    def command(*, debug: bool, **arguments) -> int:
         sys.excepthook = ask_for_report  # for kinds of errors that are not caught below
+        json = "json" not in own and arguments.pop("json")
         try:
             with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
                 result = function(**arguments)
@@ -55,11 +57,13 @@ def reported(function: Callable[..., dict]) -> Callable[..., int]:
 
     # typer reads what a command takes from its signature
     signature = inspect.signature(function, eval_str=True)
+    own = signature.parameters
     common = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
         for name, kind in COMMON.items()
+        if name not in own
     ]
-    command.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *common])
+    command.__signature__ = signature.replace(parameters=[*own.values(), *common])
     return command
 
 

@@ -14,8 +14,13 @@ FLAGS = ("--overwrite", "--resume", "--dry_run", "--json", "--debug", "--help")
 SHORT = ("-o",)
 
 
-def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The arguments of `train` without `--key value` and `--key=value`, and these by key; a key alone means true."""
+def split_overrides(argv: list[str], valued: tuple[str, ...] = ("--sweep",)) -> tuple[list[str], dict[str, str]]:
+    """The arguments of `train` without `--key value` and `--key=value`, and these by key; a key alone means true.
+
+    Args:
+        argv: the words after the command.
+        valued: options of the command itself that take a value.
+    """
     rest, overrides, tokens = [], {}, list(argv)
     while tokens:
         token = tokens.pop(0)
@@ -23,11 +28,11 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
             token = "--output_dir"
         name, equals, value = token.partition("=")
         name = name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name
-        if not name.startswith("--") or name in FLAGS:
-            rest.append(name if name in FLAGS else token)
-        elif name == "--sweep":
-            rest += ["--sweep", value] if equals else ["--sweep", *tokens[:1]]
+        if name in valued:
+            rest += [name, value] if equals else [name, *tokens[:1]]
             tokens = tokens if equals else tokens[1:]
+        elif not name.startswith("--") or name in FLAGS:
+            rest.append(name if name in FLAGS else token)
         else:
             if not equals:
                 follows = tokens and not tokens[0].startswith("--") and tokens[0] not in SHORT
@@ -39,8 +44,10 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 class Train(Command):
     """Takes every key of a recipe as an option, and lists them in its help."""
 
+    valued = ("--sweep",)
+
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        args, ctx.obj = split_overrides(args)
+        args, ctx.obj = split_overrides(args, self.valued)
         return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: typer.Context, formatter) -> None:

@@ -135,7 +135,7 @@ class LabelMap(datasets.Image):
     def read(self, value: dict, token_per_repo_id: dict | None = None) -> tuple[PIL.Image.Image, int]:
         """Decodes as `decode_example`; also gives the EXIF orientation (1 to 8) in which the mask is stored."""
         ids, orientation = decode_mask(value, self.colors, self.first_channel, token_per_repo_id)
-        return self._picture(self._train_ids(ids, value)), orientation
+        return self._picture(self.train_ids(ids, value)), orientation
 
     def _picture(self, labels: PIL.Image.Image | np.ndarray) -> PIL.Image.Image:
         image = PIL.Image.fromarray(labels) if isinstance(labels, np.ndarray) else labels
@@ -143,13 +143,14 @@ class LabelMap(datasets.Image):
             image.info.update(MARK)
         return image
 
-    def _known(self) -> list[int | None]:
+    def known(self) -> list[int | None]:
         """The train id of each raw id of 0 to 255, None where it is not known."""
         train_ids = self.id_map if self.id_map is not None else range(len(self.names) if self.names else IGNORED)
         return [*train_ids, *[None] * (IGNORED - len(train_ids)), IGNORED][: IGNORED + 1]
 
-    def _train_ids(self, ids: np.ndarray, value: dict) -> PIL.Image.Image:
-        known = self._known()
+    def train_ids(self, ids: np.ndarray, value: dict) -> PIL.Image.Image:
+        """The train ids, mode "L", of the raw ids (H,W) of the mask `value`. Raises `DataError` for unknown ones."""
+        known = self.known()
         unknown = np.unique(ids[(ids < 0) | (ids > IGNORED)]).tolist() if ids.dtype != np.uint8 else []
         image = PIL.Image.fromarray(ids.astype(np.uint8, copy=False))
         if not unknown:
@@ -233,7 +234,7 @@ class LabelMap(datasets.Image):
         """The stored form of train ids, with a raw id for each."""
         raw = labels
         if self.id_map is not None:
-            back = {train: raw for raw, train in reversed(list(enumerate(self._known()))) if train is not None}
+            back = {train: raw for raw, train in reversed(list(enumerate(self.known()))) if train is not None}
             table = np.zeros(IGNORED + 1, dtype=np.uint8)
             for train in np.unique(labels).tolist():
                 if train not in back:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import datasets
@@ -15,38 +11,22 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from hf_fst.data.labels import IGNORED, LabelMap
+from hf_fst.data.cached import map_files
+from hf_fst.data.labels import LabelMap
 from hf_fst.data.views import View, check_rows
 from hf_fst.errors import UserError
 
 
-def _count(row: dict, label_map: LabelMap) -> dict:
-    counts = np.array(label_map.decode_example(row["label"]).histogram(), dtype=np.int64)
-    return {"pixels": counts[: len(label_map.names)], "ignored": counts[IGNORED]}
+def _count(row: dict, index: int, label_map: LabelMap) -> dict:
+    return {"pixels": label_map.decode_example(row["label"]).histogram()[: len(label_map.names)]}
 
 
-def _key(stored: datasets.Dataset, label_map: LabelMap) -> str:
-    """A name for the statistics: the same only for the same files (path, size, time) and the same id map."""
-    digest = hashlib.sha256(json.dumps(asdict(label_map), sort_keys=True).encode())
-    in_files = True
-    for value in stored["label"]:
-        path = value["path"]
-        in_files = in_files and value["bytes"] is None and path is not None and os.path.exists(path)
-        if not in_files:
-            break
-        status = os.stat(path)
-        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
-    if not in_files:
-        digest.update(stored._fingerprint.encode())
-    return digest.hexdigest()[:24]
-
-
-def count_pixels(
+def class_pixels(
     dataset: datasets.Dataset, num_proc: int | None = None, cache_dir: str | Path | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Counts the pixels of each class, int64 (N,C), and the ignored ones, int64 (N,), in each full-size mask.
+) -> np.ndarray:
+    """Counts the pixels of each class in each full-size mask, int64 (N,C).
 
-    Computed once by `datasets.map` in several processes and kept; a changed file, order or id map is counted again.
+    Computed once and kept (`map_files`); a changed file, order or id map is counted again.
 
     Args:
         dataset: with a column `label` (`LabelMap` with names).
@@ -60,76 +40,10 @@ def count_pixels(
         raise UserError("Class statistics need a column `label` with class names; give a labeled dataset.")
     stored = dataset.with_format(None).select_columns(["label"]).cast_column("label", datasets.Image(decode=False))
     check_rows(stored, ["label"])
-    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_fst")
-    folder.mkdir(parents=True, exist_ok=True)
-    if num_proc is None:
-        num_proc = min(os.cpu_count() or 1, 16, len(stored) // 64)
-    counted = stored.map(
-        _count,
-        fn_kwargs={"label_map": label_map},
-        remove_columns=["label"],
-        features=datasets.Features(pixels=datasets.List(datasets.Value("int64")), ignored=datasets.Value("int64")),
-        num_proc=num_proc if num_proc > 1 else None,
-        cache_file_name=str(folder / f"counts-{_key(stored, label_map)}.arrow"),
-        load_from_cache_file=True,
-        desc="Counting pixels of each class",
-    ).with_format("numpy")
-    pixels = np.array(counted["pixels"][:], dtype=np.int64).reshape(len(stored), -1)
-    return pixels, np.array(counted["ignored"][:], dtype=np.int64)
-
-
-def class_pixels(
-    dataset: datasets.Dataset, num_proc: int | None = None, cache_dir: str | Path | None = None
-) -> np.ndarray:
-    """The pixels of each class in each mask, int64 (N,C), as `count_pixels` counts them."""
-    return count_pixels(dataset, num_proc, cache_dir)[0]
-
-
-def look_at_labels(dataset: datasets.Dataset) -> list[str]:
-    """Looks at all labels before something is trained on them.
-
-    Returns: sentences about what is probably not meant: classes without a pixel, more than half of the pixels ignored.
-
-    Raises:
-        ValueError: nothing can be learned from the labels: one class name, no labeled pixel, one of two classes alone.
-    """
-    pixels, ignored = count_pixels(dataset)
-    names, total = dataset.features["label"].names, pixels.sum(0)
-    share = ignored.sum() / max(ignored.sum() + total.sum(), 1)
-    missing = [name for name, count in zip(names, total, strict=True) if count == 0]
-    if len(names) == 1:
-        raise UserError(
-            f"The only class is {names[0]!r}, so that there is nothing to tell it from; name the background too, as "
-            f"['background', {names[0]!r}], with an id map where the masks need one."
-        )
-    if len(missing) == len(names):
-        raise UserError(
-            f"No pixel of the labels has a class, all are {IGNORED} (ignored); is the id map right? Masks of 0 and 255 "
-            "need id_map: {0: 0, 255: 1}."
-        )
-    if len(names) == 2 and missing:
-        binary = (
-            " Its masks hold one id and 255, which is ignored; if they are drawn as 0 and 255, give id_map: "
-            "{0: 0, 255: 1}."
-            if share > 0
-            else ""
-        )
-        raise UserError(
-            f"No pixel of the labels is {missing[0]!r}, so that there is nothing to learn; check masks and id map."
-            f"{binary}"
-        )
-    warnings = []
-    if missing:
-        warnings.append(
-            f"No pixel of the labels is {', '.join(map(repr, missing))}; check class names and id map, or leave the "
-            f"class{'es' * (len(missing) > 1)} out."
-        )
-    if share > 0.5:
-        warnings.append(
-            f"{share:.0%} of the pixels are ignored ({IGNORED}), so that little is learned from; check the id map, "
-            "unless the labels are sparse."
-        )
-    return warnings
+    features = datasets.Features(pixels=datasets.List(datasets.Value("int64")))
+    desc = "Counting pixels of each class"
+    counted = map_files(stored, _count, features, "counts", desc, num_proc, cache_dir, label_map=label_map)
+    return np.array(counted.with_format("numpy")["pixels"][:], dtype=np.int64).reshape(len(stored), -1)
 
 
 def class_probabilities(pixels: np.ndarray, temperature: float = 0.01) -> np.ndarray:

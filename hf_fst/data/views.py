@@ -59,7 +59,7 @@ class View(Dataset):
     is bool (H,W), False on padding, given where the transform knows.
 
     Args:
-        dataset: a `datasets.Dataset`; kept as `.dataset`.
+        dataset: a `datasets.Dataset`; kept as `.dataset`, and its columns that are read, not decoded, as `.stored`.
         transform: takes a `tv_tensors.Image` (3,H,W) uint8 and a `tv_tensors.Mask` (H,W) uint8 or None, and gives the
             pair (pixel_values, labels); see `hf_fst.data.transforms`. It draws from torch's global generator of the
             CPU only. One of torchvision's v2 gets a `Padding` besides; any other may give `valid` (H,W) as a third.
@@ -92,23 +92,18 @@ class View(Dataset):
         for column in columns:
             stored = stored.cast_column(column, datasets.Image(decode=False))
         check_rows(stored, columns)
-        self._stored = stored
+        self.stored = stored
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return len(self.stored)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return self.finish(*self.read(index))
 
     def read(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]:
         """Reads image (3,H,W) and mask (H,W) of a row, both uint8 and of full size. Raises `DataError`."""
-        row = self._stored[int(index)]
-        for column, value in row.items():
-            if value["bytes"] is not None:  # then the path is a name alone
-                value["path"] = f"row {int(index)} ({value['path'] or column})"
-            elif value["path"] is None:
-                raise DataError(f"Row {int(index)} has neither path nor bytes in its column `{column}`; leave it out.")
-        return decode_pair(row["image"], row["label"] if self.with_labels else None, self.label_map)
+        row = named_row(self.stored[int(index)], int(index))
+        return decode_pair(row["image"], row.get("label"), self.label_map)
 
     def finish(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None) -> dict[str, torch.Tensor]:
         """Makes model inputs from what `read` gave, with one draw of the transform."""
@@ -124,6 +119,16 @@ class View(Dataset):
         if more:
             item["valid"] = more[0]
         return item
+
+
+def named_row(row: dict[str, dict], index: int) -> dict[str, dict]:
+    """A stored row whose values say where they are from, in `path`. Raises `DataError` for a value without content."""
+    for column, value in row.items():
+        if value["bytes"] is not None:  # then the path is a name alone
+            value["path"] = f"row {index} ({value['path'] or column})"
+        elif value["path"] is None:
+            raise DataError(f"Row {index} has neither path nor bytes in its column `{column}`; leave it out.")
+    return row
 
 
 def decode_pair(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
 
 import datasets
+import numpy as np
 from torch.utils.data import Dataset
 
 from hf_fst.data import LabelMap, View
-from hf_fst.data.sampling import RareClasses, combine, look_at_labels
+from hf_fst.data.check import Images, Report, check
+from hf_fst.data.sampling import RareClasses, combine
 from hf_fst.data.transforms import CenterCrop, Evaluation, size_within, training
-from hf_fst.errors import UsageError, UserError
+from hf_fst.errors import DataError, UsageError, UserError
 from hf_fst.evaluation.confusion import CLASS_LISTS
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.recipes.keys import Recipe
@@ -36,6 +37,7 @@ class RunData:
         palette: their colors.
         rare: the sampler of `labeled` by class, if any.
         few: the number of target images with labels.
+        report: what a look at all their files found, if the recipe asks for one.
     """
 
     labeled: Dataset
@@ -47,6 +49,7 @@ class RunData:
     palette: list[list[int]] | None
     rare: RareClasses | None
     few: int
+    report: Report | None
 
     @property
     def views(self) -> dict[str, Dataset]:
@@ -74,8 +77,6 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
         loaded = share_classes(recipe.class_map, loaded)
     labeled, unlabeled = take_labeled(loaded["labeled"], named["labeled"], recipe.labeled, recipe.split_seed)
     label_map = _label_map(labeled, named["labeled"])
-    for sentence in look_at_labels(labeled):
-        warnings.warn(sentence, stacklevel=2)
     few = None
     if "unlabeled" in named:
         taken = take_labeled(loaded["unlabeled"], named["unlabeled"], recipe.target_labeled, recipe.split_seed)
@@ -97,26 +98,38 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
     scale = _pair(recipe.resize)
     unlabeled_scale = _pair(recipe.unlabeled_resize) or scale
     crop = recipe.crop_size or _first_size(labeled, scale)
-    crop = crop if isinstance(crop, int) else tuple(crop)
-    factors = recipe.random_resize and tuple(recipe.random_resize)
-    labeled_view = View(labeled, training(crop, scale, factors, recipe.cat_max_ratio))
-    rare = _rare(labeled_view, recipe, crop)
-    together = labeled_view if rare is None else rare
-    if few is not None:
-        share = recipe.target_labeled_share
-        few_view = View(few, training(crop, unlabeled_scale, factors, recipe.cat_max_ratio))
-        together = combine([together, few_view], None if share is None else [1 - share, share])
-    unlabeled_view = None
-    if unlabeled is not None:
-        unlabeled_view = View(unlabeled, training(crop, unlabeled_scale, factors), recipe.unlabeled_diagnostics)
+    crop = (crop, crop) if isinstance(crop, int) else (crop[0], crop[1])
+    factors = _pair(recipe.random_resize)
     look = (
         CenterCrop(recipe.eval_crop) if recipe.eval_crop else Evaluation(_pair(recipe.eval_resize) or unlabeled_scale)
     )
+
+    def cropped(images: datasets.Dataset, size: tuple[int, int] | None, mixed: float, with_labels=True) -> Images:
+        return Images(View(images, training(crop, size, factors, mixed), with_labels), crop, size, factors)
+
+    parts = {"labeled": cropped(labeled, scale, recipe.cat_max_ratio)}
+    if few is not None:
+        parts["labeled target"] = cropped(few, unlabeled_scale, recipe.cat_max_ratio)
+    if unlabeled is not None:
+        parts["unlabeled"] = cropped(unlabeled, unlabeled_scale, 1.0, recipe.unlabeled_diagnostics)
+    parts |= {
+        name: Images(View(images, look))
+        for name, images in (("validation", validation), ("test", test))
+        if images is not None
+    }
+    report = check(parts, label_map.names) if recipe.check else None
+    views = {name: images.view for name, images in parts.items()}
+    together = views["labeled"]
+    rare = _rare(together, recipe, crop, None if report is None else report.parts["labeled"].class_pixels)
+    together = together if rare is None else rare
+    if few is not None:
+        share = recipe.target_labeled_share
+        together = combine([together, views["labeled target"]], None if share is None else [1 - share, share])
     return RunData(
         together,
-        unlabeled_view,
-        None if validation is None else View(validation, look),
-        None if test is None else View(test, look),
+        views.get("unlabeled"),
+        views.get("validation"),
+        views.get("test"),
         {
             "labeled": named["labeled"],
             "unlabeled": named.get("unlabeled", named["labeled"]),
@@ -127,6 +140,7 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
         label_map.palette,
         rare,
         0 if few is None else len(few),
+        report,
     )
 
 
@@ -149,8 +163,8 @@ def scored_classes(recipe: Recipe, names: list[str]) -> list[int] | None:
     return ids
 
 
-def _pair(scale: list[int] | None) -> tuple[int, int] | None:
-    return None if scale is None else (scale[0], scale[1])
+def _pair(numbers: list | None) -> tuple | None:
+    return None if numbers is None else (numbers[0], numbers[1])
 
 
 def _label_map(labeled: datasets.Dataset, side: Side) -> LabelMap:
@@ -212,13 +226,19 @@ def _same_classes(names: list[str], dataset: datasets.Dataset, where: str) -> No
 
 
 def _first_size(dataset: datasets.Dataset, scale: tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width of the first image once it is resized."""
-    image, _ = View(dataset, transform=None, with_labels=False).read(0)
-    size = tuple(image.shape[-2:])
-    return size_within(size, scale) if scale else size
+    """Height and width of the first image that can be read, once it is resized."""
+    view = View(dataset, transform=None, with_labels=False)
+    for row in range(len(view)):
+        try:
+            height, width = view.read(row)[0].shape[-2:]
+        except DataError:
+            if row == len(view) - 1:
+                raise
+        else:
+            return size_within((height, width), scale) if scale else (height, width)
 
 
-def _rare(view: View, recipe: Recipe, crop: int | tuple[int, int]) -> RareClasses | None:
+def _rare(view: View, recipe: Recipe, crop: tuple[int, int], pixels: np.ndarray | None) -> RareClasses | None:
     wanted = recipe.rare_class_sampling
     if not wanted and wanted != {}:
         return None
@@ -226,4 +246,4 @@ def _rare(view: View, recipe: Recipe, crop: int | tuple[int, int]) -> RareClasse
     for key in numbers:
         if key not in _RARE:
             raise UsageError(f"rare_class_sampling has no {key!r}; it has {', '.join(_RARE)}.")
-    return RareClasses(view, crop=crop if numbers.pop("scale_by_crop", False) else None, **numbers)
+    return RareClasses(view, pixels, crop=crop if numbers.pop("scale_by_crop", False) else None, **numbers)

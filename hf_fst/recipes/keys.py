@@ -1,5 +1,5 @@
-"""The keys of a recipe that are not fields of `FSTConfig`: model, data, crops, evaluation. Documented here and shown by
-`hf-fst train --help`."""
+"""The keys of a recipe that are not fields of `FSTConfig`: model, data, crops, evaluation, check. Documented here and
+shown by `hf-fst train --help`."""
 
 from __future__ import annotations
 
@@ -94,6 +94,12 @@ class Recipe:
     eval_classes: str | list | None = _key(
         "Evaluation",
         "classes the means (and the choice of the best) are over: names, ids, or a list such as synthia_16; default all",
+    )
+
+    check: bool = _key(
+        "Check",
+        "open every file before the first step, as `hf-fst check` does; done again only where files change",
+        True,
     )
 
     license: str | None = _key(

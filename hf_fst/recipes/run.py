@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +124,9 @@ def prepare(recipe: Recipe, overwrite: bool, resume: bool) -> Work:
     set_seed(config.seed)
     with state.main_process_first():  # it counts pixels and downloads, the others read what it wrote
         data = build_data(recipe, config, resolve(config).objective)
+        wrong = [] if data.report is None else data.report.refuse(skip_unreadable=False)
+        for sentence in wrong if state.is_main_process else ():
+            warnings.warn(sentence, stacklevel=2)
         config.eval_classes = scored_classes(recipe, data.names)
         set_seed(config.seed)
         model = build_network(recipe, data.names)

@@ -18,7 +18,6 @@ from hf_fst.data.sampling import (
     class_probabilities,
     class_table,
     combine,
-    look_at_labels,
 )
 from tests.data import trees
 
@@ -237,48 +236,6 @@ def test_a_crop_needs_its_share_of_the_pixels_that_an_image_needs(tmp_path):
         view.crops = 0
         rare[0]
         assert view.crops == crops, (min_pixels, ratio)  # 5 must be more than min_pixels * ratio
-
-
-def looked(tmp_path, masks, names=NAMES):
-    made = scenes(tmp_path / "d", np.array(masks, dtype=np.uint8))
-    if list(names) != NAMES:
-        made = made.cast_column("label", LabelMap(names=list(names)))
-    return look_at_labels(made)
-
-
-def test_labels_as_they_should_be_are_nothing_to_tell(tmp_path):
-    assert looked(tmp_path, [[[0, 1], [2, 255]]]) == []
-
-
-def test_classes_without_a_pixel_and_much_that_is_ignored_are_told(tmp_path):
-    told = looked(tmp_path, [[[0, 0], [0, 255]], [[255, 255], [255, 255]]])
-    assert told[0].startswith("No pixel of the labels is 'car', 'sky'; check class names and id map")
-    assert told[1].startswith("62% of the pixels are ignored (255)") and len(told) == 2
-    assert looked(tmp_path, [[[0, 1], [2, 255]], [[0, 0], [255, 255]]]) == []  # three of eight
-
-
-@pytest.mark.parametrize(
-    ("masks", "names", "message"),
-    [
-        ([[[0, 255], [0, 0]]], ["background", "building"], "is 'building'.* give id_map: .0: 0, 255: 1.\\."),
-        (
-            [[[0, 0], [0, 0]]],
-            ["background", "building"],
-            "is 'building', so that there is nothing to learn; [^.]*\\.$",
-        ),
-        ([[[255, 255], [255, 255]]], NAMES, "No pixel of the labels has a class, all are 255"),
-        ([[[0, 255], [0, 0]]], ["building"], "The only class is 'building'.* name the background too"),
-    ],
-)
-def test_labels_that_teach_nothing_are_one_sentence_with_the_cure(tmp_path, masks, names, message):
-    with pytest.raises(ValueError, match=message):
-        looked(tmp_path, masks, names)
-
-
-def test_masks_of_0_and_255_are_read_as_the_sentence_says(tmp_path):
-    made = scenes(tmp_path / "d", np.array([[[0, 255], [0, 0]]], dtype=np.uint8))
-    made = made.cast_column("label", LabelMap(names=["background", "building"], id_map={0: 0, 255: 1}))
-    assert look_at_labels(made) == [] and class_pixels(made).tolist() == [[3, 1]]
 
 
 def test_a_row_without_a_mask_is_named_when_pixels_are_counted(tmp_path):

@@ -20,7 +20,8 @@ import yaml
 from transformers import SegformerImageProcessor
 
 from hf_fst.cli import main
-from hf_fst.commands.train import split_overrides
+from hf_fst.commands.check import Check
+from hf_fst.commands.train import Train, split_overrides
 from hf_fst.data import DATASETS
 from hf_fst.data.cityscapes import COLORS
 from hf_fst.method.rules import RULES
@@ -201,8 +202,8 @@ def test_yaml_blocks_are_recipes(page, tmp_path):
 @pytest.mark.parametrize("words", commands())
 def test_commands_have_known_keys_and_options(words, tmp_path, capsys):
     command, *rest = words
-    if command == "train":
-        rest, overrides = split_overrides(rest)
+    if command in ("train", "check"):
+        rest, overrides = split_overrides(rest, Check.valued if command == "check" else Train.valued)
         recipe, *flags = rest
         if recipe.endswith(".yaml"):  # stands for a recipe of the reader's
             recipe = tmp_path / "recipe.yaml"

@@ -121,8 +121,8 @@ def test_a_few_target_images_keep_their_labels_and_join_the_labeled_ones(tmp_pat
     data = data_of(keys)
     assert len(raw) == 4 and len(city["train"]) == 5
     assert (len(data.labeled), data.few, len(data.unlabeled), len(data.validation)) == (6, 2, 3, 2)
-    few = {value["path"] for value in data.labeled.datasets[1]._stored["image"]}
-    rest = {value["path"] for value in data.unlabeled._stored["image"]}
+    few = {value["path"] for value in data.labeled.datasets[1].stored["image"]}
+    rest = {value["path"] for value in data.unlabeled.stored["image"]}
     assert len(few | rest) == 5 and not few & rest and all("leftImg8bit" in path for path in few)
     assert all(data.labeled[i]["labels"].shape == (24, 24) for i in (0, 5))
     rare = data_of(
@@ -158,7 +158,7 @@ def test_labeled_images_come_from_a_list_a_share_or_a_count(tmp_path):
     keys |= {"unlabeled_options": None, "crop_size": 32}
     (tmp_path / "list.txt").write_text("images/3.png\n1\n")
     listed = data_of({**keys, "labeled": str(tmp_path / "list.txt")})
-    stored = listed.labeled._stored["image"]
+    stored = listed.labeled.stored["image"]
     assert [Path(value["path"]).name for value in stored] == ["3.png", "1.png"]
     assert len(listed.unlabeled) == 3
     assert len(data_of({**keys, "labeled": "1/4"}).labeled) == 2  # rounded up, as the published splits are

@@ -1,0 +1,55 @@
+"""`hf-fst check`."""
+
+from __future__ import annotations
+
+import json as json_module
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from hf_fst.commands.parser import Command
+from hf_fst.commands.train import Train
+
+
+class Check(Train):
+    """Takes every key of a recipe as an option, as `train` does, whose help lists them."""
+
+    valued = ("--sweep", "--json")
+    format_epilog = Command.format_epilog
+
+
+def check(
+    ctx: typer.Context,
+    recipe: Annotated[str, Argument(metavar="RECIPE", help="The name of a recipe, or the path of a YAML file.")],
+    sweep: Annotated[
+        str | None, Option(metavar="NAME", help="Name or number of the point of a recipe with `sweep`.")
+    ] = None,
+    json: Annotated[
+        str | None, Option("--json", metavar="FILE", help="Write everything that was found into FILE, as JSON.")
+    ] = None,
+) -> dict:
+    """Open every file of a recipe and say what is wrong.
+
+    Reads all images and masks that the recipe would train on, be evaluated and tested on: sizes, classes and their share
+    of the pixels, ignored pixels, padding of the crops, files that cannot be used, images that are in two parts. The exit
+    code is 1 where something is wrong. What was found is kept, so that the next check, and the one that `hf-fst train`
+    makes before its first step (unless --check false), opens only what has changed. Every key of a recipe is also an
+    option, as in `hf-fst train`.
+
+    Examples:
+      hf-fst check folders --data_dir labeled --unlabeled_data_dir unlabeled
+      hf-fst check camvid-semi --sweep fst_d --data_dir camvid --json found.json
+    """
+    from hf_fst.recipes.check import check_recipe, page
+    from hf_fst.recipes.load import load_recipe
+
+    loaded = load_recipe(recipe, ctx.obj, sweep)
+    report, notes = check_recipe(loaded)
+    print(page(report, notes, loaded.name, shutil.get_terminal_size().columns), end="")
+    if json is not None:
+        found = {"recipe": loaded.name, **report.as_dict(), "notes": notes}
+        Path(json).write_text(json_module.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {"failed": bool(report.findings)}

@@ -1,0 +1,353 @@
+"""Opens every image and mask before something is trained on them: what is there, and what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import datasets
+import numpy as np
+import PIL.Image
+
+from hf_fst.data.cached import map_files
+from hf_fst.data.geometry import brought_together
+from hf_fst.data.images import decode_image, file_of
+from hf_fst.data.labels import IGNORED, LabelMap
+from hf_fst.data.masks import decode_mask
+from hf_fst.data.transforms import size_within
+from hf_fst.data.views import View, named_row
+from hf_fst.errors import DataError
+
+LABELED, EVALUATED = ("labeled", "labeled target"), ("validation", "test")
+MOST_IGNORED = MOST_PADDING = 0.5  # shares; beyond these something is probably not meant
+FEATURES = datasets.Features(
+    file=datasets.Value("string"),
+    error=datasets.Value("string"),
+    height=datasets.Value("int32"),
+    width=datasets.Value("int32"),
+    digest=datasets.Value("string"),
+    ids=datasets.List(datasets.Value("uint8")),
+    pixels=datasets.List(datasets.Value("int64")),
+)
+BINARY = "masks of 0 and 255 need id_map: {0: 0, 255: 1}"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images to look at, and how training crops them, as `hf_fst.data.transforms.training` takes it.
+
+    Args:
+        view: the images, with their masks where these are read.
+        crop: (height, width) of the crops; None where images are not cropped.
+        scale: (width, height) into which they are resized before.
+        random_scale: (low, high) of the random factor of their size.
+    """
+
+    view: View
+    crop: tuple[int, int] | None = None
+    scale: tuple[int, int] | None = None
+    random_scale: tuple[float, float] | None = None
+
+
+@dataclass
+class Part:
+    """What the files of one part hold.
+
+    Args:
+        files: the name of each image.
+        sizes: (N,2), height and width of each, 0 where it cannot be used.
+        digests: what its pixels hash to, "" where it cannot be used.
+        errors: why an image or its mask cannot be used, by row.
+        class_pixels: (N,C), the pixels of each class in each mask; None without masks.
+        ignored: pixels of each id of the files that is ignored.
+        padding: the share of the crops, in 0..1, that lies outside of the images; None without crops.
+    """
+
+    files: list[str]
+    sizes: np.ndarray
+    digests: list[str]
+    errors: dict[int, str]
+    class_pixels: np.ndarray | None
+    ignored: dict[int, int]
+    padding: float | None
+
+    @property
+    def ignored_share(self) -> float | None:
+        """Of the pixels of the masks, in 0..1; None without masks."""
+        if self.class_pixels is None:
+            return None
+        ignored = sum(self.ignored.values())
+        return ignored / max(ignored + int(self.class_pixels.sum()), 1)
+
+
+@dataclass
+class Finding:
+    """Something that is wrong.
+
+    Args:
+        kind: "unreadable", "labels", "classes", "ignored", "padding" or "duplicates".
+        part: where.
+        sentence: what was found, and the cure.
+        details: a line for each file, class or id it is about.
+        heading: the sentence above all details, where `sentence` names the first of them.
+        stops: whether nothing good can come of training.
+    """
+
+    kind: str
+    part: str
+    sentence: str
+    details: list[str] = field(default_factory=list)
+    heading: str | None = None
+    stops: bool = False
+
+
+@dataclass
+class Report:
+    """Everything that was found, by part, and what of it is wrong."""
+
+    parts: dict[str, Part]
+    names: list[str]
+    findings: list[Finding]
+
+    def refuse(self, skip_unreadable: bool) -> list[str]:
+        """The sentences of what is wrong and does not stop a training.
+
+        Args:
+            skip_unreadable: whether files of training that cannot be used are left out.
+
+        Raises:
+            DataError: something does.
+        """
+        for finding in self.findings:
+            skipped = skip_unreadable and finding.kind == "unreadable" and finding.part not in EVALUATED
+            if finding.stops and not skipped:
+                raise DataError(finding.sentence)
+        return [finding.sentence for finding in self.findings]
+
+    def as_dict(self) -> dict:
+        """The report as JSON holds it; shares lie in 0..1."""
+        parts = {}
+        for name, part in self.parts.items():
+            sizes, counts = np.unique(part.sizes[part.sizes[:, 0] > 0], axis=0, return_counts=True)
+            parts[name] = {
+                "images": len(part.files),
+                "unreadable": len(part.errors),
+                "sizes": {f"{w}x{h}": int(n) for (h, w), n in zip(sizes.tolist(), counts, strict=True)},
+                "ignored": part.ignored_share,
+                "ignored_pixels": {str(i): pixels for i, pixels in part.ignored.items()},
+                "padding": part.padding,
+                "classes": self._classes(part),
+            }
+        return {"parts": parts, "findings": [asdict(finding) for finding in self.findings]}
+
+    def _classes(self, part: Part) -> list[dict]:
+        if part.class_pixels is None:
+            return []
+        total, images = part.class_pixels.sum(0), (part.class_pixels > 0).sum(0)
+        share = total / max(total.sum(), 1)
+        return [
+            {"class": name, "pixels": int(total[i]), "share": float(share[i]), "images": int(images[i])}
+            for i, name in enumerate(self.names)
+        ]
+
+
+def check(parts: dict[str, Images], names: Sequence[str], num_proc: int | None = None) -> Report:
+    """Opens every file, in several processes; what was found is kept, and again looked for where a file changes.
+
+    Args:
+        parts: images under `labeled`, `labeled target`, `unlabeled`, `validation` and `test`, as far as there are any.
+        names: of the classes.
+        num_proc: processes; None for one a core, and one for small sets.
+    """
+    seen = {name: look_at(images, name, num_proc) for name, images in parts.items()}
+    findings = [finding for name, part in seen.items() for finding in _unreadable(name, part)]
+    findings += _labels(seen, list(names))
+    findings += [finding for name in EVALUATED if name in seen for finding in _evaluated(name, seen[name])]
+    findings += [finding for name, part in seen.items() for finding in _padding(name, part, parts[name].crop)]
+    return Report(seen, list(names), findings + _duplicates(seen))
+
+
+def look_at(images: Images, name: str, num_proc: int | None = None) -> Part:
+    """Looks at the files of one part, `name`."""
+    view = images.view
+    label_map = view.label_map if view.with_labels else None
+    desc = f"Checking {name} images"
+    looked = map_files(view.stored, _look, FEATURES, "looks", desc, num_proc, label_map=label_map)
+    found = {column: list(looked[column]) for column in FEATURES}
+    for row, error in enumerate(found["error"]):
+        if error:  # perhaps not any more: a disk may have been away
+            for column, value in _look(view.stored[row], row, label_map).items():
+                found[column][row] = value
+    sizes = np.array([found["height"], found["width"]], dtype=np.int64).T
+    return Part(
+        found["file"],
+        sizes,
+        found["digest"],
+        {row: error for row, error in enumerate(found["error"]) if error},
+        *_counted(found["ids"], found["pixels"], label_map),
+        padding=_padded(sizes[sizes[:, 0] > 0], images),
+    )
+
+
+def _look(row: dict[str, dict], index: int, label_map: LabelMap | None) -> dict:
+    """What one image, and its mask where it has one, are. See `FEATURES`; ids are those of the file."""
+    found = {"file": f"row {index}", "error": None, "height": 0, "width": 0, "digest": "", "ids": [], "pixels": []}
+    try:
+        row = named_row(row, index)
+        found["file"] = file_of(row["image"])
+        picture, turned = decode_image(row["image"])
+        counts = [] if label_map is None else _ids(row, picture, turned, label_map)
+    except DataError as error:
+        return found | {"error": str(error)}
+    found["digest"] = hashlib.blake2b(f"{picture.size}".encode() + picture.tobytes(), digest_size=16).hexdigest()
+    found["ids"], found["pixels"] = ([*column] for column in zip(*counts, strict=True)) if counts else ([], [])
+    return found | {"height": picture.height, "width": picture.width}
+
+
+def _ids(row: dict[str, dict], picture: PIL.Image.Image, turned: int, label_map: LabelMap) -> list[tuple[int, int]]:
+    """The ids in a mask's file with their pixels. Raises `DataError` where training could not use the mask."""
+    raw, stored_as = decode_mask(row["label"], label_map.colors, label_map.first_channel)
+    labels = label_map.train_ids(raw, row["label"])
+    names = (file_of(row["label"]), file_of(row["image"]))
+    brought_together(labels, stored_as, picture, turned, label_map.orientation, names)
+    counts = PIL.Image.fromarray(raw.astype(np.uint8, copy=False)).histogram()
+    return [(i, count) for i, count in enumerate(counts) if count]
+
+
+def _counted(
+    ids: list[list[int]], pixels: list[list[int]], label_map: LabelMap | None
+) -> tuple[np.ndarray | None, dict[int, int]]:
+    """The class pixels (N,C), None without masks, and the pixels of each id that is ignored."""
+    if label_map is None:
+        return None, {}
+    raw = np.zeros((len(ids), IGNORED + 1), dtype=np.int64)
+    for row, (found, counts) in enumerate(zip(ids, pixels, strict=True)):
+        raw[row, found] = counts
+    known = np.array([IGNORED if train is None else train for train in label_map.known()])
+    of_class = np.stack([raw[:, known == train].sum(1) for train in range(len(label_map.names))], axis=1)
+    total = raw.sum(0)
+    return of_class, {int(i): int(total[i]) for i in np.flatnonzero((known == IGNORED) & (total > 0))}
+
+
+def _padded(sizes: np.ndarray, images: Images) -> float | None:
+    """The mean share of the crops that lies outside of images of these sizes (N,2)."""
+    if images.crop is None or not len(sizes):
+        return None
+    sizes, counts = np.unique(sizes, axis=0, return_counts=True)
+    if images.scale is not None:
+        sizes = np.array([size_within((h, w), images.scale) for h, w in sizes.tolist()])
+    low, high = images.random_scale or (1, 1)
+    middles = (np.arange(32) + 0.5) / 32  # half of the draws are from U(low, 1), half from U(1, high)
+    factors = np.concatenate([low + (1 - low) * middles, 1 + (high - 1) * middles])
+    scaled = np.maximum(np.floor(sizes[:, None] * factors[:, None] + 0.5), 1)
+    inside = np.minimum(scaled, images.crop).prod(-1) / np.prod(images.crop)
+    return float(1 - np.average(inside.mean(1), weights=counts))
+
+
+def _unreadable(name: str, part: Part) -> list[Finding]:
+    reasons = list(part.errors.values())
+    if len(reasons) < 2:
+        return [Finding("unreadable", name, reason, stops=True) for reason in reasons]
+    told = f"{len(reasons)} of {len(part.files)} {name} images cannot be used"
+    return [Finding("unreadable", name, f"{told}, the first: {reasons[0]}", reasons, f"{told}:", stops=True)]
+
+
+def _labels(seen: dict[str, Part], names: list[str]) -> list[Finding]:
+    """What is wrong with the labels that are learned from."""
+    parts = [seen[name] for name in LABELED if name in seen]
+    if len(names) == 1:
+        return _nothing_to_learn(
+            f"The only class is {names[0]!r}, so that there is nothing to tell it from; name the background too, as "
+            f"['background', {names[0]!r}], with an id map where the masks need one."
+        )
+    if all(len(part.errors) == len(part.files) for part in parts):
+        return []
+    total = sum(part.class_pixels.sum(0) for part in parts)
+    ignored: dict[int, int] = {}
+    for part in parts:
+        for i, count in part.ignored.items():
+            ignored[i] = ignored.get(i, 0) + count
+    binary = set(ignored) == {IGNORED} and total[1:].sum() == 0
+    hint = f", and {BINARY}" if binary else ""
+    there = [name for name, count in zip(names, total, strict=True) if count]
+    if not there:
+        ids = ", ".join(map(str, sorted(ignored)))
+        return _nothing_to_learn(
+            f"No pixel of the labels has a class, all are {ids} (ignored); check the id map{hint}."
+        )
+    if len(there) == 1:
+        return _nothing_to_learn(
+            f"Every labeled pixel is {there[0]!r}, so that there is nothing to learn; check masks and id map{hint}."
+        )
+    findings = [_missing(seen, names, total)] if len(there) < len(names) else []
+    pixels = sum(ignored.values()) + total.sum()
+    if sum(ignored.values()) > MOST_IGNORED * pixels:
+        shares = [f"id {i} {n / pixels:.0%}" for i, n in sorted(ignored.items(), key=lambda item: -item[1])]
+        told = (
+            f"{sum(ignored.values()) / pixels:.0%} of the pixels of the labels are ignored ({', '.join(shares[:3])}), so "
+            "that little is learned from; check the id map, unless the labels are sparse."
+        )
+        findings.append(Finding("ignored", "labeled", told, shares))
+    return findings
+
+
+def _nothing_to_learn(sentence: str) -> list[Finding]:
+    return [Finding("labels", "labeled", sentence, stops=True)]
+
+
+def _missing(seen: dict[str, Part], names: list[str], total: np.ndarray) -> Finding:
+    """The classes without a labeled pixel, and where they are instead."""
+    missing = [i for i, count in enumerate(total) if not count]
+    shown = [f"{names[i]!r} (id {i})" for i in missing]
+    few = ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
+    cure = f"check class names and id map, or leave the class{'es' * (len(missing) > 1)} out"
+    if missing == [0]:
+        cure = "if the ids of the masks start at 1, give id_map: {1: 0, 2: 1, ...}, otherwise leave the class out"
+    evaluated = {name: seen[name].class_pixels.sum(0) for name in EVALUATED if name in seen}
+    details = []
+    for i, text in zip(missing, shown, strict=True):
+        where = " and ".join(name for name, pixels in evaluated.items() if pixels[i])
+        details.append(f"{text} has {f'pixels in {where}' if where else 'no pixel in any mask'}")
+    return Finding("classes", "labeled", f"No pixel of the labels is {few}; {cure}.", details)
+
+
+def _evaluated(name: str, part: Part) -> list[Finding]:
+    if part.errors or part.class_pixels.any():
+        return []
+    told = f"No pixel of the {name} images has a class, so that there is nothing to score; check their masks."
+    return [Finding("labels", name, told, stops=True)]
+
+
+def _padding(name: str, part: Part, crop: tuple[int, int] | None) -> list[Finding]:
+    if part.padding is None or part.padding <= MOST_PADDING:
+        return []
+    height, width = np.median(part.sizes[part.sizes[:, 0] > 0], axis=0).astype(int)
+    told = (
+        f"{part.padding:.0%} of the {name} crops of {crop[1]} x {crop[0]} pixels are padding, since an image has about "
+        f"{width} x {height}; give a smaller crop_size."
+    )
+    return [Finding("padding", name, told)]
+
+
+def _duplicates(seen: dict[str, Part]) -> list[Finding]:
+    """Images whose pixels are in two parts that should have none in common."""
+    labeled = [name for name in LABELED if name in seen]
+    training = [*labeled, *(["unlabeled"] if "unlabeled" in seen else [])]
+    scored = (training, "training images", "scores on these say little, so take them out of one of the two")
+    pairs = {"unlabeled": (labeled, "labeled images", "take these out of the unlabeled ones")}
+    findings = []
+    for name, (others, of, cure) in (pairs | dict.fromkeys(EVALUATED, scored)).items():
+        if name not in seen:
+            continue
+        known: dict[str, str] = {}
+        for other in others:
+            for digest, file in zip(seen[other].digests, seen[other].files, strict=True):
+                known.setdefault(digest, f"{file} ({other})")
+        files = zip(seen[name].digests, seen[name].files, strict=True)
+        both = [f"{file} = {known[digest]}" for digest, file in files if digest and digest in known]
+        if both:
+            told = f"The {name} images include {len(both):,} of the {of}"
+            sentence = f"{told}, the first: {both[0]}; {cure}."
+            findings.append(Finding("duplicates", name, sentence, both, f"{told}; {cure}:"))
+    return findings

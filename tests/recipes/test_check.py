@@ -1,0 +1,111 @@
+"""`hf-fst check`, its page, and the same check before the first step of `hf-fst train`."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import numpy as np
+import PIL.Image
+import pytest
+
+from hf_fst import cli
+from hf_fst.data.check import Finding, Part, Report
+from hf_fst.recipes.check import page
+from tests.recipes import tiny
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """The keys of a recipe of two folders of four images."""
+    made = tiny.folders(tmp_path)
+    for i in range(4):  # other pictures than the labeled ones
+        path = tmp_path / "unlabeled/images" / f"{i}.png"
+        PIL.Image.open(path).rotate(180).save(path)
+    return made
+
+
+def test_a_recipe_without_a_fault_has_a_page_and_code_0(keys, tmp_path, capsys):
+    assert cli.main(["check", tiny.write(tmp_path / "r.yaml", keys)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("r: 8 images, nothing is wrong.\n")
+    assert "\nlabeled         4           0  48 x 40          0.0          0.0\n" in text
+    assert "\nunlabeled       4           0  48 x 40            –          0.0\n" in text
+    assert "class 1" in text and text.endswith("4\n")
+
+
+def test_what_is_wrong_is_on_the_page_and_in_the_file_with_code_1(keys, tmp_path, capsys):
+    (tmp_path / "labeled/images/2.png").write_bytes(b"<html>")
+    (tmp_path / "unlabeled/images/a.txt").write_text("")
+    PIL.Image.open(tmp_path / "labeled/images/0.png").save(tmp_path / "unlabeled/images/9.png")
+    recipe = tiny.write(tmp_path / "r.yaml", keys)
+    found = tmp_path / "found.json"
+    assert cli.main(["check", recipe, "--json", str(found), "--crop_size=100"]) == 1
+    text = capsys.readouterr().out
+    assert text.startswith("r: 9 images, 4 things are wrong.\n")
+    assert "1. labeled/images/2.png is not an image; replace it" in text
+    assert "   - unlabeled/images/9.png = labeled/images/0.png (labeled)\n" in text
+    assert "\nNote: Not used in unlabeled: images/a.txt (a file of another kind).\n" in text
+    assert text.endswith(f"\nFiles are named from {tmp_path}/ on.\n")
+    assert max(map(len, text.splitlines()[:-1])) <= 80
+    content = json.loads(found.read_text())
+    assert [finding["kind"] for finding in content["findings"]] == ["unreadable", "padding", "padding", "duplicates"]
+    assert content["parts"]["labeled"]["unreadable"] == 1 and content["parts"]["unlabeled"]["sizes"] == {"48x40": 5}
+
+
+def test_masks_that_are_in_the_way_of_choosing_the_labeled_images_are_all_named(keys, tmp_path, capsys):
+    for i in (1, 3):
+        PIL.Image.new("RGB", (48, 40), "teal").save(tmp_path / f"labeled/masks/{i}.png")
+    own = {key: value for key, value in keys.items() if not key.startswith("unlabeled")}
+    assert cli.main(["check", tiny.write(tmp_path / "r.yaml", own, labeled=2)]) == 1
+    text = capsys.readouterr().out
+    assert "1. 2 of 4 labeled images cannot be used:" in text
+    assert "masks/1.png is a color image" in text and "masks/3.png is a color image" in text
+
+
+def test_a_run_is_refused_or_warned_before_its_first_step(keys, tmp_path, capsys):
+    recipe = tiny.write(tmp_path / "r.yaml", keys)
+    for i in range(4):
+        PIL.Image.new("L", (48, 40), 1).save(tmp_path / f"labeled/masks/{i}.png")
+    argv = ["train", recipe, "-o", str(tmp_path / "out")]
+    assert cli.main(argv) == 1
+    assert "hf-fst: Every labeled pixel is 'class 1', so that there is nothing to learn" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    mask = np.array(PIL.Image.open(tmp_path / "labeled/masks/0.png"))
+    mask[:20] = 0
+    PIL.Image.fromarray(mask).save(tmp_path / "labeled/masks/0.png")
+    with pytest.warns(UserWarning, match="The unlabeled images include 1 of the labeled images"):
+        PIL.Image.open(tmp_path / "labeled/images/0.png").save(tmp_path / "unlabeled/images/9.png")
+        assert cli.main(argv) == 0
+
+
+def test_the_check_can_be_left_out(keys, tmp_path, capsys):
+    for i in range(4):
+        PIL.Image.new("L", (48, 40), 1).save(tmp_path / f"labeled/masks/{i}.png")
+    recipe = tiny.write(tmp_path / "r.yaml", keys, max_steps=1)
+    assert cli.main(["train", recipe, "-o", str(tmp_path / "out"), "--check", "false"]) == 0
+
+
+def test_many_classes_stand_side_by_side():
+    names = [f"class number {i}" for i in range(50)]
+    pixels = np.arange(50)[None]
+    part = Part(["a.png"], np.array([[4, 4]]), ["x"], {}, pixels, {}, None)
+    finding = Finding("classes", "labeled", "Sentence.", [f"detail {i}" for i in range(9)])
+    text = page(Report({"labeled": part}, names, [finding]), [], "many", 80)
+    lines = text.splitlines()
+    (first,) = [line for line in lines if "class number 0 " in line]
+    assert first.split() == "class number 0 none class number 25 2.0".split() or "class number 17" in first
+    assert all(text.count(f"class number {i} ") == 1 for i in range(50)) and max(map(len, lines)) <= 80
+    assert "   - detail 4\n   and 4 more; --json FILE lists all\n" in text
+
+
+def test_a_class_of_few_pixels_is_not_rounded_to_none():
+    part = Part(["a.png"], np.array([[4, 4]]), ["x"], {}, np.array([[99999, 1, 0]]), {}, None)
+    text = page(Report({"labeled": part}, ["road", "pole", "sky"], []), [], "few", 80)
+    assert [line.split()[1] for line in text.splitlines()[-3:]] == ["100.0", "<0.1", "none"]
