@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, PreTrainedConfig, SegformerModel
-from transformers.configuration_utils import SubConfigSpec
 
-from .segmentation import ConvBNReLU, SegmentationConfig, SegmentationModel, classifier
+from .segmentation import ConvBNReLU, SegmentationConfig, SegmentationModel, SubConfigSpec, classifier
 
 
 class DAFormerConfig(SegmentationConfig):

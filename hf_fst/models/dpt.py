@@ -6,10 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoBackbone, AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 from transformers.models.dpt.modeling_dpt import DPTPreActResidualLayer, DPTReassembleLayer
 
-from .segmentation import SegmentationConfig, SegmentationModel, classifier
+from .segmentation import SegmentationConfig, SegmentationModel, SubConfigSpec, classifier
 
 
 class DPTSegmenterConfig(SegmentationConfig):

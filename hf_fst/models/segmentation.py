@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
+
+try:
+    from transformers.configuration_utils import SubConfigSpec
+except ImportError:  # transformers 5.17: `SegmentationConfig` makes the configurations within it itself
+
+    @dataclass
+    class SubConfigSpec:
+        """What a configuration within another is where none is given; the class of that name in later transformers."""
+
+        config_class: type
+        model_type: str
+        init_kwargs: dict[str, Any] | None = None
 
 
 @dataclass
@@ -35,6 +48,21 @@ class SegmentationConfig(PreTrainedConfig):
     auxiliary_loss_weight: float = 0.4
     classifier_dropout_prob: float = 0.1
     align_corners: bool = False
+
+    if SubConfigSpec.__module__ == __name__:
+        sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {}
+
+        def __init_subclass__(cls, **kwargs):
+            cls.sub_configs = {key: spec.config_class for key, spec in cls.sub_configs_defaults.items()}
+            super().__init_subclass__(**kwargs)
+
+        def __post_init__(self, **kwargs):
+            for key, spec in self.sub_configs_defaults.items():
+                given = getattr(self, key)
+                if not isinstance(given, PreTrainedConfig):
+                    fields = {"model_type": spec.model_type, **((spec.init_kwargs or {}) if given is None else given)}
+                    setattr(self, key, AutoConfig.for_model(**fields))
+            super().__post_init__(**kwargs)
 
 
 def segmentation_loss(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForUniversalSegmentation, PreTrainedConfig, PreTrainedModel
-from transformers.configuration_utils import SubConfigSpec
 
-from .segmentation import SegmentationConfig, SegmentationModel, SegmentationOutput, segmentation_loss
+from .segmentation import SegmentationConfig, SegmentationModel, SegmentationOutput, SubConfigSpec, segmentation_loss
 
 
 class UniversalSegmenterConfig(SegmentationConfig):

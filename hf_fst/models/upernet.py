@@ -9,11 +9,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 from transformers import AutoBackbone, AutoConfig, PreTrainedConfig, SwinBackbone
-from transformers.configuration_utils import SubConfigSpec
 from transformers.models.swin.modeling_swin import SwinMLP
 from transformers.models.upernet.modeling_upernet import UperNetFCNHead, UperNetHead
 
-from .segmentation import PooledBatchNorm2d, SegmentationConfig, SegmentationModel
+from .segmentation import PooledBatchNorm2d, SegmentationConfig, SegmentationModel, SubConfigSpec
 
 
 class UPerNetWithAuxiliaryConfig(SegmentationConfig):
