@@ -46,7 +46,8 @@ class Pairs(Dataset):
 
     An item is a flat dict: `pixel_values` (3,H,W), `labels` (H,W), and with unlabeled images `unlabeled_pixel_values`
     and, where that set yields them, `unlabeled_valid` (False on padding) and `unlabeled_labels` (for diagnostics); these
-    have a leading dimension where `unlabeled_per_labeled` > 1, which `collate` takes away again.
+    have a leading dimension where `unlabeled_per_labeled` > 1, which `collate` takes away again. With `partner`, a second
+    view of each unlabeled image follows as `unlabeled_partner_pixel_values` and `unlabeled_partner_valid`.
 
     Args:
         labeled: gives dicts with `pixel_values` and `labels` (a `View`).
@@ -56,6 +57,7 @@ class Pairs(Dataset):
         multiple_of: rounds the length up with further draws to a multiple of this. Give it processes x batch size:
             then no process gets a short batch, which would be filled with draws the epoch already had.
         num_labels: classes of the model; ids beyond these are refused before a device stumbles over them.
+        partner: whether each unlabeled image comes in two views.
 
     Raises `ValueError` for empty sets and numbers out of range; an item for what `tidy` refuses.
     """
@@ -68,6 +70,7 @@ class Pairs(Dataset):
         unlabeled_per_labeled: int = 1,
         multiple_of: int = 1,
         num_labels: int | None = None,
+        partner: bool = False,
     ):
         if len(labeled) == 0:
             raise UserError("The labeled set is empty; give at least one labeled image.")
@@ -82,6 +85,7 @@ class Pairs(Dataset):
                 raise UserError(f"{name} is {number}, but it must be at least {least}.")
         self.labeled, self.unlabeled = labeled, unlabeled
         self.seed, self.unlabeled_per_labeled, self.num_labels = seed, unlabeled_per_labeled, num_labels
+        self.partner = partner
         positions = len(labeled)
         if unlabeled is not None:
             positions = max(positions, -(-len(unlabeled) // unlabeled_per_labeled))
@@ -122,10 +126,12 @@ class Pairs(Dataset):
         views = [tidy(self.unlabeled[other]) for other in others]
         for other, view in zip(others, views, strict=True):
             self._check(view, f"item {other} of the unlabeled set")
-        for key in ("pixel_values", "labels", "valid"):
-            if views and key in views[0]:
-                values = [view[key] for view in views]
-                item[f"unlabeled_{key}"] = values[0] if self.unlabeled_per_labeled == 1 else torch.stack(values)
+        partners = [tidy(self.unlabeled[other]) for other in others] if self.partner else []
+        for prefix, shown in (("unlabeled_", views), ("unlabeled_partner_", partners)):
+            for key in ("pixel_values", "labels", "valid"):
+                if shown and key in shown[0]:
+                    values = [view[key] for view in shown]
+                    item[prefix + key] = values[0] if self.unlabeled_per_labeled == 1 else torch.stack(values)
         return item
 
     def _check(self, item: dict[str, torch.Tensor], name: str) -> None:

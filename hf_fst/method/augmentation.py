@@ -1,4 +1,4 @@
-"""Strong augmentation on the model's device: color jitter and Gaussian blur, each image with its own draw (kornia)."""
+"""Strong augmentation on the model's device: color jitter, gray and blur, each image with its own draw (kornia)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def blur_kernel(height: int) -> int:
 
 
 class StrongAugmentation:
-    """Color jitter, then blur, on normalized images (B,3,H,W); the geometry stays, so labels stay valid.
+    """Color jitter, gray, then blur, on normalized images (B,3,H,W); the geometry stays, so labels stay valid.
 
     Args:
         jitter_probability: with which an image's brightness, contrast, saturation and hue are jittered.
@@ -25,27 +25,45 @@ class StrongAugmentation:
         blur_probability: with which an image is blurred, sigma uniform in [0.15, 1.15] pixels.
         draw: whether each `"image"` or the whole `"batch"` is jittered (and blurred) or not, as in DACS (Tranheden et
             al., 2021, with 0.8 and 0.5); by how much is drawn for each image.
+        gray_probability: with which an image loses its colors.
+        like: the numbers of `"dacs"`, or of `"unimatch"` (Yang et al., 2023): brightness is a factor, hue is drawn within
+            half of the strength, sigma in [0.1, 2].
     """
 
     def __init__(
-        self, jitter_probability: float, jitter_strength: float, blur_probability: float, draw: str = "image"
+        self,
+        jitter_probability: float,
+        jitter_strength: float,
+        blur_probability: float,
+        draw: str = "image",
+        gray_probability: float = 0.0,
+        like: str = "dacs",
     ):
         import kornia.augmentation as K  # a second, which importing the trainer need not wait for
 
         s, self.draw = jitter_strength, draw
         self.jitter_probability, self.blur_probability = jitter_probability if s else 0.0, blur_probability
-        self.jitter = K.ColorJiggle(s, s, s, s, p=self._each(jitter_probability))
+        self.gray_probability = gray_probability
+        # torchvision's jitter multiplies by the brightness, DACS adds it
+        kind, hue, self.sigma = {
+            "dacs": (K.ColorJiggle, s, (0.15, 1.15)),
+            "unimatch": (K.ColorJitter, s / 2, (0.1, 2.0)),
+        }[like]
+        self.jitter = kind(s, s, s, hue, p=self._each(jitter_probability))
+        self.gray = K.RandomGrayscale(p=self._each(gray_probability))
         self.blurs: dict[int, nn.Module] = {}
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Augmented `pixel_values` (B,3,H,W), normalized with ImageNet's mean and standard deviation like the input."""
-        if not self.jitter_probability and not self.blur_probability:
+        if not (self.jitter_probability or self.gray_probability or self.blur_probability):
             return pixel_values
         mean = pixel_values.new_tensor(IMAGE_MEAN).view(1, 3, 1, 1)
         std = pixel_values.new_tensor(IMAGE_STD).view(1, 3, 1, 1)
         images = (pixel_values * std + mean).clamp(0, 1)
         if self._happens(self.jitter_probability):
             images = self.jitter(images)
+        if self._happens(self.gray_probability):
+            images = self.gray(images)
         if self._happens(self.blur_probability):
             images = self._blur(images.shape[-2])(images)
         return (images - mean) / std
@@ -63,5 +81,5 @@ class StrongAugmentation:
 
             kernel = blur_kernel(height)
             p = self._each(self.blur_probability)
-            self.blurs[height] = K.RandomGaussianBlur((kernel, kernel), (0.15, 1.15), p=p)
+            self.blurs[height] = K.RandomGaussianBlur((kernel, kernel), self.sigma, p=p)
         return self.blurs[height]

@@ -111,11 +111,6 @@ def percentile(values: torch.Tensor, percent: float) -> torch.Tensor:
     return torch.lerp(first, second, place - below)
 
 
-def valid_pixels(batch: dict, like: torch.Tensor) -> torch.Tensor:
-    """Where unlabeled images are images and not padding, (B,H,W) bool; everywhere if the batch does not say."""
-    return batch.get("unlabeled_valid", torch.ones_like(like, dtype=torch.bool))
-
-
 def pseudo_labels(
     logits: torch.Tensor, size: tuple[int, int], align_corners: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -61,11 +61,64 @@ def cut_mask(
     h = (height * width / 2 / w).round()
     left = (chance[1] * (width - w + 1)).floor()
     top = (chance[2] * (height - h + 1)).floor()
-    x = torch.arange(width, device=device).view(1, 1, -1)
-    y = torch.arange(height, device=device).view(1, -1, 1)
     cut = chance[3] < probability if draw == "image" else chance[3, :1] < probability
-    inside = (x >= left) & (x < left + w) & (y >= top) & (y < top + h) & cut
-    return ~inside.unsqueeze(1)
+    return ~(rectangle(top, left, h, w, size) & cut).unsqueeze(1)
+
+
+def rectangle(
+    top: torch.Tensor, left: torch.Tensor, height: torch.Tensor, width: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
+    """True inside rectangles whose corner and sides, in pixels, are (...,1,1): (...,H,W) bool for a `size` (H,W)."""
+    y = torch.arange(size[0], device=top.device).view(-1, 1)
+    x = torch.arange(size[1], device=top.device)
+    return (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+
+
+def small_cut_mask(
+    batch: int, size: tuple[int, int], device: torch.device, probability: float = 0.5, draw: str = "image"
+) -> torch.Tensor:
+    """UniMatch's CutMix (Yang et al., 2023; their code): everything outside a box of 2 to 40 % of the image.
+
+    The box's area is U(0.02, 0.4) of the image's, its height over its width r ~ U(0.3, 1/0.3); r and the place are drawn
+    until it lies inside.
+
+    Args:
+        batch: number of masks B.
+        size: (H,W) in pixels.
+        probability, draw: see `cut_mask`.
+
+    Returns:
+        (B,1,H,W) bool, False inside the box.
+    """
+    tries = 256  # of which one in ten fits even where the box is large
+    chance = torch.rand(3, batch, tries, device=device)
+    once = torch.rand(2, batch, device=device)
+    area = (0.02 + 0.38 * once[0]) * size[0] * size[1]
+    ratio = 0.3 + (1 / 0.3 - 0.3) * chance[0]
+    box = first_fitting(area, ratio, (chance[1] * size[0]).floor(), (chance[2] * size[1]).floor(), size)
+    cut = once[1] < probability if draw == "image" else (once[1, :1] < probability).expand(batch)
+    return ~(rectangle(*box, size) & cut.view(-1, 1, 1)).unsqueeze(1)
+
+
+def first_fitting(
+    area: torch.Tensor, ratio: torch.Tensor, top: torch.Tensor, left: torch.Tensor, size: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The first box of each row that lies inside an image; an empty one where none does.
+
+    Args:
+        area: in pixels (B,).
+        ratio: height over width, a try a column (B,T).
+        top, left: its corner (B,T).
+        size: (H,W) of the image.
+
+    Returns:
+        top, left, height and width, whole numbers (B,1,1).
+    """
+    height, width = (area[:, None] * ratio).sqrt().floor(), (area[:, None] / ratio).sqrt().floor()
+    fits = (top + height <= size[0]) & (left + width <= size[1])
+    first = fits.int().argmax(dim=1, keepdim=True)
+    top, left, height, width = (value.gather(1, first).unsqueeze(2) for value in (top, left, height * fits, width))
+    return top, left, height, width
 
 
 def mix(mask: torch.Tensor, kept: torch.Tensor, pasted_under: torch.Tensor) -> torch.Tensor:

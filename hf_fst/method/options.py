@@ -132,6 +132,14 @@ TABLE = {
         choices=("image", "batch"),
     ),
     "cut_probability": Option("probability that an image is cut", low=0, high=1),
+    "cut_partner": Option(
+        "what is pasted into an unlabeled image: the 'next' one of the batch, or another view of the 'same' image (the "
+        "code of UniMatch and CPS)",
+        choices=("next", "same"),
+    ),
+    "feature_stream_weight": Option("weight of the stream with dropped feature channels, lambda of UniMatch", low=0),
+    "strong_views_weight": Option("weight of both strong views together, mu of UniMatch", low=0),
+    "feature_dropout": Option("probability that a feature channel is dropped", low=0, high=1),
     "entropy_drop_percent": Option(
         "drop the pseudo-labels whose entropy is at this percentile of the batch or above", low=0, high=100
     ),
@@ -156,11 +164,12 @@ TABLE = {
     ),
     "jitter_probability": Option("probability that the colors of an image are jittered", low=0, high=1),
     "jitter_strength": Option(
-        "brightness, contrast, saturation and hue are drawn within plus or minus this",
+        "brightness, contrast, saturation and hue are drawn within plus or minus this (unimatch: the hue within half)",
         low=0,
         high=0.5,
         only_with="jitter_probability",
     ),
+    "gray_probability": Option("probability that an image loses its colors", low=0, high=1),
     "blur_probability": Option("probability that an image is blurred", low=0, high=1),
     "augmentation_draw": Option(
         "draw jitter, blur and cuts for each 'image' or once for the whole 'batch' (the authors' code)",

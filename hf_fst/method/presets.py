@@ -31,6 +31,12 @@ OFFICIAL_SEMI = {
     "loss_reduction": "valid",
 }
 
+# other methods as their authors' code runs them, where their published numbers come from that
+OFFICIAL_METHODS = {
+    "unimatch": {"teacher_follows": "live", "teacher_buffers": "batch", "cut_partner": "same"},
+    "unimatch_v2": {"teacher_follows": "after", "momentum_warmup": True, "teacher_buffers": "ema"},
+}
+
 SEMI_OBJECTIVES = ("cut_mix", "entropy_drop")
 PRESETS = ("paper", "official")
 
@@ -44,6 +50,10 @@ def preset_values(name: str | None, rule: str, objective: str) -> dict[str, obje
         return {}
     if name == "paper":
         return PAPER
+    if objective in OFFICIAL_METHODS:
+        ours = rule not in ("supervised", "mean_teacher")  # a look-ahead, which their code does not have
+        values = OFFICIAL_METHODS[objective]
+        return values | ({"teacher_follows": "before"} if ours and values["teacher_follows"] == "live" else {})
     if objective in SEMI_OBJECTIVES:
         # the baseline's teacher follows the student after its step alone
         return OFFICIAL_SEMI | ({"teacher_follows": "after"} if rule == "mean_teacher" else {})

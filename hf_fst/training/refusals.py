@@ -189,13 +189,20 @@ def refuse_eval_classes(eval_classes: list[int] | None, num_labels: int) -> None
         raise UserError(f"eval_classes is {eval_classes}, but the model has the classes 0 to {num_labels - 1}.")
 
 
-def refuse_objective(objective, name: str, network: nn.Module, unlabeled_is_missing: bool) -> None:
+def refuse_objective(
+    objective, name: str, network: nn.Module, unlabeled_is_missing: bool, compiled: bool = False
+) -> None:
     """Refuse an objective that cannot train the network, or that learns from unlabeled images without such images.
 
     Raises:
         UserError: with what to do.
     """
     objective.fits(network)
+    if objective.perturbs_features and compiled:
+        raise UserError(
+            f"objective {name!r} perturbs features inside the network, which a compiled one would pass by; leave out "
+            "torch_compile."
+        )
     if objective.needs_unlabeled and unlabeled_is_missing:
         raise UserError(
             f"objective {name!r} learns from unlabeled images but unlabeled_dataset is missing; give it, "

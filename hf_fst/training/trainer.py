@@ -119,7 +119,9 @@ class FSTTrainer(Trainer):
         self._reference_model = reference_model
         self.learning_objective = self._objective()
         unlabeled_is_missing = train_dataset is not None and unlabeled_dataset is None
-        refusals.refuse_objective(self.learning_objective, self.settings.objective, self.model, unlabeled_is_missing)
+        refusals.refuse_objective(
+            self.learning_objective, self.settings.objective, self.model, unlabeled_is_missing, args.torch_compile
+        )
         self.teacher = teacher_of(self.model, self.settings, args)
         self.context: Context | None = None
         self.journal = Journal(self.settings.max_nonfinite_steps)
@@ -203,6 +205,7 @@ class FSTTrainer(Trainer):
             # whole groups: no process gets fewer images than another
             multiple_of=self.get_total_train_batch_size(self.args),
             num_labels=self._num_labels(),
+            partner=self.learning_objective.needs_partner,
         )
         self.draws = DrawSampler(self.pairs)
         self.ahead = AheadBatches(

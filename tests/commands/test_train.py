@@ -11,6 +11,7 @@ import pytest
 
 from hf_fst import cli
 from hf_fst.commands.train import split_overrides
+from hf_fst.method.objectives import OBJECTIVES
 from tests.recipes import tiny
 
 
@@ -25,7 +26,7 @@ from tests.recipes import tiny
         ),
         (
             ["--objective", "mix"],
-            "objective is 'mix'; use one of supervised, pseudo_label, class_mix, cut_mix, entropy_drop.",
+            f"objective is 'mix'; use one of {', '.join(OBJECTIVES)}.",
         ),
         (["--model", "dafomer-mit-b5"], "There is no model 'dafomer-mit-b5'; did you mean 'daformer-mit-b5'?"),
         (["--learnin-rate=1"], "There is no key 'learnin_rate' in a recipe; did you mean 'learning_rate'?"),

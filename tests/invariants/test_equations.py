@@ -48,10 +48,10 @@ class Noise(TrainerCallback):
         self.states.append(noise_state())
 
 
-def compare(tmp_path, case, *, batch_norm=False, dropout=0.0, **changes):
-    """Largest differences (student, teacher) between the trainer and the plain loop."""
+def compare(tmp_path, case, *, kind=Plain, network=tiny.model, more=None, batch_norm=False, dropout=0.0, **changes):
+    """Largest differences (student, teacher) between the trainer, given `more` options, and the plain loop `kind`."""
     rule, count, batches, labels = case
-    plain = Plain(rule, count, batches == "different", labels == "present", **changes)
+    plain = kind(rule, count, batches == "different", labels == "present", **changes)
     options = {
         "fst_d": {"lookahead_steps": count, "lookahead_batches": batches},
         "fst_w": {"lookahead_students": count, "lookahead_batches": batches, "lookahead_labels": labels},
@@ -66,7 +66,7 @@ def compare(tmp_path, case, *, batch_norm=False, dropout=0.0, **changes):
     noise = Noise()
     trainer = tiny.trainer(
         tmp_path,
-        tiny.model(batch_norm=batch_norm, dropout=dropout),
+        network(batch_norm=batch_norm, dropout=dropout),
         callbacks=[noise],
         trainer_options={"optimizer_cls_and_kwargs": optimizers[plain.optimizer]},
         rule=rule,
@@ -85,12 +85,13 @@ def compare(tmp_path, case, *, batch_norm=False, dropout=0.0, **changes):
         per_device_train_batch_size=plain.batch_size,
         gradient_accumulation_steps=plain.accumulation,
         seed=plain.seed,
+        **(more or {}),
     )
     trainer.train()
 
     if dropout:
         plain.noise = noise.states[:: 1 if len(noise.states) == plain.steps else plain.accumulation]
-    student = tiny.model(batch_norm=batch_norm, dropout=dropout)
+    student = network(batch_norm=batch_norm, dropout=dropout)
     start = tiny.weights(student)
     teacher = plain.run(student, *((tiny.images(6, 1), tiny.images(8, 2, labels=False))))
     assert tiny.distance(start, tiny.weights(student)) > 1e-2, "nothing was learned"

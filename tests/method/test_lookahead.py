@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from hf_fst.errors import UserError
+from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.method.rules import DeepFST, ImprovedFST, NaiveFST, WideFST
 from tests import tiny
 from tests.device import DEVICE, noise_state
@@ -123,6 +124,17 @@ def test_student_optimizer_and_randomness_are_bitwise_what_they_were(tmp_path, r
     watched = trainer.rule = Watched(rule, trainer)
     trainer.train()
     assert watched.steps == 3  # the first, at which the optimizer has no state yet, among them
+
+
+@pytest.mark.parametrize("rule", [DeepFST(2, "different"), WideFST(2, "same")], ids=repr)
+@pytest.mark.parametrize("objective", [name for name, kind in OBJECTIVES.items() if kind.needs_unlabeled])
+def test_so_it_is_with_every_objective_with_all_that_it_draws(tmp_path, objective, rule):
+    network = tiny.model(batch_norm=True, dropout=0.3)
+    options = {"objective": objective, "teacher_momentum": 0.9, "momentum_warmup": False, "learning_rate": 0.05}
+    trainer = tiny.trainer(tmp_path, network, trainer_options={"rule": rule}, **options)
+    watched = trainer.rule = Watched(rule, trainer)
+    trainer.train()
+    assert watched.steps == 3
 
 
 def test_the_real_step_draws_the_noise_of_the_first_virtual_one(tmp_path):

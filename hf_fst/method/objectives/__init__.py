@@ -9,6 +9,8 @@ from hf_fst.method.objectives.entropy_drop import EntropyDropObjective
 from hf_fst.method.objectives.feature_distance import FeatureDistance
 from hf_fst.method.objectives.pseudo_label import PseudoLabelObjective
 from hf_fst.method.objectives.supervised import SupervisedObjective
+from hf_fst.method.objectives.unimatch import UniMatchObjective
+from hf_fst.method.objectives.unimatch_v2 import UniMatchV2Objective
 
 OBJECTIVES = {
     "supervised": SupervisedObjective,
@@ -16,6 +18,8 @@ OBJECTIVES = {
     "class_mix": ClassMixObjective,
     "cut_mix": CutMixObjective,
     "entropy_drop": EntropyDropObjective,
+    "unimatch": UniMatchObjective,
+    "unimatch_v2": UniMatchV2Objective,
 }
 
 __all__ = ["OBJECTIVES", "FeatureDistance", "Objective", *(cls.__name__ for cls in OBJECTIVES.values())]

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from hf_fst.method.losses import IGNORE_INDEX, cross_entropy, hard_pixels, heads, ignore_as_255
+from hf_fst.errors import UserError
+from hf_fst.method.losses import IGNORE_INDEX, cross_entropy, hard_pixels, heads, ignore_as_255, pseudo_labels
 from hf_fst.method.objectives.feature_distance import FeatureDistance
 from hf_fst.method.options import check, option, part
 
@@ -37,6 +38,10 @@ class Objective:
     passes: ClassVar[int] = 1
     #: whether batches need unlabeled images
     needs_unlabeled: ClassVar[bool] = False
+    #: whether it changes what the encoder of the student hands to the decode head (`hf_fst.method.features`)
+    perturbs_features: ClassVar[bool] = False
+    #: whether batches need a second view of each unlabeled image, `unlabeled_partner_pixel_values`
+    needs_partner: ClassVar[bool] = False
     #: confidence in [0, 1] from which a pseudo-label counts as confident in what is logged
     confidence_threshold: ClassVar[float] = 0.968
 
@@ -64,6 +69,19 @@ class Objective:
         """The batch with whatever `terms` needs; labels (B,H,W) have 255 where they are ignored."""
         batch = {**batch, "labels": ignore_as_255(batch["labels"])}
         return batch if self.feature_distance is None else self.feature_distance.prepare(batch)
+
+    def label(self, teacher, images: torch.Tensor, valid: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Labels (B,H,W) of the teacher and its confidence in [0, 1]; padding gets 255 and 0.
+
+        Args:
+            teacher: the `EMATeacher`.
+            images: (B,3,H,W).
+            valid: where these are images and not padding, (B,H,W) bool; everywhere if None.
+        """
+        labels, confidence = pseudo_labels(teacher(images).logits, images.shape[-2:], self.align_corners)
+        if valid is None:
+            return labels, confidence
+        return labels.masked_fill(~valid, IGNORE_INDEX), confidence.masked_fill(~valid, 0)
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
         """What normalizes the terms: `labeled` pixels and the number of `batches`, scalars on the batch's device."""
@@ -113,3 +131,17 @@ class Objective:
                 own, total = labels.masked_fill(~hard, IGNORE_INDEX), hard.sum() * totals["batches"]
             loss = loss + weight * cross_entropy(logits, own, total, align_corners=self.align_corners)
         return loss
+
+
+def refuse_two_sizes(objective: str, batch: dict) -> None:
+    """Refuse labeled and unlabeled crops of different size where they go through the network together.
+
+    Raises:
+        UserError: with both sizes.
+    """
+    labeled, unlabeled = (tuple(batch[key].shape[-2:]) for key in ("pixel_values", "unlabeled_pixel_values"))
+    if labeled != unlabeled:
+        raise UserError(
+            f"{objective} got labeled crops of {labeled} and unlabeled ones of {unlabeled} pixels, which go through the "
+            "network together; give both the same crop size."
+        )

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import torch
 
-from hf_fst.errors import UserError
 from hf_fst.method.augmentation import StrongAugmentation
 from hf_fst.method.losses import (
     IGNORE_INDEX,
@@ -17,10 +16,8 @@ from hf_fst.method.losses import (
     entropy,
     ignore_as_255,
     percentile,
-    pseudo_labels,
-    valid_pixels,
 )
-from hf_fst.method.objectives.base import Objective
+from hf_fst.method.objectives.base import Objective, refuse_two_sizes
 from hf_fst.method.objectives.cut_mix import cut_mixed
 from hf_fst.method.options import option
 
@@ -68,15 +65,9 @@ class EntropyDropObjective(Objective):
         batch = {**batch, "labels": ignore_as_255(batch["labels"])}
         images = batch["unlabeled_pixel_values"]
         size = images.shape[-2:]
-        if batch["pixel_values"].shape[-2:] != size:
-            raise UserError(
-                f"entropy_drop got labeled crops of {tuple(batch['pixel_values'].shape[-2:])} and unlabeled ones of "
-                f"{tuple(size)} pixels, which go through the network together; give both the same crop size."
-            )
+        refuse_two_sizes("entropy_drop", batch)
         teacher.model.eval()
-        labels, confidence = pseudo_labels(teacher(images).logits, size, self.align_corners)
-        valid = valid_pixels(batch, labels)
-        labels, confidence = labels.masked_fill(~valid, IGNORE_INDEX), confidence.masked_fill(~valid, 0)
+        labels, confidence = self.label(teacher, images, batch.get("unlabeled_valid"))
         batch |= {"pseudo_labels": labels, "pseudo_confidence": confidence}
         batch |= cut_mixed(images, labels, torch.ones_like(confidence), self.cut_probability, self.augmentation_draw)
         batch["mixed_pixel_values"] = self.augment(batch["mixed_pixel_values"])

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from hf_fst.method.augmentation import StrongAugmentation
-from hf_fst.method.losses import IGNORE_INDEX, output_cross_entropy, pseudo_labels, valid_pixels
+from hf_fst.method.losses import IGNORE_INDEX, output_cross_entropy
 from hf_fst.method.objectives.base import Objective
 from hf_fst.method.options import option
 
@@ -56,9 +56,7 @@ class PseudoLabelObjective(Objective):
         """Adds `pseudo_labels`, `pseudo_confidence` (B,H,W) and what the student sees: `mixed_*`."""
         batch = super().prepare(teacher, batch)
         images = batch["unlabeled_pixel_values"]
-        labels, confidence = pseudo_labels(teacher(images).logits, images.shape[-2:], self.align_corners)
-        valid = valid_pixels(batch, labels)  # padding is neither labeled nor learned from
-        labels, confidence = labels.masked_fill(~valid, IGNORE_INDEX), confidence.masked_fill(~valid, 0)
+        labels, confidence = self.label(teacher, images, batch.get("unlabeled_valid"))
         batch |= {"pseudo_labels": labels, "pseudo_confidence": confidence}
         batch |= self.mix(batch, images, labels, self.pixel_weight(confidence))
         batch["mixed_pixel_values"] = self.augment(batch["mixed_pixel_values"])
