@@ -63,7 +63,11 @@ def test_every_header_says_how_to_start_the_recipe():
 
 
 @pytest.mark.parametrize(
-    "name", ["gta5_daformer.yaml", "synthia_rules.yaml", "cityscapes_semi.yaml", "camvid_semi.yaml"]
+    "name",
+    [
+        *("gta5_daformer.yaml", "synthia_rules.yaml", "cityscapes_semi.yaml", "camvid_semi.yaml"),
+        *("street_da_lite.yaml", "drawn_to_camvid.yaml", "drawn_to_camvid_few.yaml", "camvid_lite.yaml"),
+    ],
 )
 def test_a_dry_run_needs_no_data(name, capsys):
     point = points_of(name)[-1]
@@ -108,9 +112,9 @@ DAFORMER = {
 }
 
 
-def train(tmp_path, name: str, point: str, **options) -> dict:
+def train(tmp_path, name: str, point: str | None, **options) -> dict:
     """Two steps of a recipe with a narrow network; its results."""
-    argv = ["train", str(LIBRARY / name), "--sweep", point, "-o", str(tmp_path / "out")]
+    argv = ["train", str(LIBRARY / name), "-o", str(tmp_path / "out")] + (["--sweep", point] if point else [])
     for key, value in {**QUICK, **options}.items():
         argv += [f"--{key}", str(value)]
     assert cli.main(argv) == 0
@@ -132,6 +136,21 @@ def test_domain_adaptation_trains_on_the_official_layouts(tmp_path, source, poin
     if source == "synthia":  # terrain, truck and train do not count
         counted = [v for k, v in means["iou"].items() if k not in ("terrain", "truck", "train") and v is not None]
         assert means["mean_iou"] == pytest.approx(sum(counted) / len(counted))
+
+
+@pytest.mark.parametrize(("name", "point"), [("drawn_to_camvid.yaml", None), ("drawn_to_camvid_few.yaml", "5")])
+def test_drawings_and_photographs_are_read_with_the_classes_that_both_have(tmp_path, name, point):
+    trees.camvid(tmp_path / "camvid", counts=(6, 2, 2))
+    drawn = {"look": "synthetic", "size": [64, 96], "num_train": 4, "num_validation": 1, "num_test": 1}
+    options = {
+        **{"unlabeled_data_dir": tmp_path / "camvid", "dataset_options": json.dumps(drawn)},
+        **{"model_config": json.dumps({"hidden_size": 16}), "rule": "mean_teacher"},
+    }
+    results = train(tmp_path, name, point, **options)
+    few = 0 if point is None else int(point)
+    assert results["images"] == {"labeled": 4 + few, "unlabeled": 6 - few, "validation": 2, "test": 2}
+    assert len(results["classes"]) == 10 and "bicyclist" not in results["classes"]
+    assert results["metrics"][-1]["teacher"]["iou"].keys() == set(results["classes"])
 
 
 @pytest.mark.parametrize("point", ["pspnet-16th-fst", "deeplabv3plus_cutmix-16th-st"])
