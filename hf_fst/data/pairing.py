@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,10 +12,13 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from hf_fst.data.labels import IGNORED
-from hf_fst.errors import UserError
+from hf_fst.errors import DataError, UserError
 
 # What a random number is for; the first word after the seed, so that no two uses share a stream.
-_LABELED, _UNLABELED, _AUGMENT, _AHEAD = range(4)
+_LABELED, _UNLABELED, _AUGMENT, _AHEAD, _AGAIN = range(5)
+BAD_IMAGES = ("stop", "skip")
+SKIPPED = "skipped"  # key of an item, and of a batch, for the sentences about images that could not be read
+MOST_AGAIN = 100  # images in a row that may be unreadable
 
 
 @contextmanager
@@ -58,6 +61,8 @@ class Pairs(Dataset):
             then no process gets a short batch, which would be filled with draws the epoch already had.
         num_labels: classes of the model; ids beyond these are refused before a device stumbles over them.
         partner: whether each unlabeled image comes in two views.
+        on_bad_image: an image that cannot be read raises with "stop"; with "skip" one that (seed, draw) alone decides
+            takes its place, and the item says so under `skipped`.
 
     Raises `ValueError` for empty sets and numbers out of range; an item for what `tidy` refuses.
     """
@@ -71,6 +76,7 @@ class Pairs(Dataset):
         multiple_of: int = 1,
         num_labels: int | None = None,
         partner: bool = False,
+        on_bad_image: str = "stop",
     ):
         if len(labeled) == 0:
             raise UserError("The labeled set is empty; give at least one labeled image.")
@@ -86,6 +92,7 @@ class Pairs(Dataset):
         self.labeled, self.unlabeled = labeled, unlabeled
         self.seed, self.unlabeled_per_labeled, self.num_labels = seed, unlabeled_per_labeled, num_labels
         self.partner = partner
+        self.on_bad_image = on_bad_image
         positions = len(labeled)
         if unlabeled is not None:
             positions = max(positions, -(-len(unlabeled) // unlabeled_per_labeled))
@@ -115,24 +122,46 @@ class Pairs(Dataset):
                 for i in range(self.unlabeled_per_labeled if self.unlabeled is not None else 0)
             ]
         with seeded(self.seed, *words):
-            return self._item(index, [int(other) for other in others])
+            return self._item(index, [int(other) for other in others], words)
 
-    def _item(self, index: int, others: list[int]) -> dict[str, torch.Tensor]:
-        item = tidy(self.labeled[index])
+    def _item(self, index: int, others: list[int], words: tuple[int, ...]) -> dict[str, torch.Tensor]:
+        skipped: list[str] = []
+        _, item = self._read(self.labeled, "labeled", index, (*words, 0), skipped)
         item.pop("valid", None)  # padding has no label
         if "labels" not in item:
             raise UserError("The labeled set yields no labels; give a dataset with a label column.")
-        self._check(item, f"item {index} of the labeled set")
-        views = [tidy(self.unlabeled[other]) for other in others]
-        for other, view in zip(others, views, strict=True):
-            self._check(view, f"item {other} of the unlabeled set")
-        partners = [tidy(self.unlabeled[other]) for other in others] if self.partner else []
+        read = [
+            self._read(self.unlabeled, "unlabeled", other, (*words, 1 + i), skipped) for i, other in enumerate(others)
+        ]
+        views = [view for _, view in read]
+        partners = [tidy(self.unlabeled[other]) for other, _ in read] if self.partner else []
         for prefix, shown in (("unlabeled_", views), ("unlabeled_partner_", partners)):
             for key in ("pixel_values", "labels", "valid"):
                 if shown and key in shown[0]:
                     values = [view[key] for view in shown]
                     item[prefix + key] = values[0] if self.unlabeled_per_labeled == 1 else torch.stack(values)
-        return item
+        return item | {SKIPPED: skipped} if skipped else item
+
+    def _read(
+        self, dataset: Dataset, name: str, index: int, words: tuple[int, ...], skipped: list[str]
+    ) -> tuple[int, dict[str, torch.Tensor]]:
+        """An item of the set `name`, checked, or what takes its place; and its index."""
+        for again in range(MOST_AGAIN):
+            try:
+                item = dataset[index]
+            except (DataError, OSError) as error:
+                told = str(error)
+                if not isinstance(error, UserError):  # of a dataset of the user's own
+                    told = f"Item {index} of the {name} set cannot be read ({told}); replace it or leave it out."
+                if self.on_bad_image == "stop":
+                    raise DataError(told) from error
+                skipped.append(told)
+                index = int(np.random.default_rng([self.seed, _AGAIN, *words, again]).integers(len(dataset)))
+            else:
+                item = tidy(item)
+                self._check(item, f"item {index} of the {name} set")
+                return index, item
+        raise DataError(f"{MOST_AGAIN} images of the {name} set in a row could not be read, the last: {skipped[-1]}")
 
     def _check(self, item: dict[str, torch.Tensor], name: str) -> None:
         """Checks that labels lie on their pixels, and that the model has their classes."""
@@ -252,6 +281,20 @@ def tidy(item: dict) -> dict[str, torch.Tensor]:
             )
         made["labels"] = labels.long()
     return made
+
+
+class HandsOnSkipped:
+    """A collator whose batches have what `Pairs` says of images that it skipped, under `skipped`, if anything."""
+
+    def __init__(self, collator: Callable[[list[dict]], dict]):
+        self.collator = collator
+
+    def __call__(self, items: list[dict]) -> dict:
+        skipped = [told for item in items if isinstance(item, dict) for told in item.pop(SKIPPED, ())]
+        batch = self.collator(items)
+        if skipped:
+            batch[SKIPPED] = skipped
+        return batch
 
 
 def collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | list[torch.Tensor]]:

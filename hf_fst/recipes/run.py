@@ -124,7 +124,7 @@ def prepare(recipe: Recipe, overwrite: bool, resume: bool) -> Work:
     set_seed(config.seed)
     with state.main_process_first():  # it counts pixels and downloads, the others read what it wrote
         data = build_data(recipe, config, resolve(config).objective)
-        wrong = [] if data.report is None else data.report.refuse(skip_unreadable=False)
+        wrong = [] if data.report is None else data.report.refuse(config.on_bad_image == "skip")
         for sentence in wrong if state.is_main_process else ():
             warnings.warn(sentence, stacklevel=2)
         config.eval_classes = scored_classes(recipe, data.names)
@@ -198,6 +198,7 @@ def score(work: Work, command: str | None) -> tuple[dict, list[Evaluation]]:
         "metrics": metrics,
         "seconds_per_step": work.stopwatch.seconds / work.stopwatch.steps if work.stopwatch.steps else None,
         "skipped_steps": trainer.journal.skipped,
+        "skipped_images": sum(trainer.journal.skipped_images.values()),
         "peak_memory_bytes": memory,
         "memory_of": memory_of,
     }

@@ -66,6 +66,21 @@ class AheadBatches:
         self._next = (step + 1, count)
 
 
+def ahead_of(trainer) -> AheadBatches:
+    """The batches for virtual steps of a trainer whose pairs are made."""
+    args = trainer.args
+    return AheadBatches(
+        trainer.pairs,
+        trainer.data_collator,
+        args.gradient_accumulation_steps,
+        trainer._train_batch_size,
+        args.process_index,
+        args.world_size,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+    )
+
+
 @contextmanager
 def dead_workers(place: Callable[[], str]) -> Iterator[None]:
     """A loader's worker that dies inside ends the block with one sentence.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 
+from accelerate.utils import gather_object
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from hf_fst.training.health import Health
 from hf_fst.training.hub_strategy import push_checkpoint, tell_failures
+from hf_fst.training.journal import summed
 from hf_fst.training.watching import OfTrainer, Watcher
 
 logger = logging.get_logger(__name__)
@@ -34,6 +36,20 @@ class TeacherAfterStep(OfTrainer):
         """Before the schedule advances and the step is counted."""
         if self.trainer.has_teacher:
             self.trainer.step.teacher_follows_outcome()
+
+
+class SkippedImages(OfTrainer):
+    """Names the images that could not be read, where `on_bad_image` skips them."""
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Of all processes."""
+        journal = self.trainer.journal
+        journal.skipped_images = summed(gather_object([journal.skipped_images]))
+        if journal.skipped_images and state.is_world_process_zero:
+            times = sorted(journal.skipped_images.items(), key=lambda item: -item[1])
+            lines = [f"{count} x {told}" for told, count in times]
+            told = f"Images that could not be read gave way to others {sum(journal.skipped_images.values())} times:"
+            logger.warning("\n  ".join([told, *lines]))
 
 
 class Report(OfTrainer):
@@ -73,7 +89,9 @@ class PaddingNotice(OfTrainer):
 
 def callbacks_of(trainer) -> list[TrainerCallback]:
     """What an `FSTTrainer` starts with, besides its `pictures`."""
-    kinds = [EpochOfDraws, TeacherAfterStep, Health, PaddingNotice, Pushes] + [Report] * trainer.settings.report
+    kinds = [EpochOfDraws, TeacherAfterStep, Health, PaddingNotice, SkippedImages, Pushes] + [
+        Report
+    ] * trainer.settings.report
     return [kind(trainer) for kind in kinds]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from transformers import TrainingArguments
 
+from hf_fst.data.pairing import BAD_IMAGES
 from hf_fst.errors import UserError
 from hf_fst.method.lookahead import FOLLOWS, STATES, WARMUP_COUNTS
 from hf_fst.method.objectives import OBJECTIVES
@@ -187,6 +188,14 @@ class FSTConfig(TrainingArguments):
 
     unlabeled_per_labeled: int = option(
         1, "unlabeled images in a batch for each labeled one", group="Run", low=1, unused_by=NO_TEACHER
+    )
+    on_bad_image: str = option(
+        "stop",
+        "an image of training that cannot be read ends the run ('stop'), or another draw takes its place and it is named "
+        "at the end ('skip')",
+        group="Run",
+        choices=BAD_IMAGES,
+        card=False,
     )
     max_nonfinite_steps: int = option(
         10,

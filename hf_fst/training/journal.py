@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
+from hf_fst.data.pairing import SKIPPED
 from hf_fst.errors import RunError
 
 # what goes on after a resume
-KEPT = ("skipped", "in_a_row", "_losses", "_steps", "_all", "_all_steps")
+KEPT = ("skipped", "skipped_images", "in_a_row", "_losses", "_steps", "_all", "_all_steps")
+
+
+def summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Numbers by name, added up."""
+    return dict(sum(map(Counter, counts), Counter()))
 
 
 class Journal:
@@ -24,6 +33,7 @@ class Journal:
     def __init__(self, max_nonfinite_steps: int):
         self.max_nonfinite_steps = max_nonfinite_steps
         self.skipped = {"real": 0, "virtual": 0}
+        self.skipped_images: dict[str, int] = {}  # how often, by what is said of the file
         self.in_a_row = 0
         self.health: dict[str, float] = {}
         self._losses: dict[str, torch.Tensor] = {}
@@ -70,6 +80,12 @@ class Journal:
         self._losses = {name: self._losses.get(name, 0) + loss for name, loss in losses.items()}
         self._steps += 1
 
+    def note_skipped_images(self, group: list[dict]) -> list[dict]:
+        """Takes what was skipped out of the batches of a group, and counts it."""
+        for told in itertools.chain.from_iterable(batch.pop(SKIPPED, ()) for batch in group):
+            self.skipped_images[told] = self.skipped_images.get(told, 0) + 1
+        return group
+
     def tell(self, logs: dict[str, float], accelerator) -> None:
         """Put the losses of steps taken in the place of `loss` and `train_loss` in an entry; without one they go."""
         for key, of_steps_taken in (("loss", self.entries), ("train_loss", self.summary)):
@@ -111,6 +127,7 @@ class Journal:
         pages = [torch.load(path, "cpu", weights_only=True) for path in paths.values()]
         kept = dict(zip(paths, pages, strict=True)).get(process, pages[0])
         if kept.pop("processes") != processes:
+            kept["skipped_images"] = summed(page["skipped_images"] for page in pages) if process == 0 else {}
             kept["_losses"] = {n: sum(page["_losses"][n] for page in pages) / len(pages) for n in kept["_losses"]}
         kept["_losses"] = {name: loss.to(device) for name, loss in kept["_losses"].items()}
         for name, value in kept.items():

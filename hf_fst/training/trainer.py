@@ -11,13 +11,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 
-from hf_fst.data.pairing import DrawSampler, Pairs, collate
+from hf_fst.data.pairing import DrawSampler, HandsOnSkipped, Pairs, collate
 from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.method.lookahead import Context, Step
 from hf_fst.models.loading import default_processor, load
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
-from hf_fst.training.ahead import AheadBatches, dead_workers
+from hf_fst.training.ahead import ahead_of, dead_workers
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.journal import Journal
@@ -110,7 +110,7 @@ class FSTTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=data_collator,
+            data_collator=HandsOnSkipped(data_collator) if args.on_bad_image == "skip" else data_collator,
             **kwargs,
         )
         refusals.refuse_launch(self)
@@ -206,18 +206,10 @@ class FSTTrainer(Trainer):
             multiple_of=self.get_total_train_batch_size(self.args),
             num_labels=self._num_labels(),
             partner=self.learning_objective.needs_partner,
+            on_bad_image=self.settings.on_bad_image,
         )
         self.draws = DrawSampler(self.pairs)
-        self.ahead = AheadBatches(
-            self.pairs,
-            self.data_collator,
-            self.args.gradient_accumulation_steps,
-            self._train_batch_size,
-            self.args.process_index,
-            self.args.world_size,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-        )
+        self.ahead = ahead_of(self)
         return self._get_dataloader(
             dataset=self.pairs,
             description="Training",
@@ -231,12 +223,13 @@ class FSTTrainer(Trainer):
         if self.state.global_step >= self.state.max_steps:  # resumed at its end, inside an epoch
             return [], None
         self.group, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.journal.note_skipped_images(self.group)
         return self.group, None
 
     def lookahead_groups(self, count: int, size: int) -> Iterator[list[dict]]:
         """`count` groups of `size` micro-batches drawn for this step alone."""
         for group in self.ahead.groups(self.state.global_step, count, size):
-            yield [self._prepare_inputs(batch) for batch in group]
+            yield [self._prepare_inputs(batch) for batch in self.journal.note_skipped_images(group)]
 
     # the step
 

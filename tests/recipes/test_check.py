@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import datasets
 import numpy as np
@@ -90,6 +91,21 @@ def test_the_check_can_be_left_out(keys, tmp_path, capsys):
         PIL.Image.new("L", (48, 40), 1).save(tmp_path / f"labeled/masks/{i}.png")
     recipe = tiny.write(tmp_path / "r.yaml", keys, max_steps=1)
     assert cli.main(["train", recipe, "-o", str(tmp_path / "out"), "--check", "false"]) == 0
+
+
+def test_bad_images_are_skipped_where_the_recipe_says_so_but_not_where_scored(keys, tmp_path, capsys, caplog):
+    (tmp_path / "labeled/images/2.png").write_bytes(b"<html>")
+    recipe = tiny.write(tmp_path / "r.yaml", keys, max_steps=4)
+    argv = ["train", recipe, "-o", str(tmp_path / "out")]
+    assert cli.main(argv) == 1
+    assert "2.png is not an image; replace it or take it out of the dataset." in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="2.png is not an image"):
+        assert cli.main([*argv, "--on_bad_image", "skip"]) == 0
+    assert re.search(r"gave way to others \d times:\n +\d x .*labeled/images/2.png is not an image", caplog.text)
+    assert json.loads((tmp_path / "out/results.json").read_text())["skipped_images"] > 0
+    scored = {"eval_dataset": "folder", "eval_data_dir": keys["data_dir"], "eval_split": "train"}
+    recipe = tiny.write(tmp_path / "s.yaml", keys, scored, on_bad_image="skip")
+    assert cli.main(["train", recipe, "-o", str(tmp_path / "scored")]) == 1
 
 
 def test_many_classes_stand_side_by_side():
