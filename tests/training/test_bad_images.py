@@ -57,7 +57,7 @@ def test_only_draws_of_a_bad_image_change_and_they_say_so():
 
 
 def test_two_bad_images_of_one_draw_have_places_of_their_own():
-    holed = Pairs(tiny_labeled(), Holed(tiny.images(9, 2, labels=False), 0, 1, 2), 0, 4, on_bad_image="skip")
+    holed = Pairs(tiny.images(3, 1), Holed(tiny.images(9, 2, labels=False), 0, 1, 2), 0, 4, on_bad_image="skip")
     for draw in range(6):
         taken = [
             number_of({"pixel_values": view}, holed.unlabeled.items) for view in holed[draw]["unlabeled_pixel_values"]
@@ -65,8 +65,10 @@ def test_two_bad_images_of_one_draw_have_places_of_their_own():
         assert not {0, 1, 2} & set(taken)
 
 
-def tiny_labeled():
-    return tiny.images(3, 1)
+def test_the_partner_of_an_image_that_took_a_place_is_its_own():
+    holed = pairs(unlabeled_bad=(0, 1, 2), partner=True)
+    for draw in range(len(holed)):
+        assert torch.equal(holed[draw]["unlabeled_pixel_values"], holed[draw]["unlabeled_partner_pixel_values"])
 
 
 def test_where_nothing_can_be_read_it_ends():
