@@ -69,6 +69,7 @@ class Context:
         settings: how to look ahead.
         journal: counts steps that are skipped, and stops a run with too many (`hf_fst.training.journal.Journal`).
         fresh_groups: draws `count` groups of `size` micro-batches for virtual steps on other images.
+        total_steps: of the run, for what ramps; 0 if unknown.
     """
 
     teacher: EMATeacher
@@ -78,6 +79,7 @@ class Context:
     settings: LookAhead
     journal: object
     fresh_groups: Callable[[int, int], Iterator[list[dict]]]
+    total_steps: int = 0
     #: the memory for the student's present, allocated at the first look-ahead
     present: Present | None = None
 
@@ -121,6 +123,8 @@ class Step:
         self.watchers = watchers
         self.futures: list[torch.Tensor] | None = None  # their mean, as far as they are remembered
         self.gradients = 0  # taken in this step so far
+        #: share of the run's steps before this one, in virtual steps too
+        self.progress = number / context.total_steps if context.total_steps else 0.0
         #: before `start`: no look-ahead, and the teacher follows the student after its step as well
         self.plain = number < self.settings.start and self.settings.virtual_steps > 0
         self._keep_labels()
@@ -249,7 +253,7 @@ class Step:
         buffers = local([*self.student.buffers(), *self.teacher.model.buffers()])
         kept = [buffer.clone() for buffer in buffers]
         with torch.no_grad(), accelerator.autocast():
-            group = [objective.prepare(self.teacher, batch) for batch in group]
+            group = [objective.prepare(self.teacher, {**batch, "progress": self.progress}) for batch in group]
         totals = sum_over_processes(accelerator, [objective.counts(batch) for batch in group])
 
         losses: dict[str, torch.Tensor] = {}
@@ -272,6 +276,7 @@ class Step:
         if context.journal.is_finite(checked, accelerator, virtual):
             if not virtual:
                 context.journal.add(losses)
+                objective.advance(group, accelerator, context.optimizer.param_groups[0]["lr"])
             return sum(losses.values()), group
         copy_all(buffers, kept)  # statistics of a batch that is not finite would outlive the step
         if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale

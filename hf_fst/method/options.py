@@ -162,6 +162,13 @@ TABLE = {
         low=0,
         only_with="feature_distance_weight",
     ),
+    "prototype_temperature": Option("temperature of the distances of features from prototypes", above=0),
+    "prototype_momentum": Option("how slowly the prototypes follow the teacher's features", low=0, high=1),
+    "prototype_passes": Option(
+        "how often the unlabeled images are seen before the first step for the prototypes to start with", above=0
+    ),
+    "consistency_weight": Option("weight of the consistency of a strong view with the image", low=0),
+    "regularizer_weight": Option("weight of what keeps predictions from collapsing", low=0),
     "jitter_probability": Option("probability that the colors of an image are jittered", low=0, high=1),
     "jitter_strength": Option(
         "brightness, contrast, saturation and hue are drawn within plus or minus this (unimatch: the hue within half)",

@@ -26,13 +26,15 @@ except ImportError:  # transformers 5.17: `SegmentationConfig` makes the configu
 
 @dataclass
 class SegmentationOutput(SemanticSegmenterOutput):
-    """`SemanticSegmenterOutput` with the logits of the auxiliary heads.
+    """`SemanticSegmenterOutput` with the logits of the auxiliary heads, and features of pixels.
 
     `auxiliary_logits` maps the name of each auxiliary head to its logits (B,C,h',w'), so that an objective with its
-    own cross entropy can train those heads too; None where the network has none.
+    own cross entropy can train those heads too; None where the network has none. `features` (B,D,h,w) are what the
+    classifier reads, None unless an objective compares them (`features.return_features`).
     """
 
     auxiliary_logits: dict[str, torch.Tensor] | None = None
+    features: torch.Tensor | None = None
 
 
 class SegmentationConfig(PreTrainedConfig):

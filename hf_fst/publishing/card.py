@@ -67,6 +67,9 @@ OBJECTIVES = {
     "views of each unlabeled image and on its features with dropped channels (UniMatch)",
     "unimatch_v2": "cross entropy on labeled images, and with the teacher's confident labels on two strongly augmented, "
     "cut views of each unlabeled image that see complementary feature channels (UniMatch V2)",
+    "proda": "cross entropy on labeled images, and on unlabeled ones symmetric cross entropy with a fixed network's "
+    "labels, corrected by how near the teacher's features are to prototypes of the classes; a strong view is kept "
+    "consistent with the image (ProDA, stage 1)",
 }
 
 

@@ -138,7 +138,8 @@ def state_bytes(network: torch.nn.Module, config) -> dict[str, int]:
     if virtual_steps(settings.rule_in_force):
         copies = weights + (optimizer if settings.lookahead_state == "restore" else 0)
         copies += weights if settings.rule == "fst_w" else 0
-    reference = weights if settings.feature_distance_weight else 0
+    frozen = settings.feature_distance_weight or "reference" in OBJECTIVES[settings.objective].__dataclass_fields__
+    reference = weights if frozen else 0
     return {
         "student": weights,
         "gradients": parameters,

@@ -1,7 +1,8 @@
-"""Batches for virtual steps on other images than the real step's, and what to say when a loader dies."""
+"""What the steps of a run share: batches for virtual steps on other images than the real step's among it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,8 @@ from torch.utils.data import DataLoader
 
 from hf_fst.data.pairing import AheadSampler, Pairs
 from hf_fst.errors import RunError
+from hf_fst.method.lookahead import Context
+from hf_fst.training.settings import look_ahead_of
 
 
 class AheadBatches:
@@ -79,6 +82,37 @@ def ahead_of(trainer) -> AheadBatches:
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,
     )
+
+
+def context_of(trainer) -> Context:
+    """What all steps of a run share, with an objective that has seen the images it begins with."""
+    begin(trainer)
+    return Context(
+        trainer.teacher,
+        trainer.learning_objective,
+        trainer.optimizer,
+        trainer.accelerator,
+        look_ahead_of(trainer.settings, trainer.args.max_grad_norm),
+        trainer.journal,
+        lambda count, size: trainer.lookahead_groups(count, size),
+        trainer.state.max_steps,
+    )
+
+
+def begin(trainer) -> None:
+    """Show the objective unlabeled images before the first step of a run, where it asks for them.
+
+    They are drawn as for virtual steps behind the last one, so that the run's own draws stay what they are.
+    """
+    objective, args = trainer.learning_objective, trainer.args
+    if not objective.begin_passes or objective.memory:
+        return
+    micro_batches = args.gradient_accumulation_steps
+    images = trainer.get_total_train_batch_size(args) * trainer.settings.unlabeled_per_labeled
+    count = math.ceil(objective.begin_passes * len(trainer.unlabeled_dataset) / images)
+    groups = trainer.ahead.groups(trainer.state.max_steps, count, micro_batches)
+    with trainer.accelerator.autocast():
+        objective.begin((trainer._prepare_inputs(b) for group in groups for b in group), trainer.accelerator)
 
 
 @contextmanager

@@ -22,9 +22,12 @@ from safetensors import SafetensorError
 from torch import nn
 
 from hf_fst.errors import MissingError, UserError, WriteError
+from hf_fst.method.objectives import Objective
 from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR, refuse_broken_files
 from hf_fst.training.adapters import is_adapted, load_adapter
 from hf_fst.training.sharding import is_sharded, load_shards, load_whole, save_shards, saves_shards
+
+MEMORY = "objective.pt"  # of a checkpoint: what the objective remembers
 
 
 def discard(directory: str | os.PathLike) -> None:
@@ -109,6 +112,8 @@ def checkpoint(trainer, run_dir: str) -> Iterator[None]:
         yield
         if not args.save_only_model:
             trainer.journal.save(directory, args.process_index, args.world_size)
+            if args.should_save and trainer.learning_objective.remembers:
+                torch.save(trainer.learning_objective.state_dict(), directory / MEMORY)
         wait()
         if args.should_save:
             mark_complete(
@@ -135,7 +140,9 @@ def checkpoint(trainer, run_dir: str) -> Iterator[None]:
     wait()
 
 
-def to_resume(resume_from_checkpoint: str | bool, output_dir: str, expected: dict[str, str]) -> str:
+def to_resume(
+    resume_from_checkpoint: str | bool, output_dir: str, expected: dict[str, str], remembers: bool = False
+) -> str:
     """The checkpoint to go on from, checked: the given one, with True the newest complete one.
 
     Raises:
@@ -146,17 +153,20 @@ def to_resume(resume_from_checkpoint: str | bool, output_dir: str, expected: dic
         if not complete:
             raise UserError(f"{output_dir} holds no complete checkpoint to resume from.")
         resume_from_checkpoint = str(complete[-1])
-    check(resume_from_checkpoint, expected, resumes=True)
+    check(resume_from_checkpoint, expected, resumes=True, remembers=remembers)
     return resume_from_checkpoint
 
 
-def check(directory: str | os.PathLike, expected: dict[str, str], resumes: bool = False) -> None:
+def check(
+    directory: str | os.PathLike, expected: dict[str, str], resumes: bool = False, remembers: bool = False
+) -> None:
     """Make sure that a run can take its weights from a checkpoint or, with `resumes`, go on from it.
 
     Args:
         directory: `checkpoint-N`.
         expected: the `kind` of the run.
         resumes: whether more than weights is needed.
+        remembers: whether the run's objective goes on from a memory.
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -186,6 +196,11 @@ def check(directory: str | os.PathLike, expected: dict[str, str], resumes: bool 
             f"The checkpoint {directory} holds weights alone (save_only_model), so that no run can go on from it; give "
             "it as the model of a new run."
         )
+    if remembers and MEMORY not in files:
+        raise UserError(
+            f"The checkpoint {directory} holds no {MEMORY}, which this run's objective goes on from; resume with the "
+            "objective that wrote it, or give it as the model of a new run."
+        )
     for name, fingerprint in files.items():
         path = directory / name
         if not path.is_file():
@@ -194,6 +209,12 @@ def check(directory: str | os.PathLike, expected: dict[str, str], resumes: bool 
             raise UserError(f"The checkpoint {directory} is damaged: {name} is not as it was written; {hint}.")
     for folder in (directory, directory / TEACHER_DIR) if resumes else ():
         refuse_broken_files(folder)
+
+
+def load_memory(objective: Objective, directory: str | os.PathLike, device: torch.device) -> None:
+    """Give an objective what it remembered when a checkpoint, which was checked, was written."""
+    if objective.remembers:
+        objective.load_state_dict(torch.load(Path(directory, MEMORY), device, weights_only=True))
 
 
 def save_output(accelerator: Accelerator, networks: dict[str, nn.Module], processor, directory: str) -> None:

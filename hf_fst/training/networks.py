@@ -8,25 +8,29 @@ from contextlib import contextmanager
 from accelerate import Accelerator
 from torch import nn
 
-from hf_fst.method.objectives import OBJECTIVES
+from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.teacher import EMATeacher
 from hf_fst.models.auxiliary import freeze_unused, return_auxiliary_logits
+from hf_fst.models.features import return_features
 from hf_fst.training.adapters import is_adapted, keep_base_statistics
 from hf_fst.training.refusals import look_at_first_output
 from hf_fst.training.sharding import sharding_alike, synchronize_batchnorm
 
 
-def teacher_of(student: nn.Module, settings, args) -> EMATeacher:
+def teacher_of(student: nn.Module, settings, args, objective: Objective) -> EMATeacher:
     """A copy of a student that is not yet wrapped or sharded: afterwards none could be made.
 
     Args:
         student: the network; with `sync_batchnorm` its BatchNorm layers are replaced, and from now on it returns the
-            logits of its auxiliary heads.
+            logits of its auxiliary heads, and its features where the objective needs them.
         settings: those in force.
         args: the `FSTConfig`, for device and processes.
+        objective: what it will learn.
     """
     synchronize_batchnorm(student, args)
     return_auxiliary_logits(student)
+    if objective.needs_features:
+        return_features(student)
     teacher = EMATeacher(student, settings.teacher_buffers, share_frozen=is_adapted(student))
     if settings.objective in OBJECTIVES:  # one of the user's own may learn from other outputs
         look_at_first_output([student, teacher.model])

@@ -13,6 +13,7 @@ from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.options import TABLE, Option, defaults_of, given_to, make, refuse_foreign, values_of
 from hf_fst.method.presets import preset_values
 from hf_fst.method.rules import RULES
+from hf_fst.models.features import return_features
 from hf_fst.publishing.facts import Plain, settings_of
 
 # the arguments of transformers' training that a card may show
@@ -128,7 +129,7 @@ def make_objective(settings: Settings, num_labels: int, align_corners: bool = Fa
         settings: those in force.
         num_labels: classes of the model.
         align_corners: how the model wants its logits resized.
-        reference: the network of the feature distance, if one is asked for.
+        reference: the frozen network, if one is asked for.
     """
     context = {"num_labels": num_labels, "align_corners": align_corners, "reference": reference}
     return make("objective", OBJECTIVES, settings.objective, vars(settings), **context)
@@ -141,13 +142,19 @@ def objective_of(settings: Settings, given, model, reference, device) -> Objecti
         settings: those in force.
         given: an objective, its name or None.
         model: the student, unwrapped.
-        reference: the network of the feature distance; if None, `model` as it is now.
+        reference: the network of the feature distance, or of the warm-up; if None, `model` as it is now.
         device: of the run.
     """
     if isinstance(given, Objective):
         return given
     reference = model if reference is None else reference
-    reference = reference.to(device) if settings.feature_distance_weight else None
+    kind = OBJECTIVES[settings.objective]
+    if settings.feature_distance_weight or "reference" in {field.name for field in dataclasses.fields(kind)}:
+        reference = reference.to(device)
+        if kind.needs_features:
+            return_features(reference)
+    else:
+        reference = None
     return make_objective(settings, model.config.num_labels, aligns_corners(model), reference)
 
 

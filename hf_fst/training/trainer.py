@@ -17,13 +17,13 @@ from hf_fst.method.lookahead import Context, Step
 from hf_fst.models.loading import default_processor, load
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
-from hf_fst.training.ahead import ahead_of, dead_workers
+from hf_fst.training.ahead import ahead_of, context_of, dead_workers
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.journal import Journal
 from hf_fst.training.networks import teacher_of, training_mode, wrapped_alike
 from hf_fst.training.pictures import Pictures
-from hf_fst.training.settings import look_ahead_of, look_of, objective_of, resolve, virtual_steps
+from hf_fst.training.settings import look_of, objective_of, resolve, virtual_steps
 from hf_fst.training.sharding import gathered
 
 
@@ -122,7 +122,7 @@ class FSTTrainer(Trainer):
         refusals.refuse_objective(
             self.learning_objective, self.settings.objective, self.model, unlabeled_is_missing, args.torch_compile
         )
-        self.teacher = teacher_of(self.model, self.settings, args)
+        self.teacher = teacher_of(self.model, self.settings, args, self.learning_objective)
         self.context: Context | None = None
         self.journal = Journal(self.settings.max_nonfinite_steps)
         self._card: dict = {}
@@ -154,7 +154,7 @@ class FSTTrainer(Trainer):
         """A new model, and with it a new teacher."""
         model = super().call_model_init(trial)
         if self.teacher is not None:
-            self.teacher = teacher_of(model.to(self.args.device), self.settings, self.args)
+            self.teacher = teacher_of(model.to(self.args.device), self.settings, self.args, self.learning_objective)
         return model
 
     def _hp_search_setup(self, trial) -> None:
@@ -244,15 +244,7 @@ class FSTTrainer(Trainer):
         training_mode(model, self.model)
         group = [self._prepare_inputs(batch) for batch in self.group]
         if self.context is None:
-            self.context = Context(
-                self.teacher,
-                self.learning_objective,
-                self.optimizer,
-                self.accelerator,
-                look_ahead_of(self.settings, self.args.max_grad_norm),
-                self.journal,
-                lambda count, size: self.lookahead_groups(count, size),
-            )
+            self.context = context_of(self)
         watchers = watchers_of(self, group[0])
         self.step = step = Step(self.context, model, group, self.state.global_step, watchers)
         step.look_ahead(self.rule)
@@ -340,7 +332,9 @@ class FSTTrainer(Trainer):
         refusals.refuse_evaluation(self)
         if resume_from_checkpoint:
             expected = checkpoints.kind(self.settings.rule, self.networks()["student"])
-            resume_from_checkpoint = checkpoints.to_resume(resume_from_checkpoint, self.args.output_dir, expected)
+            resume_from_checkpoint = checkpoints.to_resume(
+                resume_from_checkpoint, self.args.output_dir, expected, self.learning_objective.remembers
+            )
         self.journal, self.context = Journal(self.settings.max_nonfinite_steps), None
         with dead_workers(lambda: f"step {self.state.global_step}"):
             output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
@@ -385,6 +379,7 @@ class FSTTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         self.journal.load(checkpoint, self.args.process_index, self.args.world_size, self.args.device)
+        checkpoints.load_memory(self.learning_objective, checkpoint, self.args.device)
 
     def _load_best_model(self) -> None:
         best, networks = self.state.best_model_checkpoint, self.networks()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,9 +18,10 @@ from hf_fst.method.objectives import (
     SupervisedObjective,
 )
 from hf_fst.method.teacher import EMATeacher
+from hf_fst.models.features import return_features
 from hf_fst.training.settings import make_objective, resolve
 from tests import tiny
-from tests.device import on_device
+from tests.device import DEVICE, on_device
 
 # the student gives class 0 probability 3/4 everywhere: CE ln(4/3) for class 0, ln 4 for class 1
 ZERO, ONE = math.log(4 / 3), math.log(4)
@@ -177,13 +179,23 @@ def test_cut_mix_that_never_cuts_is_the_plain_pseudo_label():
     assert losses(CutMixObjective(cut_probability=0.0, **PLAIN)) == plain
 
 
+def ready(name, batch, **network):
+    """The objective by its name with its defaults, and a teacher that can label for it."""
+    student = tiny.model(**network)
+    if OBJECTIVES[name].needs_features:
+        return_features(student)
+    args = tiny.config("unused", objective=name, rule="mean_teacher")
+    objective = make_objective(resolve(args), tiny.CLASSES, reference=student)
+    objective.begin(iter([batch]), SimpleNamespace(gather=lambda found: found, device=DEVICE))
+    return objective, EMATeacher(student)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_teachers_batch_is_not_changed(name):
-    args = tiny.config("unused", objective=name, rule="mean_teacher")
-    objective = make_objective(resolve(args), 2)
-    assert isinstance(objective, OBJECTIVES[name])
     batch = on_device({key: value.clone() for key, value in BATCH.items()})
-    objective.prepare(EMATeacher(tiny.model()), batch)
+    objective, teacher = ready(name, batch)
+    assert isinstance(objective, OBJECTIVES[name])
+    objective.prepare(teacher, batch)
     assert batch.keys() == BATCH.keys()
     assert all(torch.equal(batch[key].cpu(), BATCH[key]) for key in BATCH)
 
@@ -231,7 +243,6 @@ def test_whether_auxiliary_heads_weigh_pseudo_labels_is_an_option(weighs):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_teacher_that_has_labeled_is_in_evaluation_mode_again(name):
-    args = tiny.config("unused", objective=name, rule="mean_teacher")
-    teacher = EMATeacher(tiny.model(batch_norm=True, dropout=0.5))
-    make_objective(resolve(args), 2).prepare(teacher, on_device(BATCH))
+    objective, teacher = ready(name, on_device(BATCH), batch_norm=True, dropout=0.5)
+    objective.prepare(teacher, on_device(BATCH))
     assert not any(module.training for module in teacher.model.modules())

@@ -24,6 +24,8 @@ MIXED |= {"augmentation_draw"}
 PSEUDO = MIXED | {"unlabeled_weighting", "pseudo_ignore_top", "pseudo_ignore_bottom", "auxiliary_pseudo_weight"}
 DISTANCE = {"feature_distance_weight", "feature_distance_classes"}
 VIEWS = MIXED | {"cut_probability", "cut_partner", "gray_probability"}
+PROTOTYPES = {"unlabeled_weight", "confidence_threshold", "consistency_weight"}
+PROTOTYPES |= {"prototype_temperature", "prototype_momentum", "prototype_passes"}
 OWN = {
     "pseudo_label": PSEUDO | DISTANCE,
     "class_mix": PSEUDO | DISTANCE | {"mix_classes"},
@@ -31,6 +33,7 @@ OWN = {
     "entropy_drop": MIXED | {"cut_probability", "entropy_drop_percent"},
     "unimatch": VIEWS | {"feature_stream_weight", "strong_views_weight", "feature_dropout"},
     "unimatch_v2": VIEWS | DISTANCE,
+    "proda": PROTOTYPES | {"regularizer_weight"},
     "naive_fst": {"lookahead_batches"},
     "improved_fst": {"lookahead_batches"},
     "fst_d": {"lookahead_batches", "lookahead_steps"},

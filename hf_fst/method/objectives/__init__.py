@@ -7,6 +7,7 @@ from hf_fst.method.objectives.class_mix import ClassMixObjective
 from hf_fst.method.objectives.cut_mix import CutMixObjective
 from hf_fst.method.objectives.entropy_drop import EntropyDropObjective
 from hf_fst.method.objectives.feature_distance import FeatureDistance
+from hf_fst.method.objectives.proda import ProDAObjective
 from hf_fst.method.objectives.pseudo_label import PseudoLabelObjective
 from hf_fst.method.objectives.supervised import SupervisedObjective
 from hf_fst.method.objectives.unimatch import UniMatchObjective
@@ -20,6 +21,7 @@ OBJECTIVES = {
     "entropy_drop": EntropyDropObjective,
     "unimatch": UniMatchObjective,
     "unimatch_v2": UniMatchV2Objective,
+    "proda": ProDAObjective,
 }
 
 __all__ = ["OBJECTIVES", "FeatureDistance", "Objective", *(cls.__name__ for cls in OBJECTIVES.values())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -24,6 +24,9 @@ class Objective:
     pass after the other, each already divided by the totals, so that they add up to the loss of the group; each pass is
     backpropagated as it comes.
 
+    What an objective learns beside the student (prototypes, queues, banks) is tensors by name in its `memory`. They move
+    in `advance` alone, which real steps call and virtual steps do not, and are saved in checkpoints.
+
     Args:
         loss_reduction: means over `"valid"` pixels or over `"all"`.
         auxiliary_loss_weight: weight of each auxiliary head.
@@ -42,6 +45,12 @@ class Objective:
     perturbs_features: ClassVar[bool] = False
     #: whether batches need a second view of each unlabeled image, `unlabeled_partner_pixel_values`
     needs_partner: ClassVar[bool] = False
+    #: whether the networks must return `features` (`hf_fst.models.features`)
+    needs_features: ClassVar[bool] = False
+    #: whether it keeps a memory, without which no run can be resumed
+    remembers: ClassVar[bool] = False
+    #: how often `begin` wants to see the unlabeled images
+    begin_passes: ClassVar[float] = 0.0
     #: confidence in [0, 1] from which a pseudo-label counts as confident in what is logged
     confidence_threshold: ClassVar[float] = 0.968
 
@@ -51,6 +60,7 @@ class Objective:
     ohem_threshold: float | None = option(None)
     ohem_min_kept: int = option(100_000)
     feature_distance: FeatureDistance | None = part(FeatureDistance, switch="feature_distance_weight")
+    memory: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         check(self)
@@ -105,6 +115,32 @@ class Objective:
             totals: the counts, summed over the group and the processes.
         """
         yield self.labeled_term(student, batch, totals)
+
+    def begin(self, batches: Iterator[dict], accelerator) -> None:
+        """Fill the memory before the first step of a run.
+
+        Args:
+            batches: micro-batches of this process, as many as `begin_passes` asks for.
+            accelerator: gathers what the processes see.
+        """
+
+    def advance(self, group: list[dict], accelerator, learning_rate: float) -> None:
+        """Move the memory on, after the gradient of a real step; the same on all processes.
+
+        Args:
+            group: the prepared micro-batches of this process.
+            accelerator: gathers what the processes see.
+            learning_rate: of the step, that of the optimizer's first group.
+        """
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The memory, to be saved."""
+        return dict(self.memory)
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from a saved memory."""
+        self.memory.clear()
+        self.memory.update(state)
 
     def labeled_term(self, student, batch: dict, totals: dict) -> dict[str, torch.Tensor]:
         """CE(g_θ(x_l), y_l), the mean over the labeled pixels of the group; and the feature distance where set."""

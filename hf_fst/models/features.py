@@ -1,0 +1,47 @@
+"""What a network's classifier reads, as part of its output: the pixel features that prototypes and contrasts work on."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers.utils import ModelOutput
+
+from hf_fst.errors import UserError
+
+from .segmentation import SegmentationOutput
+
+# Hooks are functions that keep what they know in the module they are called with, so that copies of a model work too.
+
+
+def _keep(classifier: nn.Module, inputs: tuple) -> None:
+    classifier._kept_input = inputs[0]
+
+
+def _add(network: nn.Module, inputs: tuple, output: ModelOutput | tuple) -> SegmentationOutput | tuple:
+    [kept] = [module.__dict__.pop("_kept_input") for module in network.modules() if "_kept_input" in module.__dict__]
+    if not isinstance(output, ModelOutput) or "features" in output:  # `return_dict=False`, or the network's own
+        return output
+    return SegmentationOutput(**output, features=kept)
+
+
+def return_features(model: nn.Module) -> None:
+    """Makes a network return `features` (B,D,h,w): what its classifier reads, or what it calls so itself.
+
+    The classifier is the last convolution with `config.num_labels` outputs that belongs to no auxiliary head. A network
+    that was changed before stays as it is. Checkpoints do not change.
+
+    Raises:
+        UserError: there is none, as in networks that classify masks.
+    """
+    found = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and module.out_channels == model.config.num_labels and "auxiliary" not in name
+    ]
+    if not found:
+        raise UserError(
+            f"The objective compares features of pixels, but a {type(model).__name__} has no convolution that classifies "
+            "them; use a model such as SegFormer or one of hf_fst.models.build."
+        )
+    if _keep not in found[-1]._forward_pre_hooks.values():
+        found[-1].register_forward_pre_hook(_keep)
+        model.register_forward_hook(_add)
