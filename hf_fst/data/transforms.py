@@ -1,13 +1,17 @@
 """Training and evaluation pipelines on an image and its mask together, from torchvision v2.
 
-Images are `tv_tensors.Image` (3,H,W) uint8 and come out as float32, normalized with the mean and deviation of
-ImageNet; masks are `tv_tensors.Mask` (H,W) uint8 or None. Images are resized bilinearly, masks by nearest neighbor.
+Images are `tv_tensors.Image` (3,H,W) uint8 and come out as float32, normalized as the network's image processor does
+it; masks are `tv_tensors.Mask` (H,W) uint8 or None. Images are resized bilinearly, masks by nearest neighbor.
 All randomness comes from torch's global generator of the CPU. Sizes are (height, width), or one number for a square;
 scales are (width, height) as the protocols print them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -127,12 +131,80 @@ class PadTo(v2.Transform):
         return self._call_kernel(F.pad, inpt, params["padding"], fill=fill)
 
 
-def normalize() -> list[v2.Transform]:
-    """The steps from a uint8 image to a float32 image normalized with the mean and deviation of ImageNet."""
-    return [
-        v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
-        v2.Normalize(MEAN, STD),
-    ]
+@dataclass(frozen=True)
+class Normalization:
+    """What an image processor does to colors: pixel_values = (color - mean) / std, for colors in 0..1.
+
+    Args:
+        mean, std: of each channel, in the order in which the network sees them.
+        bgr: whether the network sees blue first.
+    """
+
+    mean: tuple[float, ...] = tuple(MEAN)
+    std: tuple[float, ...] = tuple(STD)
+    bgr: bool = False
+
+    @classmethod
+    def of(cls, processor: Any) -> Normalization:
+        """Reads the numbers of an image processor, its rescale factor among them (or passes a `Normalization` on).
+
+        Raises:
+            UserError: they are no numbers to divide by, or the processor does more to colors than these say.
+        """
+        if isinstance(processor, cls):
+            return processor
+        name, settings = type(processor).__name__, processor.to_dict()
+        given = {key: settings.get(key) for key in ("rescale_factor", "image_mean", "image_std")}
+        try:
+            unit = 255 * given["rescale_factor"] if settings.get("do_rescale") else 255
+            mean, std = (given["image_mean"], given["image_std"]) if settings.get("do_normalize") else (0.0, 1.0)
+            mean, std = ([float(n) / unit for n in np.broadcast_to(numbers, 3).tolist()] for numbers in (mean, std))
+            readable = np.isfinite([*mean, *std]).all() and min(std) > 0
+        except (TypeError, ValueError, ZeroDivisionError):
+            readable = False
+        if not readable:
+            raise UserError(
+                f"The {name} says {', '.join(f'{key}: {value}' for key, value in given.items())}, which is no "
+                "normalization; give one or three finite numbers each, the deviations and the factor above 0."
+            )
+        found = cls(tuple(mean), tuple(std), bool(settings.get("do_flip_channel_order")))
+        colors = torch.arange(3 * 32 * 32).view(3, 32, 32).mul(83).remainder(256).to(torch.uint8)
+        options = {"do_resize": False, "do_center_crop": False, "do_pad": False}
+        seen = torch.as_tensor(processor(images=colors, return_tensors="pt", **options)["pixel_values"][0])
+        ours = Normalize(found)(tv_tensors.Image(colors)).as_subclass(torch.Tensor)
+        if seen.shape != ours.shape or not torch.allclose(seen.float(), ours, rtol=1e-4, atol=1e-4):
+            raise UserError(
+                f"The {name} does more to colors than a rescale factor, mean and deviation say, which cannot be repeated "
+                "while training; give a processor that does these alone, such as a SegformerImageProcessor."
+            )
+        return found
+
+    def colors(self, pixel_values: torch.Tensor) -> np.ndarray:
+        """The image (H,W,3), RGB in uint8, of a network's input (3,H,W)."""
+        mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (self.mean, self.std))
+        image = (pixel_values.float().cpu() * std + mean).clamp(0, 1) * 255
+        image = image.round().byte().permute(1, 2, 0).numpy()
+        return image[..., ::-1].copy() if self.bgr else image
+
+
+class Normalize(v2.Transform):
+    """From a uint8 image to a float32 one that is normalized; masks stay.
+
+    Without numbers it takes those of ImageNet, and `FSTTrainer` puts its image processor's in their place.
+    """
+
+    def __init__(self, processor: Any = None):
+        super().__init__()
+        self.given = None if processor is None else Normalization.of(processor)
+
+    def transform(self, inpt: torch.Tensor, params: dict) -> torch.Tensor:
+        if not isinstance(inpt, tv_tensors.Image):
+            return inpt
+        normalization = self.given or Normalization()
+        image = F.to_dtype(inpt, torch.float32, scale=True)
+        if normalization.bgr:
+            image = tv_tensors.wrap(image.flip(-3), like=image)
+        return F.normalize(image, list(normalization.mean), list(normalization.std))
 
 
 def training(
@@ -141,6 +213,7 @@ def training(
     random_scale: tuple[float, float] | None = None,
     cat_max_ratio: float = 1.0,
     flip: float = 0.5,
+    processor: Any = None,
 ) -> v2.Compose:
     """A training pipeline: resize, random scale, crop, flip, normalize, pad.
 
@@ -154,6 +227,7 @@ def training(
         random_scale: the (low, high) of `ResizeRandomly`; None for none.
         cat_max_ratio: of `Crop`, in (0, 1].
         flip: probability of mirroring.
+        processor: the network's image processor, or a `Normalization`; see `Normalize`.
 
     Raises `ValueError` for numbers out of range.
     """
@@ -167,18 +241,18 @@ def training(
         steps.append(ResizeWithin(scale))
     if random_scale is not None:
         steps.append(ResizeRandomly(*random_scale))
-    steps += [Crop(crop, cat_max_ratio), v2.RandomHorizontalFlip(flip), *normalize(), PadTo(crop)]
+    steps += [Crop(crop, cat_max_ratio), v2.RandomHorizontalFlip(flip), Normalize(processor), PadTo(crop)]
     return v2.Compose(steps)
 
 
 class Evaluation:
     """The evaluation pipeline: resizes the image alone into `scale` (None: keeps its size) and normalizes it.
 
-    The label keeps its full size; logits are resized to it before they are compared.
+    The label keeps its full size; logits are resized to it before they are compared. `processor`: see `Normalize`.
     """
 
-    def __init__(self, scale: tuple[int, int] | None = None):
-        self.steps = v2.Compose([*([ResizeWithin(scale)] if scale else []), *normalize()])
+    def __init__(self, scale: tuple[int, int] | None = None, processor: Any = None):
+        self.steps = v2.Compose([*([ResizeWithin(scale)] if scale else []), Normalize(processor)])
 
     def __call__(
         self, image: tv_tensors.Image, mask: tv_tensors.Mask | None = None
@@ -187,11 +261,14 @@ class Evaluation:
 
 
 class CenterCrop:
-    """The evaluation pipeline of semi-supervised VOC: the middle of image and mask, padded where smaller (0, 255)."""
+    """The evaluation pipeline of semi-supervised VOC: the middle of image and mask, padded where smaller (0, 255).
 
-    def __init__(self, size: int | tuple[int, int]):
+    `processor`: see `Normalize`.
+    """
+
+    def __init__(self, size: int | tuple[int, int], processor: Any = None):
         self.size = _pair(size)
-        self.steps = v2.Compose([*normalize(), PadTo(size)])
+        self.steps = v2.Compose([Normalize(processor), PadTo(size)])
 
     def __call__(
         self, image: tv_tensors.Image, mask: tv_tensors.Mask | None = None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN as IMAGE_MEAN
-from transformers.image_utils import IMAGENET_DEFAULT_STD as IMAGE_STD
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+IMAGE_MEAN, IMAGE_STD = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
 
 
 def blur_kernel(height: int) -> int:
@@ -28,6 +30,7 @@ class StrongAugmentation:
         gray_probability: with which an image loses its colors.
         like: the numbers of `"dacs"`, or of `"unimatch"` (Yang et al., 2023): brightness is a factor, hue is drawn within
             half of the strength, sigma in [0.1, 2].
+        mean, std: with which the images are normalized, for each channel.
     """
 
     def __init__(
@@ -38,10 +41,12 @@ class StrongAugmentation:
         draw: str = "image",
         gray_probability: float = 0.0,
         like: str = "dacs",
+        mean: Sequence[float] = IMAGE_MEAN,
+        std: Sequence[float] = IMAGE_STD,
     ):
         import kornia.augmentation as K  # a second, which importing the trainer need not wait for
 
-        s, self.draw = jitter_strength, draw
+        s, self.draw, self.mean, self.std = jitter_strength, draw, mean, std
         self.jitter_probability, self.blur_probability = jitter_probability if s else 0.0, blur_probability
         self.gray_probability = gray_probability
         # torchvision's jitter multiplies by the brightness, DACS adds it
@@ -54,11 +59,11 @@ class StrongAugmentation:
         self.blurs: dict[int, nn.Module] = {}
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Augmented `pixel_values` (B,3,H,W), normalized with ImageNet's mean and standard deviation like the input."""
+        """Augmented `pixel_values` (B,3,H,W), normalized like the input."""
         if not (self.jitter_probability or self.gray_probability or self.blur_probability):
             return pixel_values
-        mean = pixel_values.new_tensor(IMAGE_MEAN).view(1, 3, 1, 1)
-        std = pixel_values.new_tensor(IMAGE_STD).view(1, 3, 1, 1)
+        mean = pixel_values.new_tensor(self.mean).view(1, 3, 1, 1)
+        std = pixel_values.new_tensor(self.std).view(1, 3, 1, 1)
         images = (pixel_values * std + mean).clamp(0, 1)
         if self._happens(self.jitter_probability):
             images = self.jitter(images)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    StrictDataclassError,
+)
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
+    PreTrainedConfig,
     PreTrainedModel,
     SegformerImageProcessor,
+    TimmBackboneConfig,
 )
-from transformers.utils import logging
+from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, logging
 
 from hf_fst.errors import MissingError, UserError
 
@@ -27,15 +36,82 @@ logger = logging.get_logger(__name__)
 TEACHER_DIR, STUDENT_DIR, MARKER = "teacher", "student", "complete.json"
 
 
-def default_processor(scale: Sequence[int] | None = None) -> SegformerImageProcessor:
-    """Builds the image processor of a model that has none: it normalizes with ImageNet's mean and standard deviation.
+# With which the weights of EfficientNet-Lite were trained; timm rounds them to 0.5.
+LITE = [127 / 255] * 3, [128 / 255] * 3
+
+
+def default_processor(config: PreTrainedConfig | None = None) -> SegformerImageProcessor:
+    """Builds the image processor of a network that has none; it leaves the size alone.
 
     Args:
-        scale: (width, height) that images are resized to fit into; None keeps their size.
+        config: of the network, whose backbone says how its weights were trained: with the mean and deviation of timm's
+            checkpoints, of EfficientNet-Lite and of BEiT (0.5). All others, and None: those of ImageNet.
     """
-    if scale is None:
-        return SegformerImageProcessor(do_resize=False)
-    return SegformerImageProcessor(do_resize=True, size={"max_width": scale[0], "max_height": scale[1]})
+    backbone = getattr(config, "backbone_config", None)
+    numbers = {}
+    if isinstance(backbone, TimmBackboneConfig):
+        import timm  # which importing the trainer need not wait for
+
+        about = timm.get_pretrained_cfg(backbone.backbone, allow_unregistered=True)
+        lite = "efficientnet_lite" in backbone.backbone
+        numbers = dict(zip(("image_mean", "image_std"), LITE if lite else (about.mean, about.std), strict=True))
+    elif backbone is not None and backbone.model_type == "beit":
+        numbers = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return SegformerImageProcessor(do_resize=False, **numbers)
+
+
+def saved_processor(model: str | Path, subfolder: str = "") -> Any | None:
+    """The image processor that is saved with a network; None if there is truly none.
+
+    Args:
+        model: a directory or a Hub id.
+        subfolder: of the network in it, which may use that of the whole.
+
+    Raises:
+        UserError: there is one, or there may be, but it cannot be fetched or read.
+    """
+    name = str(model)
+    try:
+        for place in dict.fromkeys((subfolder, "")):
+            if any(_is_there(name, place, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
+                return AutoImageProcessor.from_pretrained(name, subfolder=place)
+    except UNREADABLE as error:
+        raise UserError(
+            f"The image processor of {name} cannot be read, so that mean and deviation of its images are not known: "
+            f"{words(error)} Try again, mend {IMAGE_PROCESSOR_NAME}, or in Python give an image processor."
+        ) from error
+    return None
+
+
+# what transformers raises for a file that is no image processor, and the client of the Hub for one that does not come
+UNREADABLE = (OSError, HTTPError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
+
+
+def _is_there(name: str, subfolder: str, file: str) -> bool:
+    """Whether a directory or a repository has a file. Raises what the Hub's client raises where that is not known."""
+    if Path(name).is_dir():
+        return os.path.lexists(Path(name, subfolder, file))  # a link to nowhere is one that cannot be read
+    try:
+        hf_hub_download(name, file, subfolder=subfolder or None)
+    except LocalEntryNotFoundError:  # the Hub does not answer
+        known = try_to_load_from_cache(name, "/".join(filter(None, (subfolder, file))))
+        if known is None:
+            raise
+        return isinstance(known, str)
+    except EntryNotFoundError:
+        return False
+    return True
+
+
+def processor_of(model: str | Path, subfolder: str = "") -> Any:
+    """The image processor that is saved with a network, or one with ImageNet's numbers and a warning.
+
+    Args and raises: see `saved_processor`.
+    """
+    processor = saved_processor(model, subfolder)
+    if processor is None:
+        logger.warning_once(f"{model} has no image processor; one with ImageNet's mean and deviation is used.")
+    return processor or default_processor()
 
 
 def locate(model: str | Path, which: str | None = None) -> tuple[str, str]:
@@ -116,7 +192,7 @@ def load_network(
 def load(
     model: str | Path, which: str | None = None, processor: Any = None, id2label: dict[int, str] | None = None
 ) -> tuple[PreTrainedModel, Any]:
-    """Loads a network and its image processor; where there is none, `default_processor` with a warning.
+    """Loads a network and its image processor (`processor_of`).
 
     Args:
         model: a directory or a Hub id.
@@ -125,19 +201,12 @@ def load(
         id2label: class names to give the network; a head for another number of classes is replaced by a new one.
 
     Raises:
-        UserError: see `load_network`.
+        UserError: see `load_network` and `saved_processor`.
     """
     network = load_network(model, which, id2label)
     if processor is not None:
         return network, processor
-    name, subfolder = locate(model, which)
-    for place in dict.fromkeys((subfolder, "")):  # a student uses the teacher's
-        try:
-            return network, AutoImageProcessor.from_pretrained(name, subfolder=place)
-        except OSError:
-            continue
-    logger.warning("%s has no image processor; one with ImageNet's mean and deviation is used.", name)
-    return network, default_processor()
+    return network, processor_of(*locate(model, which))
 
 
 def refuse_nonfinite(weights: Iterable[tuple[str, torch.Tensor]], where: str | Path) -> None:

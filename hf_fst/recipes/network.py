@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel, SegformerImageProcessor
+from PIL.Image import Resampling
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel
 
 from hf_fst.errors import UsageError, did_you_mean
 from hf_fst.models import BUILDS, build
-from hf_fst.models.loading import default_processor, load_network, words
+from hf_fst.models.loading import default_processor, load_network, processor_of, words
 from hf_fst.recipes.keys import Recipe
 
 
@@ -54,7 +56,26 @@ def _from_pretrained(recipe: Recipe, options: dict, labels: dict) -> PreTrainedM
     return load_network(name, id2label=labels["id2label"], replace_head=recipe.replace_head, **options)
 
 
-def build_processor(recipe: Recipe) -> SegformerImageProcessor:
-    """An image processor that does to an image what evaluation does: ImageNet's mean and deviation, and the resize."""
+def build_processor(recipe: Recipe, network: PreTrainedModel) -> Any:
+    """The image processor that does to an image what evaluation does: the model's own, with the recipe's resize.
+
+    Raises:
+        UserError: the model has one that cannot be fetched or read.
+    """
+    if recipe.model is None or recipe.model in BUILDS:
+        processor = default_processor(network.config)
+        if isinstance(recipe.pretrained_backbone, str):
+            from hf_fst.models.pretrained import backbone_processor  # with timm, which a dry run need not wait for
+
+            processor = backbone_processor(network, recipe.pretrained_backbone)
+    else:
+        processor = processor_of(recipe.model)
     scale = recipe.eval_resize or recipe.unlabeled_resize or recipe.resize
-    return default_processor(scale)
+    changes = dict.fromkeys(CHANGES_SIZE & processor.to_dict().keys(), False) | {"resample": Resampling.BILINEAR}
+    if scale is not None:
+        changes |= {"do_resize": True, "size": {"max_width": scale[0], "max_height": scale[1]}}
+    return type(processor).from_dict(processor.to_dict() | changes)
+
+
+# what an image processor may do besides rescaling and normalizing
+CHANGES_SIZE = {"do_resize", "do_center_crop", "do_pad", "do_split_image"}

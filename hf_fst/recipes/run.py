@@ -130,6 +130,7 @@ def prepare(recipe: Recipe, overwrite: bool, resume: bool) -> Work:
         config.eval_classes = scored_classes(recipe, data.names)
         set_seed(config.seed)
         model = build_network(recipe, data.names)
+        processor = build_processor(recipe, model)
     stopwatch = Stopwatch()
     trainer = FSTTrainer(
         model=model,
@@ -137,7 +138,7 @@ def prepare(recipe: Recipe, overwrite: bool, resume: bool) -> Work:
         train_dataset=data.labeled,
         unlabeled_dataset=data.unlabeled,
         eval_dataset=data.validation,
-        processing_class=build_processor(recipe),
+        processing_class=processor,
         callbacks=[stopwatch],
     )
     trainer.remove_callback(Report)  # `publish` writes it, with what only the recipe knows

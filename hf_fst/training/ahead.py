@@ -69,6 +69,22 @@ class AheadBatches:
         self._next = (step + 1, count)
 
 
+def pairs_of(trainer) -> Pairs:
+    """The pairs of labeled and unlabeled images that a trainer draws."""
+    args, objective = trainer.args, trainer.learning_objective
+    return Pairs(
+        trainer.train_dataset,
+        trainer.unlabeled_dataset if objective.needs_unlabeled else None,
+        seed=args.data_seed if args.data_seed is not None else args.seed,
+        unlabeled_per_labeled=trainer.settings.unlabeled_per_labeled,
+        # whole groups: no process gets fewer images than another
+        multiple_of=trainer.get_total_train_batch_size(args),
+        num_labels=trainer._num_labels(),
+        partner=objective.needs_partner,
+        on_bad_image=trainer.settings.on_bad_image,
+    )
+
+
 def ahead_of(trainer) -> AheadBatches:
     """The batches for virtual steps of a trainer whose pairs are made."""
     args = trainer.args

@@ -1,20 +1,51 @@
-"""The teacher made of a student, and both made ready for training."""
+"""The teacher made of a student, both made ready for training, and the image processor that is saved with them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
+from transformers import PreTrainedConfig
 
+from hf_fst.data.agreement import stated
+from hf_fst.data.transforms import Normalization
 from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.teacher import EMATeacher
 from hf_fst.models.auxiliary import freeze_unused, return_auxiliary_logits
 from hf_fst.models.features import return_features
+from hf_fst.models.loading import default_processor, saved_processor
+from hf_fst.publishing.facts import hub_id
 from hf_fst.training.adapters import is_adapted, keep_base_statistics
 from hf_fst.training.refusals import look_at_first_output
 from hf_fst.training.sharding import sharding_alike, synchronize_batchnorm
+
+
+def processor_for(model: nn.Module | None, processor: Any, train_dataset: Any) -> tuple[Any, Normalization]:
+    """The image processor of a run, and what it does to colors.
+
+    Where none is given it has the numbers that the transforms of the training images were given; else it is the one
+    saved where the model was loaded from; else one with the numbers of the backbone (`default_processor`).
+
+    Raises:
+        UserError: the saved one cannot be fetched or read, or cannot be followed (`Normalization.of`).
+    """
+    if processor is not None:
+        return processor, Normalization.of(processor)
+    config = model.config if isinstance(getattr(model, "config", None), PreTrainedConfig) else None
+    numbers = next(iter(stated(train_dataset)), None)
+    if numbers is not None:
+        processor = default_processor()
+        processor.image_mean, processor.image_std = numbers.mean, numbers.std
+    elif config is not None:
+        source = config.name_or_path
+        source = source if source and Path(source).is_dir() else hub_id(source)
+        processor = saved_processor(source) if source else None
+    processor = processor or default_processor(config)
+    return processor, Normalization.of(processor)
 
 
 def teacher_of(student: nn.Module, settings, args, objective: Objective) -> EMATeacher:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
+from hf_fst.data.transforms import Normalization
 from hf_fst.drawing.overlays import colorize, default_palette, labels_in, legend
-from hf_fst.method.augmentation import IMAGE_MEAN, IMAGE_STD
 from hf_fst.method.losses import IGNORE_INDEX
 from hf_fst.training.health import student_labels, teacher_labels
 from hf_fst.training.watching import Watcher
@@ -34,10 +34,12 @@ class Snapshot:
         batch: the micro-batch: `pixel_values` (B,3,H,W), `labels` (B,H,W), and `unlabeled_pixel_values` where the
             objective learns from unlabeled images.
         align_corners: how the network wants its logits resized.
+        normalization: of the images.
     """
 
-    def __init__(self, batch: dict, align_corners: bool = False):
+    def __init__(self, batch: dict, align_corners: bool = False, normalization: Normalization | None = None):
         self.images, self.align_corners = batch.get("unlabeled_pixel_values"), align_corners
+        self.colors = (normalization or Normalization()).colors
         self.labels_before: torch.Tensor | None = None
         self.labels_student: torch.Tensor | None = None
         self.labels_mixed: torch.Tensor | None = None
@@ -68,7 +70,7 @@ class Snapshot:
         for i in range(count):
             j = i % len(batch["labels"])  # with several unlabeled images for each labeled one
             labeled = [
-                ("labeled crop", unnormalized(batch["pixel_values"][j])),
+                ("labeled crop", self.colors(batch["pixel_values"][j])),
                 (_labels_title("its labels", batch["labels"][j]), colorize(_array(batch["labels"][j]), palette)),
             ]
             if self.images is None:
@@ -78,7 +80,7 @@ class Snapshot:
                 labels, counts = batch["mixed_labels"][i], batch["mixed_weight"][i] > 0
                 title = "mixed labels" if counts.all() else "mixed labels (faded: weight 0)"
                 labeled += [
-                    ("mixed image", unnormalized(batch["mixed_pixel_values"][i])),
+                    ("mixed image", self.colors(batch["mixed_pixel_values"][i])),
                     (title, marked(_array(labels), _array(counts), palette)),
                     ("student on it", colorize(_array(self.labels_mixed[i]), palette)),
                 ]
@@ -88,7 +90,7 @@ class Snapshot:
             pixels = valid.sum().clamp(min=1)
             share, mean = 100 * (changed.sum() / pixels).item(), (confidence.float().sum() / pixels).item()
             unlabeled = [
-                ("unlabeled crop", unnormalized(self.images[i])),
+                ("unlabeled crop", self.colors(self.images[i])),
                 ("teacher before look-ahead", colorize(_array(self.labels_before[i]), palette)),
                 (f"teacher after it: {share:.1f} % changed", marked(_array(after), _array(changed), palette)),
                 (f"its confidence, mean {mean:.2f}", shades(_array(confidence.float()))),
@@ -128,7 +130,7 @@ class Pictures(Watcher):
         every, step = trainer.settings.picture_steps, trainer.state.global_step + 1
         self.taken = None
         if every and (step == 1 or step % every == 0):
-            self.taken = Snapshot(batch, trainer.learning_objective.align_corners)
+            self.taken = Snapshot(batch, trainer.learning_objective.align_corners, trainer.normalization)
         return self.taken is not None
 
     def before(self, teacher) -> None:
@@ -164,13 +166,6 @@ class Pictures(Watcher):
                 import wandb
 
                 wandb.log({KEY: wandb.Image(picture, caption=f"step {step}"), "train/global_step": step})
-
-
-def unnormalized(pixel_values: torch.Tensor) -> np.ndarray:
-    """A model's input (3,H,W), normalized with ImageNet's mean and deviation, as uint8 (H,W,3)."""
-    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (IMAGE_MEAN, IMAGE_STD))
-    image = (pixel_values.float().cpu() * std + mean).clamp(0, 1) * 255
-    return image.round().byte().permute(1, 2, 0).numpy()
 
 
 def marked(labels: np.ndarray, changed: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:

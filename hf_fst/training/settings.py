@@ -122,7 +122,9 @@ def _of_method(
     return own
 
 
-def make_objective(settings: Settings, num_labels: int, align_corners: bool = False, reference=None) -> Objective:
+def make_objective(
+    settings: Settings, num_labels: int, align_corners: bool = False, reference=None, **normalization
+) -> Objective:
     """The objective of the settings.
 
     Args:
@@ -130,12 +132,13 @@ def make_objective(settings: Settings, num_labels: int, align_corners: bool = Fa
         num_labels: classes of the model.
         align_corners: how the model wants its logits resized.
         reference: the frozen network, if one is asked for.
+        normalization: `image_mean` and `image_std` of the images.
     """
-    context = {"num_labels": num_labels, "align_corners": align_corners, "reference": reference}
+    context = {"num_labels": num_labels, "align_corners": align_corners, "reference": reference, **normalization}
     return make("objective", OBJECTIVES, settings.objective, vars(settings), **context)
 
 
-def objective_of(settings: Settings, given, model, reference, device) -> Objective:
+def objective_of(settings: Settings, given, model, reference, device, **normalization) -> Objective:
     """The objective that a trainer was given, or what the settings say.
 
     Args:
@@ -144,9 +147,12 @@ def objective_of(settings: Settings, given, model, reference, device) -> Objecti
         model: the student, unwrapped.
         reference: the network of the feature distance, or of the warm-up; if None, `model` as it is now.
         device: of the run.
+        normalization: `image_mean` and `image_std` of the images, which any objective augments them with.
     """
     if isinstance(given, Objective):
-        return given
+        has = normalization.keys() & {field.name for field in dataclasses.fields(given)}
+        other = {name: normalization[name] for name in has if getattr(given, name) != normalization[name]}
+        return dataclasses.replace(given, **other) if other else given
     reference = model if reference is None else reference
     kind = OBJECTIVES[settings.objective]
     if settings.feature_distance_weight or "reference" in {field.name for field in dataclasses.fields(kind)}:
@@ -155,7 +161,7 @@ def objective_of(settings: Settings, given, model, reference, device) -> Objecti
             return_features(reference)
     else:
         reference = None
-    return make_objective(settings, model.config.num_labels, aligns_corners(model), reference)
+    return make_objective(settings, model.config.num_labels, aligns_corners(model), reference, **normalization)
 
 
 def look_ahead_of(settings: Settings, max_grad_norm: float) -> LookAhead:

@@ -12,7 +12,6 @@ from hf_fst.data.pairing import collate
 from hf_fst.errors import UserError
 from hf_fst.evaluation.inference import predict
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
-from hf_fst.method.augmentation import IMAGE_MEAN, IMAGE_STD
 from hf_fst.publishing.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores, hub_id
 from hf_fst.publishing.report import write_report
 from hf_fst.training.settings import shown
@@ -134,9 +133,6 @@ def samples_of(trainer, count: int = 4) -> list[tuple[np.ndarray, np.ndarray, np
     for index in np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)):
         item = collate([dataset[int(index)]])
         pixel_values, labels = item["pixel_values"].to(trainer.args.device), item["labels"][0]
-        image = item["pixel_values"][0] * torch.tensor(IMAGE_STD).view(3, 1, 1) + torch.tensor(IMAGE_MEAN).view(
-            3, 1, 1
-        )
         maps = []
         for network in trainer.networks().values():
             training = network.training
@@ -144,8 +140,8 @@ def samples_of(trainer, count: int = 4) -> list[tuple[np.ndarray, np.ndarray, np
             maps.append(predict(network, pixel_values, labels.shape)[0].cpu().numpy())
             network.train(training)
         trainer.teacher.label_mode()
-        image = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-        samples.append((resized(image, labels.shape), labels.numpy(), maps[0], maps[-1]))
+        image = resized(trainer.normalization.colors(item["pixel_values"][0]), labels.shape)
+        samples.append((image, labels.numpy(), maps[0], maps[-1]))
     return samples
 
 

@@ -11,17 +11,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 
-from hf_fst.data.pairing import DrawSampler, HandsOnSkipped, Pairs, collate
+from hf_fst.data.agreement import following
+from hf_fst.data.pairing import DrawSampler, HandsOnSkipped, collate
 from hf_fst.evaluation.counting import StreamingScores, count
 from hf_fst.method.lookahead import Context, Step
-from hf_fst.models.loading import default_processor, load
+from hf_fst.models.loading import load
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
-from hf_fst.training.ahead import ahead_of, context_of, dead_workers
+from hf_fst.training.ahead import ahead_of, context_of, dead_workers, pairs_of
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.journal import Journal
-from hf_fst.training.networks import teacher_of, training_mode, wrapped_alike
+from hf_fst.training.networks import processor_for, teacher_of, training_mode, wrapped_alike
 from hf_fst.training.pictures import Pictures
 from hf_fst.training.settings import look_of, objective_of, resolve, virtual_steps
 from hf_fst.training.sharding import gathered
@@ -39,6 +40,7 @@ class FSTTrainer(Trainer):
     - `create_accelerator_and_postprocess`, `_prepare_for_training`: virtual steps count for the gradient scaler, and the
       teacher is sharded as its student is;
     - `call_model_init`, `_hp_search_setup`: each trial of a search has its own teacher, settings and objective;
+    - `_get_dataloader`: what is evaluated is normalized as the image processor says;
     - `prediction_step`, `evaluation_loop`, `predict`: one pass over the data counts for student and teacher;
     - `log`, `train`: losses are means over the steps taken, and a run is resumed from complete checkpoints alone;
     - `save_model`, `_save_checkpoint`, `_load_from_checkpoint`, `_load_best_model`, `_load_optimizer_and_scheduler`:
@@ -58,8 +60,8 @@ class FSTTrainer(Trainer):
         train_dataset: labeled images; items are dicts with `pixel_values` (3,H,W) and `labels` (H,W), 255 ignored.
         unlabeled_dataset: unlabeled images; items with `pixel_values`, and `labels` only for diagnostics.
         eval_dataset: labeled images; labels may have any size, logits are resized to it.
-        processing_class: image processor saved with the model; by default the model's own, or one that normalizes
-            with ImageNet's mean and standard deviation and leaves the size alone.
+        processing_class: image processor saved with the model; by default the model's own (`networks.processor_for`). The
+            transforms of the datasets follow it (`hf_fst.data.transforms.Normalize`).
         id2label: class names for a model given as id or directory whose head has other classes.
         reference_model: the network whose features the student keeps near (`feature_distance_weight`), usually one
             with ImageNet weights; by default a copy of `model` as it is given.
@@ -96,7 +98,10 @@ class FSTTrainer(Trainer):
             args.metric_for_best_model, args.greater_is_better = f"{network}_mean_iou", True
         if isinstance(model, str):
             model, processing_class = load(model, processor=processing_class, id2label=id2label)
-        processing_class = processing_class or default_processor()
+        processing_class, self.normalization = processor_for(model, processing_class, train_dataset)
+        sets = {"train_dataset": train_dataset, "unlabeled_dataset": unlabeled_dataset, "eval_dataset": eval_dataset}
+        sets = {name: following(dataset, self.normalization, name) for name, dataset in sets.items()}
+        train_dataset, unlabeled_dataset, eval_dataset = sets.values()
         refusals.refuse_streams(train_dataset=train_dataset, unlabeled_dataset=unlabeled_dataset)
         own = ("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func")
         refusals.refuse_settings(args, **{key: kwargs[key] for key in own if key in kwargs})
@@ -166,7 +171,10 @@ class FSTTrainer(Trainer):
             self.learning_objective = self._objective()
 
     def _objective(self):
-        return objective_of(self.settings, self._given[1], self.model, self._reference_model, self.args.device)
+        numbers = {"image_mean": self.normalization.mean, "image_std": self.normalization.std}
+        return objective_of(
+            self.settings, self._given[1], self.model, self._reference_model, self.args.device, **numbers
+        )
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The optimizer of `optim`, over groups for heads and for parameters that do not decay where these are set."""
@@ -197,19 +205,8 @@ class FSTTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Pairs of labeled and unlabeled images; each draw has its own seed, whatever the number of workers."""
         refusals.refuse_no_images(self.train_dataset)
-        self.pairs = Pairs(
-            self.train_dataset,
-            self.unlabeled_dataset if self.learning_objective.needs_unlabeled else None,
-            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            unlabeled_per_labeled=self.settings.unlabeled_per_labeled,
-            # whole groups: no process gets fewer images than another
-            multiple_of=self.get_total_train_batch_size(self.args),
-            num_labels=self._num_labels(),
-            partner=self.learning_objective.needs_partner,
-            on_bad_image=self.settings.on_bad_image,
-        )
-        self.draws = DrawSampler(self.pairs)
-        self.ahead = ahead_of(self)
+        self.pairs = pairs_of(self)
+        self.draws, self.ahead = DrawSampler(self.pairs), ahead_of(self)
         return self._get_dataloader(
             dataset=self.pairs,
             description="Training",
@@ -266,6 +263,11 @@ class FSTTrainer(Trainer):
         super().log(logs, start_time)
 
     # evaluation
+
+    def _get_dataloader(self, dataset, description: str, *args, **kwargs) -> DataLoader:
+        """As `Trainer`; what is evaluated is normalized as the image processor says."""
+        dataset = following(dataset, self.normalization, f"the {description.lower()}")
+        return super()._get_dataloader(dataset, description, *args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Confusion counts (B,2,C,C) of student and teacher, at the size of the labels ((B,1,C,C) without a teacher)."""

@@ -73,3 +73,22 @@ def test_adapters_alone_must_be_merged_first(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="holds adapters alone; load them with peft, .* merge_and_unload"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"image_mean": [0.5, 0.', "[1, 2]", '"yes"', '{"image_processor_type": "None"}']
+)
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+def test_an_image_processor_that_cannot_be_read_is_an_error(tmp_path, name, content):
+    path = saved(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"The image processor of {path} cannot be read"):
+        load(path)
+    load(path, processor=SegformerImageProcessor())
+
+
+def test_a_link_to_an_image_processor_that_is_gone_is_an_error(tmp_path):
+    path = saved(tmp_path)
+    (tmp_path / "preprocessor_config.json").symlink_to(tmp_path / "gone.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(path)

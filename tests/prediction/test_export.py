@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from transformers import AutoModelForSemanticSegmentation, SegformerImageProcessor
+from transformers import AutoModelForSemanticSegmentation, MobileViTImageProcessor, SegformerImageProcessor
 
 from hf_fst import cli
 from hf_fst.prediction import export as module
@@ -105,3 +105,28 @@ def test_wrong_options(run_dir, tmp_path, capsys, monkeypatch):  # noqa: F811
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["export", str(run_dir)]) == 1
     assert capsys.readouterr().err.endswith('onnxscript: pip install "hf_fst[onnx]".\n')
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        SegformerImageProcessor(do_resize=False, rescale_factor=1 / 128, image_mean=[1.0, 0.9, 0.8], image_std=0.5),
+        SegformerImageProcessor(do_resize=False, do_rescale=False, image_mean=[99.0, 98.0, 97.0], image_std=50.0),
+        MobileViTImageProcessor(do_resize=False, do_center_crop=False),
+    ],
+    ids=["another factor", "no factor", "blue first"],
+)
+def test_the_metadata_normalizes_as_the_image_processor_does(processor, tmp_path):
+    """By the one formula of the documentation."""
+    tiny_model(3).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    module.export_onnx(tmp_path, tmp_path / "it.onnx", size=(48, 64))
+    session = onnxruntime.InferenceSession(tmp_path / "it.onnx")
+    about = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+    rgb = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    values = ((rgb / 255 - about["image_mean"]) / about["image_std"]).transpose(2, 0, 1)[None].astype(np.float32)
+    with torch.no_grad():
+        expected = tiny_model(3)(
+            pixel_values=processor(images=rgb, return_tensors="pt")["pixel_values"]
+        ).logits.numpy()
+    assert np.abs(session.run(None, {"pixel_values": values})[0] - expected).max() < 1e-3

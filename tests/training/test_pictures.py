@@ -13,8 +13,9 @@ import torch
 from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.trainer_callback import TrainerState
 
+from hf_fst.data.transforms import Normalization
 from hf_fst.method.rules import RULES
-from hf_fst.training.pictures import Snapshot, tiled, unnormalized
+from hf_fst.training.pictures import Snapshot, tiled
 from hf_fst.training.settings import Settings
 from tests import tiny
 from tests.device import noise_state
@@ -196,7 +197,7 @@ def test_labeled_images_alone_make_one_row_each():
 def test_images_come_back_from_their_normalization():
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     values = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    assert np.array_equal(unnormalized(torch.from_numpy(values).permute(2, 0, 1)), image)
+    assert np.array_equal(Normalization().colors(torch.from_numpy(values).permute(2, 0, 1)), image)
 
 
 def test_tiles_keep_their_pixels():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hf_fst.errors import UserError
+from hf_fst.method.augmentation import IMAGE_MEAN, IMAGE_STD
 from hf_fst.method.losses import IGNORE_INDEX, cross_entropy, hard_pixels, heads, ignore_as_255, pseudo_labels
 from hf_fst.method.objectives.feature_distance import FeatureDistance
 from hf_fst.method.options import check, option, part
@@ -31,6 +32,7 @@ class Objective:
         loss_reduction: means over `"valid"` pixels or over `"all"`.
         auxiliary_loss_weight: weight of each auxiliary head.
         align_corners: how the network wants its logits resized (`config.align_corners` of some architectures).
+        image_mean, image_std: with which the images are normalized, for strong augmentation.
         ohem_threshold: in [0, 1]; where set, the labeled loss is over hard pixels alone (Cityscapes recipes: 0.7),
             which are chosen in a micro-batch of a process, as in the authors' codes: another split of a batch has others.
         ohem_min_kept: at least so many pixels of a micro-batch.
@@ -57,6 +59,8 @@ class Objective:
     loss_reduction: str = option("valid")
     auxiliary_loss_weight: float = option(0.4)
     align_corners: bool = False
+    image_mean: Sequence[float] = IMAGE_MEAN
+    image_std: Sequence[float] = IMAGE_STD
     ohem_threshold: float | None = option(None)
     ohem_min_kept: int = option(100_000)
     feature_distance: FeatureDistance | None = part(FeatureDistance, switch="feature_distance_weight")

@@ -56,9 +56,8 @@ class EntropyDropObjective(Objective):
     @cached_property
     def augment(self) -> StrongAugmentation:
         """Strong augmentation of the unlabeled images."""
-        return StrongAugmentation(
-            self.jitter_probability, self.jitter_strength, self.blur_probability, self.augmentation_draw
-        )
+        numbers = self.jitter_probability, self.jitter_strength, self.blur_probability, self.augmentation_draw
+        return StrongAugmentation(*numbers, mean=self.image_mean, std=self.image_std)
 
     def prepare(self, teacher, batch: dict) -> dict:
         """Adds `pseudo_labels`, `pseudo_confidence` (B,H,W) and `mixed_*`, dropped pixels 255 in `mixed_labels`."""

@@ -48,9 +48,8 @@ class PseudoLabelObjective(Objective):
     @cached_property
     def augment(self) -> StrongAugmentation:
         """Strong augmentation of what the student sees."""
-        return StrongAugmentation(
-            self.jitter_probability, self.jitter_strength, self.blur_probability, self.augmentation_draw
-        )
+        numbers = self.jitter_probability, self.jitter_strength, self.blur_probability, self.augmentation_draw
+        return StrongAugmentation(*numbers, mean=self.image_mean, std=self.image_std)
 
     def prepare(self, teacher, batch: dict) -> dict:
         """Adds `pseudo_labels`, `pseudo_confidence` (B,H,W) and what the student sees: `mixed_*`."""

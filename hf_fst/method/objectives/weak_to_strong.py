@@ -67,6 +67,8 @@ class WeakToStrongObjective(Objective):
             self.augmentation_draw,
             self.gray_probability,
             "unimatch",
+            self.image_mean,
+            self.image_std,
         )
 
     def prepare(self, teacher, batch: dict) -> dict:

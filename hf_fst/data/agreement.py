@@ -1,0 +1,90 @@
+"""Datasets that normalize as one image processor does."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import ConcatDataset, Subset
+from torchvision.transforms import v2
+
+from hf_fst.data.sampling import RareClasses, Sources
+from hf_fst.data.transforms import CenterCrop, Evaluation, Normalization, Normalize
+from hf_fst.data.views import View
+from hf_fst.errors import UserError
+
+# the attribute under which a dataset holds what it is made of
+INNER = {View: "transform", RareClasses: "view", Sources: "sources", ConcatDataset: "datasets", Subset: "dataset"}
+INNER |= {v2.Compose: "transforms", Evaluation: "steps", CenterCrop: "steps"}
+
+
+def _normalizing(thing: Any) -> Iterator[Normalize | v2.Normalize]:
+    """The steps that normalize, wherever in a dataset or a transform, as far as they can be found."""
+    if isinstance(thing, (Normalize, v2.Normalize)):
+        yield thing
+    for part in _parts(thing):
+        yield from _normalizing(part)
+
+
+def _parts(thing: Any) -> list:
+    inner = next((vars(thing)[name] for kind, name in INNER.items() if isinstance(thing, kind)), [])
+    return list(inner) if isinstance(inner, (list, tuple)) else [inner]
+
+
+def stated(dataset: Any) -> list[Normalization]:
+    """The numbers that the transforms of a dataset were given, as far as they can be seen."""
+    return [
+        Normalization(tuple(step.mean), tuple(step.std)) if isinstance(step, v2.Normalize) else step.given
+        for step in _normalizing(dataset)
+        if isinstance(step, v2.Normalize) or step.given is not None
+    ]
+
+
+def following(dataset: Any, normalization: Normalization, name: str) -> Any:
+    """The dataset, or a copy of it, whose transforms without numbers of their own have these.
+
+    Args:
+        dataset: one of ours, or made of such, or a dict of such; any other is left alone.
+        normalization: of the image processor that is saved with the network.
+        name: of the dataset, for the sentence.
+
+    Raises:
+        UserError: the transforms were given other numbers.
+    """
+    if isinstance(dataset, dict):
+        return {key: following(part, normalization, f"{name}[{key!r}]") for key, part in dataset.items()}
+    for own in stated(dataset):
+        if own.bgr != normalization.bgr or not _close(own, normalization):
+            raise UserError(
+                f"The images of {name} are normalized with {_words(own)}, but the image processor that is saved with "
+                f"the model says {_words(normalization)}; give both the same: pass the processor to the transforms, as "
+                "training(512, processor=processor), and to the trainer, as processing_class=processor."
+            )
+    if normalization == Normalization():  # what a transform without numbers takes anyway
+        return dataset
+    return _copied(dataset, normalization)
+
+
+def _copied(thing: Any, normalization: Normalization) -> Any:
+    if not any(isinstance(step, Normalize) and step.given is None for step in _normalizing(thing)):
+        return thing
+    if isinstance(thing, Normalize):
+        return Normalize(normalization)
+    name = next(name for kind, name in INNER.items() if isinstance(thing, kind))
+    parts = [_copied(part, normalization) for part in _parts(thing)]
+    made = copy.copy(thing)
+    vars(made)[name] = parts if isinstance(vars(thing)[name], (list, tuple)) else parts[0]
+    return made
+
+
+def _close(own: Normalization, other: Normalization) -> bool:
+    return np.allclose([own.mean, own.std], [other.mean, other.std], rtol=0, atol=1e-4)
+
+
+def _words(normalization: Normalization) -> str:
+    mean, std = (
+        ", ".join(f"{number:.4g}" for number in numbers) for numbers in (normalization.mean, normalization.std)
+    )
+    return f"mean {mean} and deviation {std}" + (", blue first" if normalization.bgr else "")
