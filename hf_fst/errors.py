@@ -46,6 +46,16 @@ class DataError(UserError):
         super().__init__(message.rsplit("DataError: ", 1)[-1].strip())
 
 
+def printable(text: str) -> str:
+    """The text without the power to move a cursor, change colors or hide: what cannot be printed becomes an escape.
+
+    Names of classes and files come from data that others made. Line breaks and tabs stay.
+    """
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
+
+
 def did_you_mean(given: str, accepted: Iterable[str]) -> str:
     """The end of a sentence that guesses what was meant, "" where nothing accepted is close.
 

@@ -12,6 +12,7 @@ from typer import Argument, Option
 
 from hf_fst.commands.parser import Command
 from hf_fst.commands.train import Train
+from hf_fst.errors import printable
 
 
 class Check(Train):
@@ -48,7 +49,7 @@ def check(
 
     loaded = load_recipe(recipe, ctx.obj, sweep)
     report, notes = check_recipe(loaded)
-    print(page(report, notes, loaded.name, shutil.get_terminal_size().columns), end="")
+    print(printable(page(report, notes, loaded.name, shutil.get_terminal_size().columns)), end="")
     if json is not None:
         found = {"recipe": loaded.name, **report.as_dict(), "notes": notes}
         Path(json).write_text(json_module.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -40,6 +40,9 @@ def label(
         Option("--confidence_threshold", metavar="P", help="Pixels whose class is less probable become 255, ignored."),
     ] = 0.0,
     shard_size: Annotated[int, Option("--shard_size", min=1, metavar="N", help="Images in a shard.")] = 500,
+    local_files: Annotated[
+        bool, Option("--local_files", help="Rows of a table may name images of this machine by their paths.")
+    ] = False,
     overwrite: Overwrite = False,
     resize: Resize = None,
     window: Window = None,
@@ -81,6 +84,7 @@ def label(
         image=image,
         config=config,
         dataset_revision=revision,
+        local_files=local_files,
         overwrite=overwrite,
         which=which(student),
         batch_size=batch_size,

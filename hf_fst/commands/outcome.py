@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -21,9 +22,10 @@ from typing import Annotated
 import typer
 
 from hf_fst.commands.common import is_first_process
-from hf_fst.errors import UsageError, UserError
+from hf_fst.errors import UsageError, UserError, printable
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+FORMAT = warnings.formatwarning
 # a disk that is full, a folder that may not be written to: nobody's bug
 NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 COMMON = {
@@ -42,6 +44,7 @@ def reported(function: Callable[..., dict]) -> Callable[..., int]:
     @functools.wraps(function)
     def command(*, debug: bool, **arguments) -> int:
         sys.excepthook = ask_for_report  # for kinds of errors that are not caught below
+        warnings.formatwarning = plain_warning
         json = "json" not in own and arguments.pop("json")
         try:
             with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
@@ -110,6 +113,11 @@ def tracker() -> str:
     return "the project's issue tracker"
 
 
+def plain_warning(*warning, **more) -> str:
+    """A warning as Python prints it: names in it come from data of others."""
+    return printable(FORMAT(*warning, **more))
+
+
 def say(sentence: str) -> None:
     """A sentence on stderr; the processes of one launch that say the same say it once."""
     if "LOCAL_RANK" in os.environ:
@@ -121,4 +129,4 @@ def say(sentence: str) -> None:
             if time.time() - said.stat().st_mtime < 60:
                 return
             said.touch()
-    print(f"hf-fst: {sentence}", file=sys.stderr, flush=True)
+    print(printable(f"hf-fst: {sentence}"), file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from hf_fst.commands.common import (
     look,
     which,
 )
+from hf_fst.errors import printable
 
 
 def predict(
@@ -83,9 +84,9 @@ def summary(result: dict) -> str:
 
 
 def report_failed(failed: list[dict[str, str]], count: int) -> None:
-    """Names each bad file, and how many there are, on stderr."""
+    """Names each bad file in a line, and how many there are, on stderr."""
     if failed:
         for entry in failed:
             reason = entry["reason"] if entry["file"] in entry["reason"] else f"{entry['file']}: {entry['reason']}"
-            print(reason, file=sys.stderr)
+            print(printable(reason), file=sys.stderr)
         print(f"hf-fst: {len(failed)} of {count} files failed, see above; the others are done.", file=sys.stderr)

@@ -13,7 +13,7 @@ from pathlib import Path
 import datasets
 
 from hf_fst.data.labels import LabelMap
-from hf_fst.errors import MissingError, UserError
+from hf_fst.errors import MissingError, UserError, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # masks need a lossless format
@@ -25,6 +25,7 @@ SPLITS = {
 }
 
 Row = tuple[Path, Path | None]
+OTHER_KIND = "a file of another kind"  # why most files of a folder are not used; any other reason is a fault
 
 
 def split_of(name: str) -> str | None:
@@ -72,7 +73,7 @@ def walk(root: Path, endings: Sequence[str] = SUFFIXES, skip: Iterable[Path] = (
                     found.unused |= dict.fromkeys(inside, "a folder inside, and nested is false")
                     folders.clear()
                 for name in sorted(name for name in names if not name.startswith(".")):
-                    _sort_in(found, Path(place, name), endings)
+                    _sort_in(found, Path(place, name), endings, root)
     found.files.sort()
     return found
 
@@ -81,14 +82,14 @@ def _unread(error: OSError) -> dict[Path, str]:
     return {Path(error.filename): f"it cannot be read: {error.strerror}"}
 
 
-def _sort_in(found: Walk, path: Path, endings: Sequence[str]) -> None:
+def _sort_in(found: Walk, path: Path, endings: Sequence[str], root: Path) -> None:
     if not path.name.lower().endswith(tuple(endings)):
-        found.unused[path] = "a file of another kind"
+        found.unused[path] = OTHER_KIND
     elif not path.is_file():
         found.unused[path] = "a link that leads nowhere" if path.is_symlink() else "no regular file"
     else:
         try:
-            path.name.encode()
+            path.relative_to(root).as_posix().encode()
         except UnicodeEncodeError:  # bytes that are no text cannot be written into a table
             found.unused[path] = "its name is no text"
         else:
@@ -100,10 +101,10 @@ def tell_unused(unused: dict[Path, str], root: Path) -> None:
     reasons: dict[str, list[str]] = {}
     for path, reason in unused.items():
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-        reasons.setdefault(reason, []).append(name.encode(errors="backslashreplace").decode())
+        reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        warnings.warn(f"Not used in {root}: {shown} ({reason}).", stacklevel=3)
+        warnings.warn(printable(f"Not used in {root}: {shown} ({reason})."), stacklevel=3)
 
 
 def read_text(path: str | Path) -> str:

@@ -44,10 +44,14 @@ def read_bytes(value: dict, token_per_repo_id: dict | None = None) -> bytes:
         raise DataError("An image has neither a path nor bytes; every row needs one of them.")
     try:
         if is_local_path(path):
+            if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+                raise DataError(f"{path} is no regular file; take it out of the dataset.")
             return Path(path).read_bytes()
         token = next((t for repo, t in (token_per_repo_id or {}).items() if repo in path), None)
         with xopen(path, "rb", download_config=datasets.DownloadConfig(token=token)) as file:
             return file.read()
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(f"{path} cannot be read ({reason}); was the dataset moved?") from error

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from hf_fst.drawing.tables import in_a_picture
+from hf_fst.errors import printable
+
 IGNORED_COLOR = (0, 0, 0)
 TITLES = ("image", "label", "student", "teacher")
 # Okabe and Ito, "Color Universal Design" (2008): eight colors that stay apart for color-blind readers.
@@ -104,6 +107,7 @@ def legend(
         font_size: In pixels.
     """
     labels = range(len(names)) if labels is None else labels
+    names = [" ".join(printable(name).split()) for name in names]
     font = ImageFont.load_default(font_size)
     gap, swatch, line = font_size // 2, font_size, round(1.6 * font_size)
     places, x, y = [], gap, 0
@@ -168,7 +172,7 @@ def grid(
                 )
     maps = [index_map for row in rows for index_map in row[1:] if index_map is not None]
     patches = [
-        Patch(facecolor=np.asarray(palette[label]) / 255, edgecolor="#808080", label=names[label])
+        Patch(facecolor=np.asarray(palette[label]) / 255, edgecolor="#808080", label=in_a_picture(names[label]))
         for label in labels_in(*maps)
     ]
     if any(_ignored(index_map).any() for index_map in maps):

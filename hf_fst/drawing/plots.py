@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hf_fst.drawing.overlays import default_palette
-from hf_fst.drawing.tables import in_brackets
+from hf_fst.drawing.tables import in_a_picture, in_brackets
 
 STUDENT = {"color": "#E69F00", "marker": "s", "linestyle": "--"}
 TEACHER = {"color": "#0072B2", "marker": "o", "linestyle": "-"}
@@ -203,7 +203,7 @@ def _draw_shares(
     )
     if rest := [shares[name] for name in shares if name not in shown]:
         stack, colors, shown = [*stack, sum(rest)], [*colors, (0.8, 0.8, 0.8)], [*shown, f"{len(rest)} other classes"]
-    axes.stackplot(steps, stack, labels=shown, colors=colors, edgecolor="white", linewidth=0.4)
+    axes.stackplot(steps, stack, labels=[*map(in_a_picture, shown)], colors=colors, edgecolor="white", linewidth=0.4)
 
 
 def class_bars(
@@ -247,13 +247,13 @@ def class_bars(
         for position, value in zip(positions + offset, values, strict=True):
             text, look = (f"{100 * value:.1f}", "#222222") if math.isfinite(value) else ("absent", "#777777")
             axes.text(np.nan_to_num(value) + 0.008, position, text, va="center", fontsize=8.5, color=look)
-    axes.set_yticks(positions, in_brackets(names, scored), fontsize=10.5)
+    axes.set_yticks(positions, [*map(in_a_picture, in_brackets(names, scored))], fontsize=10.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1.08)
     axes.set_xticks(np.linspace(0, 1, 6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
     axes.set_xlabel("IoU (%)", fontsize=10)
-    _style_bars(axes, title)
+    _style_bars(axes, in_a_picture(title))
     figure.savefig(path)
 
 
@@ -278,7 +278,7 @@ def sampling_bars(
         for position, value in zip(positions + offset, values, strict=True):
             text = "< 0.01" if 0 < value < 1e-4 else f"{100 * value:.{1 if value == 0 or value >= 0.1 else 2}f}"
             axes.text(value + 0.01 * largest, position, text, va="center", fontsize=8.5, color="#222222")
-    axes.set_yticks(positions, names, fontsize=10.5)
+    axes.set_yticks(positions, [*map(in_a_picture, names)], fontsize=10.5)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1.1 * largest)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))

@@ -30,6 +30,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_fst.errors import printable
+
 ABSENT = "–"
 RESULT_KEYS = ("title", "command", "device", "versions", "date", "columns", "rows")
 FORMATS = ("percent", "seconds", "number", "integer")
@@ -56,10 +58,16 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: 
 def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The same table for a terminal: aligned columns under a line."""
     _check_widths(columns, rows)
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
     lines = ["  ".join(_aligned(row, widths)).rstrip() for row in (columns, *rows)]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines) + "\n"
+
+
+def in_a_picture(name: str) -> str:
+    """A class name as matplotlib draws it: one line, and no formula between dollar signs."""
+    return " ".join(printable(name).split()).replace("$", r"\$")
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int], left: int = 1) -> list[str]:

@@ -21,7 +21,7 @@ from hf_fst.data.labels import LabelMap
 from hf_fst.data.pairing import collate
 from hf_fst.data.transforms import ResizeWithin
 from hf_fst.data.views import View
-from hf_fst.errors import UserError
+from hf_fst.errors import UserError, printable
 from hf_fst.evaluation.boundary import BoundaryIoU
 from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, scores
 from hf_fst.evaluation.inference import WHOLE, Look, predict
@@ -81,7 +81,7 @@ def as_dataset(dataset: Any, split: str, names: list[str]) -> tuple[datasets.Dat
     theirs = label_map.names or [] if isinstance(label_map, LabelMap) else []
     if set(names) < set(theirs):
         more = ", ".join(name for name in theirs if name not in names)
-        logger.warning("The model does not know %s, whose pixels are not counted.", more)
+        logger.warning("The model does not know %s, whose pixels are not counted.", printable(more))
         dataset = dataset.cast_column("label", label_map.onto(names, {name: name for name in names}))
     return dataset, split, "label" in dataset.column_names
 

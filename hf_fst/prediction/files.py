@@ -10,20 +10,28 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
-from hf_fst.data.files import SUFFIXES, walk
-from hf_fst.errors import MissingError, RunError, UserError
+from hf_fst.data.files import OTHER_KIND, SUFFIXES, walk
+from hf_fst.errors import MissingError, RunError, UserError, printable
 from hf_fst.evaluation.results import without_nan
 
 PART = ".part"
 
 
-def list_inputs(source: Path, suffixes: Sequence[str] = SUFFIXES, skip: Sequence[Path] = ()) -> tuple[list[Path], int]:
+class Inputs(NamedTuple):
+    """Files to work on, how many are of another kind, and those that cannot be used, as `{"file", "reason"}`."""
+
+    files: list[Path]
+    others: int
+    failed: list[dict[str, str]]
+
+
+def list_inputs(source: Path, suffixes: Sequence[str] = SUFFIXES, skip: Sequence[Path] = ()) -> Inputs:
     """The files with these suffixes in a folder and the folders in it, sorted, hidden ones left out; or the one file.
 
     Args:
@@ -31,21 +39,28 @@ def list_inputs(source: Path, suffixes: Sequence[str] = SUFFIXES, skip: Sequence
         suffixes: in lower case, with the dot.
         skip: folders that are not looked into.
 
-    Returns: the files, and how many other files there are.
-
     Raises `FileNotFoundError` where there is no such folder or file, or none with these suffixes.
     """
     if source.is_file():
         if source.suffix.lower() not in suffixes:
             raise MissingError(f"{source} is none of {', '.join('*' + suffix for suffix in suffixes)}.")
-        return [source], 0
+        return Inputs([source], 0, [])
+    if source.is_symlink() and not source.exists():
+        raise MissingError(f"{source} is a link that leads nowhere; give a folder or a file with images.")
     if not source.is_dir():
-        raise MissingError(f"There is no folder and no file {source}; give one with images.")
+        what = f"{source} is no regular file" if source.exists() else f"There is no folder and no file {source}"
+        raise MissingError(f"{what}; give one with images.")
     walked = walk(source, suffixes, skip)
+    failed = [
+        {"file": printable(path.relative_to(source).as_posix()), "reason": reason}
+        for path, reason in sorted(walked.unused.items())
+        if reason != OTHER_KIND
+    ]
     if not walked.files:
         kinds = ", ".join("*" + suffix for suffix in suffixes)
-        raise MissingError(f"{source} and the folders in it hold no files {kinds}.")
-    return walked.files, len(walked.unused)
+        bad = f" that can be read ({failed[0]['file']}: {failed[0]['reason']})" if failed else ""
+        raise MissingError(f"{source} and the folders in it hold no files {kinds}{bad}.")
+    return Inputs(walked.files, len(walked.unused) - len(failed), failed)
 
 
 def output_names(files: Sequence[Path], root: Path) -> list[str]:
@@ -88,10 +103,20 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def fingerprint(files: Sequence[Path], root: Path) -> str:
-    """16 digits that change where a file is added, taken away, renamed or of another size."""
+    """16 digits that change where a file is added, taken away or renamed."""
+    names = "\n".join(file.relative_to(root).as_posix() for file in files)
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
+def stamp(files: Sequence[Path]) -> str:
+    """16 digits that change where a file is replaced: by its size and its time, be it an older one."""
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\n".encode())
+        try:
+            facts = file.stat()
+            digest.update(f"{facts.st_size} {facts.st_mtime_ns}\n".encode())
+        except OSError:  # it is gone since; reading it says so
+            digest.update(b"gone\n")
     return digest.hexdigest()[:16]
 
 

@@ -70,15 +70,16 @@ def label_collection(
     look: Look = WHOLE,
     batch_size: int = 1,
     num_workers: int = 0,
+    local_files: bool = False,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Labels every image of a collection exactly once, and writes Parquet shards that `datasets.load_dataset` reads.
 
     Which images a shard holds depends on the collection and `shard_size` alone, not on the number of processes, and a
-    shard appears whole or not at all. A run after one that was stopped makes the shards that are missing, so the result
-    is the same. On several processes (`accelerate launch`, `torchrun`) each takes every n-th file of a streamed
-    collection, or every n-th shard where there are fewer files than processes.
+    shard appears whole or not at all. A run after one that was stopped makes the shards that are missing, and those whose
+    images were replaced, so the result is the same. On several processes (`accelerate launch`, `torchrun`) each takes
+    every n-th file of a streamed collection, or every n-th shard where there are fewer files than processes.
 
     Args:
         model: directory or Hub id.
@@ -93,6 +94,7 @@ def label_collection(
         look: how the model looks at the images.
         batch_size: images that go through the network at once, those of one size together.
         num_workers: threads that read images ahead.
+        local_files: whether rows of a table may name images by a path on this machine, which are then in the shards.
         overwrite: start over where `output` holds the results of other settings.
         progress: show a progress bar.
 
@@ -117,7 +119,7 @@ def label_collection(
     segmenter = Segmenter(model, which, look=look, device=state.device)
     if len(segmenter.names) > IGNORED:
         raise UserError(f"The model has {len(segmenter.names)} classes, but masks hold {IGNORED} at most.")
-    collection = open_source(str(source), split, image, config, dataset_revision, (output / DATA,))
+    collection = open_source(str(source), split, image, config, dataset_revision, (output / DATA,), local_files)
     settings = {
         "collection": collection.identity,
         "confidence_threshold": confidence_threshold,
@@ -127,6 +129,8 @@ def label_collection(
     with claimed(output, SETTINGS_FILE, settings, [DATA], overwrite):
         if state.is_main_process:
             _write_notes(output, segmenter, confidence_threshold)
+            _remove_replaced(output, collection, shard_size)
+        state.wait_for_everyone()
         footers = read_footers(output)
         started = time.perf_counter()
         done_before = sum(footer["images"] + len(footer["failed"]) for footer in footers.values())
@@ -136,7 +140,8 @@ def label_collection(
         shown = progress and state.is_main_process
         with tqdm(total=total, desc="labeling", unit="image", disable=not shown) as bar:
             for unit, chunk, rows, last in _chunks(collection, shard_size, footers, state):
-                mine.write(shard_path(output, unit, chunk), rows, last, bar)
+                stamp = collection.stamp(unit, chunk, shard_size)
+                mine.write(shard_path(output, unit, chunk), rows, last, bar, stamp)
         now = sum(gather_object([mine.images])) if state.num_processes > 1 else mine.images  # waits for all
         seconds = time.perf_counter() - started
         footers = read_footers(output)
@@ -153,11 +158,18 @@ def label_collection(
         "labeled_now": now,
         "mean_confidence": sum(footer["confidence_sum"] for footer in footers.values()) / max(images, 1),
         "class_shares": dict(zip(segmenter.names, (sum(sums) / max(images, 1)).tolist(), strict=True)),
-        "failed": [entry for _, footer in sorted(footers.items()) for entry in footer["failed"]],
+        "failed": [entry for _, footer in sorted(footers.items()) for entry in footer["failed"]] + collection.failed,
         "seconds": seconds,
         "images_per_second": now / seconds,
         "processes": state.num_processes,
     }
+
+
+def _remove_replaced(output: Path, collection: Folder | Stream, shard_size: int) -> None:
+    """Removes the shards whose images were replaced since, so that they are made again."""
+    for (unit, chunk), footer in read_footers(output).items():
+        if footer.get("stamp") not in (None, collection.stamp(unit, chunk, shard_size)):
+            shard_path(output, unit, chunk).unlink()
 
 
 def _chunks(
@@ -206,8 +218,11 @@ class _Labeling:
         self.batch_size, self.num_workers = batch_size, num_workers
         self.images = 0
 
-    def write(self, path: Path, rows: Iterator[Row], last: Callable[[], bool], bar: tqdm) -> None:
+    def write(
+        self, path: Path, rows: Iterator[Row], last: Callable[[], bool], bar: tqdm, stamp: str | None = None
+    ) -> None:
         footer = {"images": 0, "failed": [], "confidence_sum": 0.0, "share_sums": [0.0] * len(self.segmenter.names)}
+        footer["stamp"] = stamp
 
         def labeled() -> Iterator[dict[str, Any]]:
             for batch in batches(ahead(self._read, rows, self.num_workers), self.batch_size):
@@ -224,12 +239,15 @@ class _Labeling:
 
     def _read(self, row: Row) -> tuple:
         """The row with its bytes, and the picture, or why there is none."""
+        if isinstance(row.image, DataError):
+            return row, None, row.image
+        path = row.image["path"]
         try:
             content = read_bytes(row.image)
-            stored = {"bytes": content, "path": Path(row.image["path"] or row.source).name}
+            stored = {"bytes": content, "path": Path(path or row.source).name}
             return row, stored, self.segmenter.read({"bytes": content, "path": row.source})
-        except DataError as error:
-            return row, None, error
+        except DataError as error:  # its words are published, our folders are not
+            return row, None, DataError(str(error).replace(path, row.source) if path else f"{row.source}: {error}")
 
     def _label(self, batch: list[tuple], footer: dict[str, Any]) -> Iterator[dict[str, Any]]:
         good = [entry for entry in batch if not isinstance(entry[2], DataError)]

@@ -12,15 +12,16 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm.auto import tqdm
 
 from hf_fst.data.files import SUFFIXES
 from hf_fst.drawing.overlays import labels_in, overlay, with_legend
 from hf_fst.errors import DataError, UserError
 from hf_fst.evaluation.inference import WHOLE, Look
-from hf_fst.prediction.files import claimed, list_inputs, output_names, write_whole
+from hf_fst.prediction.files import claimed, list_inputs, output_names, stamp, write_whole
 from hf_fst.prediction.segmenter import Picture, Segmenter, ahead, batches, one_by_one_if_it_fails
-from hf_fst.prediction.video import VIDEO_SUFFIXES, check_video_support, predict_video
+from hf_fst.prediction.video import VIDEO_SUFFIXES, check_video_support, predict_video, video_stamp
 
 SETTINGS_FILE = "predict.json"
 PREDICTIONS, OVERLAYS, VIDEOS = "predictions", "overlays", "videos"
@@ -28,13 +29,14 @@ PREDICTIONS, OVERLAYS, VIDEOS = "predictions", "overlays", "videos"
 
 @dataclass
 class Work:
-    """What one process has to do, and what became of it."""
+    """What one process has to do, and what became of it; `stamps` tell which state of a file a result is made of."""
 
     images: list[tuple[Path, str]]
     videos: list[tuple[Path, str]]
     skipped: int
     counts: dict[str, int] = field(default_factory=lambda: {"images": 0, "videos": 0, "frames": 0})
     failed: list[dict[str, str]] = field(default_factory=list)
+    stamps: dict[Path, str] = field(default_factory=dict)
 
 
 def predict_files(
@@ -54,9 +56,9 @@ def predict_files(
 
     `predictions/<path>.png` holds class indices at the image's full size, as a palette image in the classes' colors (a
     gray one of 16 bits for more than 256 classes); `overlays/<path>.jpg` the colors over the image with a legend;
-    `videos/<path>.mp4` the same for each frame. What is there already and not older than its image is left as it is, so
-    that a run that was stopped goes on. A file that cannot be read is reported and does not stop the others. On several
-    processes each takes every n-th file.
+    `videos/<path>.mp4` the same for each frame. What was made of an image as it is now is left as it is, so that a run
+    that was stopped goes on; what was made of another is made again. A file that cannot be read is reported and does not
+    stop the others. On several processes each takes every n-th file.
 
     Args:
         model: directory or Hub id.
@@ -82,7 +84,7 @@ def predict_files(
         raise UserError(f"num_workers is {num_workers}, but at least 0 is needed.")
     source, output = Path(source), Path(output)
     owned = [PREDICTIONS, OVERLAYS, VIDEOS]
-    files, others = list_inputs(source, SUFFIXES + VIDEO_SUFFIXES, skip=[output / name for name in owned])
+    files, others, unusable = list_inputs(source, SUFFIXES + VIDEO_SUFFIXES, skip=[output / name for name in owned])
     if any(file.suffix.lower() in VIDEO_SUFFIXES for file in files):
         check_video_support()
     named = list(zip(files, output_names(files, source if source.is_dir() else source.parent), strict=True))
@@ -90,6 +92,7 @@ def predict_files(
     segmenter = Segmenter(model, which, look=look, device=state.device)
     with claimed(output, SETTINGS_FILE, segmenter.settings, owned, overwrite):
         work = _pending(named[state.process_index :: state.num_processes], output, overlays)
+        work.failed += unusable if state.is_main_process else []
         started = time.perf_counter()
         total = len(work.images) + len(work.videos)
         with tqdm(
@@ -99,7 +102,7 @@ def predict_files(
             for path, name in work.videos:
                 try:
                     target = output / VIDEOS / f"{name}.mp4"
-                    work.counts["frames"] += predict_video(segmenter, path, target, batch_size, bar)
+                    work.counts["frames"] += predict_video(segmenter, path, target, batch_size, bar, work.stamps[path])
                     work.counts["videos"] += 1
                 except DataError as error:
                     work.failed.append({"file": str(path), "reason": str(error)})
@@ -114,7 +117,7 @@ def predict_files(
         "revision": segmenter.revision,
         "protocol": segmenter.protocol,
         "output": str(output),
-        "files": len(files),
+        "files": len(files) + len(unusable),
         **counts,
         "ignored": others,
         "failed": sorted((entry for one in everyone for entry in one["failed"]), key=lambda entry: entry["file"]),
@@ -125,19 +128,32 @@ def predict_files(
 
 
 def _pending(named: list[tuple[Path, str]], output: Path, overlays: bool) -> Work:
-    """What is not there yet, or older than its image."""
+    """What is not there yet, or was made of the image as it was before somebody replaced it."""
     work = Work([], [], 0)
     for path, name in named:
         is_video = path.suffix.lower() in VIDEO_SUFFIXES
         results = [output / VIDEOS / f"{name}.mp4"] if is_video else [output / PREDICTIONS / f"{name}.png"]
         if overlays and not is_video:
             results.append(output / OVERLAYS / f"{name}.jpg")
-        changed = path.stat().st_mtime_ns
-        if all(result.is_file() and result.stat().st_mtime_ns >= changed for result in results):
+        now = stamp([path])
+        if all(result.is_file() and made_of(result) == now for result in results):
             work.skipped += 1
         else:
             (work.videos if is_video else work.images).append((path, name))
+            work.stamps[path] = now
     return work
+
+
+def made_of(result: Path) -> str | None:
+    """The `stamp` of the file that a result was made of, None where it has none or cannot be read."""
+    if result.suffix == ".mp4":
+        return video_stamp(result)
+    try:
+        with Image.open(result) as image:
+            known = image.info.get("Source") or image.info.get("comment", b"").decode()
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return known or None
 
 
 def _predict_images(
@@ -157,9 +173,10 @@ def _predict_images(
             if isinstance(result, Exception):
                 problems.append((path, result))
                 continue
-            if overlays:  # first, since the prediction says that this image is done
-                write_overlay(output / OVERLAYS / f"{name}.jpg", picture.pixels, result, segmenter)
-            write_whole(output / PREDICTIONS / f"{name}.png", index_image(result, segmenter.palette))
+            if overlays:
+                write_overlay(output / OVERLAYS / f"{name}.jpg", picture.pixels, result, segmenter, work.stamps[path])
+            image = index_image(result, segmenter.palette, work.stamps[path])
+            write_whole(output / PREDICTIONS / f"{name}.png", image)
             work.counts["images"] += 1
         for path, error in problems:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -167,19 +184,22 @@ def _predict_images(
         bar.update(len(batch))
 
 
-def index_image(classes: np.ndarray, palette: np.ndarray):
-    """A function that writes class indices (H, W) to an open file, as a PNG with the palette (C, 3) in it."""
+def index_image(classes: np.ndarray, palette: np.ndarray, source: str | None = None):
+    """A function that writes class indices (H, W) to an open file: a PNG with the palette (C, 3) and `source` in it."""
     image = Image.fromarray(classes)
     if classes.dtype == np.uint8:
         colors = np.zeros((256, 3), dtype=np.uint8)  # ignored pixels are black
         colors[: len(palette)] = palette
         image = Image.fromarray(classes).convert("P")
         image.putpalette(colors.tobytes())
-    return lambda file: image.save(file, format="PNG")
+    about = PngInfo()
+    if source is not None:
+        about.add_text("Source", source)
+    return lambda file: image.save(file, format="PNG", pnginfo=about)
 
 
-def write_overlay(path: Path, pixels: np.ndarray, classes: np.ndarray, segmenter: Segmenter) -> None:
-    """Writes an image (H, W, 3) with its classes (H, W) laid over it, and a legend of those that occur under it."""
+def write_overlay(path: Path, pixels: np.ndarray, classes: np.ndarray, segmenter: Segmenter, source: str) -> None:
+    """Writes an image (H, W, 3) with its classes (H, W) laid over it, a legend of those that occur, and `source`."""
     mixed = overlay(pixels, classes, segmenter.palette)
     picture = with_legend(mixed, segmenter.names, segmenter.palette, labels_in(classes))
-    write_whole(path, lambda file: Image.fromarray(picture).save(file, format="JPEG", quality=90))
+    write_whole(path, lambda file: Image.fromarray(picture).save(file, format="JPEG", quality=90, comment=source))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,26 +15,31 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 
 from hf_fst.data.files import SUFFIXES
 from hf_fst.data.hub import IMAGE_COLUMNS
-from hf_fst.errors import MissingError, UserError
-from hf_fst.prediction.files import fingerprint, list_inputs
+from hf_fst.errors import DataError, MissingError, RunError, UserError
+from hf_fst.prediction.files import fingerprint, list_inputs, stamp
 
 STREAMED = {".parquet": "parquet", ".tar": "webdataset"}
+# what reading a file that is cut, or a connection that breaks, raises; Arrow's errors are OSErrors and ValueErrors
+BROKEN = (OSError, ValueError, EOFError, HTTPError, tarfile.TarError, zlib.error)
+REMOTE, ARCHIVES = ("hf", "http", "https"), {"zip", "gzip", "bz2", "xz", "zstd", "lz4"}
 
 
 class Row(NamedTuple):
-    """An image as it is stored, `{"path", "bytes"}`, and where it is from: a name that no other row has."""
+    """An image as it is stored, `{"path", "bytes"}`, or why there is none, and where it is from: a name that no other row
+    has."""
 
     source: str
-    image: dict[str, Any]
+    image: dict[str, Any] | DataError
 
 
 @dataclass
 class Folder:
-    """Image files; one unit."""
+    """Image files; one unit. `failed` are those that cannot be used."""
 
     files: list[Path]
     root: Path
     identity: dict[str, Any]
+    failed: list[dict[str, str]]
 
     @property
     def units(self) -> int:
@@ -46,15 +53,27 @@ class Folder:
         for file in self.files:
             yield Row(file.relative_to(self.root).as_posix(), {"path": str(file), "bytes": None})
 
+    def stamp(self, unit: int, chunk: int, size: int) -> str | None:
+        """Changes where one of the `size` files behind a chunk is replaced."""
+        return stamp(self.files[chunk * size : (chunk + 1) * size])
+
 
 @dataclass
 class Stream:
-    """A streamed dataset; a unit is one of its files, so that processes can read different ones."""
+    """A streamed dataset; a unit is one of its files, so that processes can read different ones.
+
+    Args:
+        files: on this machine, one for each unit or one for all; none for a dataset on the Hub.
+        local_files: whether rows may name images by a path on this machine, which are published with the others.
+    """
 
     dataset: datasets.IterableDataset
     column: str
     names: list[str]
     identity: dict[str, Any]
+    files: list[Path]
+    failed: list[dict[str, str]]
+    local_files: bool
 
     @property
     def units(self) -> int:
@@ -65,9 +84,48 @@ class Stream:
         return None
 
     def rows(self, unit: int) -> Iterator[Row]:
-        part = self.dataset.shard(num_shards=self.units, index=unit)
-        for number, row in enumerate(part):
-            yield Row(f"{self.names[unit]}#{number}", row[self.column])
+        part = enumerate(self.dataset.shard(num_shards=self.units, index=unit))
+        while True:
+            try:
+                number, row = next(part)
+            except StopIteration:
+                return
+            except BROKEN as error:
+                if not self.files:
+                    raise RunError(
+                        f"The dataset cannot be read further ({in_a_line(error)}); run the same command again, which "
+                        "goes on where it was."
+                    ) from error
+                yield Row(self.names[unit], DataError(f"{self.names[unit]} is broken ({in_a_line(error)})."))
+                return
+            name = f"{self.names[unit]}#{number}"
+            yield Row(name, self._checked(name, row[self.column]))
+
+    def _checked(self, name: str, image: dict[str, Any] | None) -> dict[str, Any] | DataError:
+        if image is None:
+            return DataError(f"{name} is null; every row needs an image.")
+        path = image["path"]
+        if image["bytes"] is None and path is not None and not (self.local_files or is_remote(path)):
+            return DataError(
+                f"{name} holds no image but names a file on this machine, {Path(path).name!r}, which would be published "
+                "with the labels; give --local_files if it may be."
+            )
+        return image
+
+    def stamp(self, unit: int, chunk: int, size: int) -> str | None:
+        """Changes where the file behind a unit is replaced."""
+        return stamp(self.files[unit : unit + 1] if len(self.files) == self.units else self.files)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path, of which `::` may lead into archives, is an address and no file of this machine."""
+    *inside, place = [hop.partition("://")[0] for hop in path.split("::")]
+    return "://" in path.split("::")[-1] and place in REMOTE and set(inside) <= ARCHIVES
+
+
+def in_a_line(error: Exception) -> str:
+    """The words of an error, or its kind, as a part of a sentence."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def open_source(
@@ -77,6 +135,7 @@ def open_source(
     config: str | None = None,
     revision: str | None = None,
     skip: tuple[Path, ...] = (),
+    local_files: bool = False,
 ) -> Folder | Stream:
     """Opens a folder (the folders in it included) of images, Parquet files or WebDataset shards (`.tar`), such a file,
     or a dataset on the Hub. Its `identity` changes where the collection does.
@@ -86,15 +145,16 @@ def open_source(
         split, config, revision: of a dataset on the Hub.
         column: the column with the images; None takes the first of `hf_fst.data.hub.IMAGE_COLUMNS`.
         skip: folders that are not looked into.
+        local_files: see `Stream`.
 
     Raises `FileNotFoundError` where there is nothing, `ValueError` for a collection of two kinds or without images.
     """
     path = Path(source)
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         if path.is_absolute() or source.startswith(".") or len(path.parts) > 2 or source.endswith("/"):
             raise MissingError(f"There is no {source}; give a folder, a Parquet or .tar file, or a Hub id.")
-        return _hub(source, split, column, config, revision)
-    files, _ = list_inputs(path, (*STREAMED, *SUFFIXES), skip)
+        return _hub(source, split, column, config, revision, local_files)
+    files, _, failed = list_inputs(path, (*STREAMED, *SUFFIXES), skip)
     root = path if path.is_dir() else path.parent
     kinds = {file.suffix.lower() for file in files} & set(STREAMED)
     if len(kinds) > 1:
@@ -103,14 +163,22 @@ def open_source(
         files = [file for file in files if file.suffix.lower() in kinds]
     identity = {"files": len(files), "fingerprint": fingerprint(files, root)}
     if not kinds:
-        return Folder(files, root, identity)
+        return Folder(files, root, identity, failed)
     kind = STREAMED[kinds.pop()]
-    dataset = datasets.load_dataset(kind, data_files=[str(file) for file in files], split="train", streaming=True)
     names = [file.relative_to(root).as_posix() for file in files]
-    return _stream(dataset, column, names if dataset.num_shards == len(names) else None, identity, source)
+    try:
+        dataset = datasets.load_dataset(kind, data_files=[str(file) for file in files], split="train", streaming=True)
+        names = names if dataset.num_shards == len(names) else None
+        return _stream(dataset, column, names, identity, source, files, failed, local_files)
+    except UserError:
+        raise
+    except BROKEN as error:  # its first file tells the columns
+        raise UserError(f"{files[0]} cannot be read ({in_a_line(error)}); replace it or take it out.") from error
 
 
-def _hub(source: str, split: str, column: str | None, config: str | None, revision: str | None) -> Stream:
+def _hub(
+    source: str, split: str, column: str | None, config: str | None, revision: str | None, local_files: bool
+) -> Stream:
     try:
         revision = HfApi().dataset_info(source, revision=revision).sha  # the order must not change while we read
         dataset = datasets.load_dataset(source, config, split=split, revision=revision, streaming=True)
@@ -121,10 +189,12 @@ def _hub(source: str, split: str, column: str | None, config: str | None, revisi
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"The dataset {source} cannot be read so: {reason}") from error
     identity = {"dataset": source, "config": config, "split": split, "revision": revision}
-    return _stream(dataset, column, None, identity, source)
+    return _stream(dataset, column, None, identity, source, [], [], local_files)
 
 
-def _stream(dataset, column: str | None, names: list[str] | None, identity: dict, source: str) -> Stream:
+def _stream(
+    dataset, column: str | None, names: list[str] | None, identity: dict, source: str, files, failed, local_files
+) -> Stream:
     if dataset.features is None:
         dataset = dataset._resolve_features()  # a stream may know its columns only from its first row
     wanted = (column,) if column is not None else IMAGE_COLUMNS
@@ -135,4 +205,5 @@ def _stream(dataset, column: str | None, names: list[str] | None, identity: dict
         )
     dataset = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     names = names or [f"{unit:05d}" for unit in range(dataset.num_shards)]
-    return Stream(dataset, column, names, identity | {"column": column})
+    identity = identity | {"column": column} | ({"local_files": True} if local_files else {})
+    return Stream(dataset, column, names, identity, files, failed, local_files)

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hf_fst.drawing.overlays import overlay, with_legend
-from hf_fst.errors import DataError, RunError
+from hf_fst.errors import DataError, RunError, printable
 from hf_fst.prediction.files import write_whole
 from hf_fst.prediction.segmenter import Segmenter, batches, one_by_one_if_it_fails
 
@@ -25,11 +25,16 @@ def check_video_support() -> None:
 
 
 def predict_video(
-    segmenter: Segmenter, source: Path, output: Path, batch_size: int = 1, bar: tqdm | None = None
+    segmenter: Segmenter,
+    source: Path,
+    output: Path,
+    batch_size: int = 1,
+    bar: tqdm | None = None,
+    stamp: str | None = None,
 ) -> int:
     """Lays the predicted classes over each frame of a video, with a legend of all classes under it; keeps its timing.
 
-    Writes H.264 in MP4, without the sound. Returns the number of frames.
+    Writes H.264 in MP4, without the sound, with `stamp` as its comment. Returns the number of frames.
 
     Raises:
         DataError: a file that is no video, or breaks off in the middle; nothing is written then.
@@ -44,6 +49,8 @@ def predict_video(
         nonlocal count
         try:
             with av.open(str(source)) as video, av.open(file, "w", format="mp4") as result:
+                if stamp is not None:
+                    result.metadata["comment"] = stamp
                 if not video.streams.video:
                     raise DataError(f"{source} holds no pictures; take it out of the folder.")
                 stream = None
@@ -67,7 +74,7 @@ def predict_video(
                         result.mux(stream.encode(frame))
                         count += 1
                         if bar is not None:
-                            bar.set_postfix_str(f"{source.name}: frame {count}")
+                            bar.set_postfix_str(printable(f"{source.name}: frame {count}"))
                 if stream is None:
                     raise DataError(f"{source} has no frame; take it out of the folder.")
                 result.mux(stream.encode())
@@ -77,6 +84,17 @@ def predict_video(
 
     write_whole(output, write)
     return count
+
+
+def video_stamp(path: Path) -> str | None:
+    """The comment of a video that `predict_video` wrote, None where there is none or it cannot be read."""
+    import av
+
+    try:
+        with av.open(str(path)) as video:
+            return video.metadata.get("comment")
+    except (av.error.FFmpegError, OSError):
+        return None
 
 
 def _frames(video) -> Iterator[tuple[np.ndarray, int | None, Fraction | None]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import jinja2
@@ -12,7 +14,8 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from hf_fst.drawing.tables import class_rows, markdown_table, percent
-from hf_fst.publishing.facts import Comparison, Evaluation, RunFacts
+from hf_fst.errors import printable
+from hf_fst.publishing.facts import Comparison, DatasetFacts, Evaluation, RunFacts
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 BARE_TEMPLATE = TEMPLATE.with_name("bare_card.md.jinja")
@@ -80,6 +83,7 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
         facts: What it may tell.
         figures: File names, out of `FIGURES`, of the pictures that lie beside the card.
     """
+    about, facts = metadata(facts), _for_readers(facts)
     rule, equation, symbols = RULES.get(facts.rule, (f"a rule of its own, `{facts.rule}`", "", {}))
     saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
     text = _render(
@@ -104,7 +108,38 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
         datasets=_used_datasets(facts),
         figures=figures,
     )
-    return ModelCard(f"---\n{metadata(facts).to_yaml()}\n---\n\n{text}")
+    return ModelCard(f"---\n{about.to_yaml()}\n---\n\n{text}")
+
+
+def inert(text: str | None) -> str | None:
+    """A text of others, such as the name of a class, as Markdown that shows it in a line and does nothing else."""
+    if text is None:
+        return None
+    text = html.escape(" ".join(printable(text).split()), quote=False).replace("://", "&#58;//")
+    return re.sub(r"[`|*\[\]]", lambda found: f"&#{ord(found[0])};", text)
+
+
+def _for_readers(facts: RunFacts) -> RunFacts:
+    """The facts with what names classes and data made `inert`; the metadata has it as it is."""
+
+    def data(about: DatasetFacts | None) -> DatasetFacts | None:
+        names = ("title", "config", "split", "license", "note")
+        return about and replace(about, **{name: inert(getattr(about, name)) for name in names})
+
+    def evaluated(evaluations: list[Evaluation]) -> list[Evaluation]:
+        return [replace(evaluation, dataset=data(evaluation.dataset)) for evaluation in evaluations]
+
+    return replace(
+        facts,
+        classes=[inert(name) for name in facts.classes],
+        labeled=data(facts.labeled),
+        unlabeled=data(facts.unlabeled),
+        evaluations=evaluated(facts.evaluations),
+        compared=[
+            replace(other, name=inert(other.name), evaluations=evaluated(other.evaluations))
+            for other in facts.compared
+        ],
+    )
 
 
 def bare_card(directory: str | Path, hub_id: str, has_student: bool = False) -> ModelCard:
@@ -128,10 +163,10 @@ def bare_card(directory: str | Path, hub_id: str, has_student: bool = False) -> 
         name=name,
         hub_id=hub_id,
         has_student=has_student,
-        architecture=(config.get("architectures") or [config["model_type"]])[0],
+        architecture=inert((config.get("architectures") or [config["model_type"]])[0]),
         own_architecture="auto_map" in config,
         # a config leaves out the names of two classes that nobody named
-        classes=list(config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).values()),
+        classes=[inert(name) for name in config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).values()],
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
