@@ -154,6 +154,10 @@ class Step:
         """φ ← μφ + (1-μ)θ_{t+1} after the real step, where `follows` says so."""
         if self.plain or self.settings.follows in ("after", "both"):
             self._follow_student(self.settings.mu)
+        if self.settings.follows == "live":  # what is evaluated and saved is the student, statistics included
+            tensors = ([*network.parameters(), *network.buffers()] for network in (self.teacher.model, self.student))
+            with torch.no_grad():
+                copy_all(*map(local, tensors))
 
     def _follow_student(self, momentum: float) -> None:
         self._follow(list(self.student.parameters()), list(self.student.buffers()), momentum)

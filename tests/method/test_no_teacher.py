@@ -43,6 +43,12 @@ def test_a_live_teacher_labels_with_the_weights_of_the_student_whatever_the_mome
     assert not tiny.same(seen[0][0], seen[1][0])
 
 
+@pytest.mark.parametrize("buffers", ["copy", "batch"])
+def test_what_a_live_teacher_leaves_is_the_student(tmp_path, buffers):
+    trainer, *_ = run(tmp_path, "live", teacher_buffers=buffers)
+    assert tiny.same(tiny.weights(trainer.teacher.model), tiny.weights(trainer.model))
+
+
 @pytest.mark.parametrize("buffers", ["copy", "ema"])
 def test_a_teacher_that_never_follows_is_the_network_of_the_start_its_statistics_too(tmp_path, buffers):
     _, start, seen = run(tmp_path, "never", teacher_buffers=buffers)

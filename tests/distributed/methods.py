@@ -1,0 +1,62 @@
+"""Runs of other methods' objectives, without what they draw, the same on any number of processes.
+
+torchrun --nproc_per_node 2 -m tests.distributed.methods OUTPUT
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from hf_fst.method.objectives import UniMatchObjective, UniMatchV2Objective
+from hf_fst.method.rules import DeepFST
+from tests import tiny
+from tests.distributed.worker import IMAGES_A_STEP, sets
+
+VIEWS = {"confidence_threshold": 0.4, "cut_probability": 0.0}
+VIEWS |= {"jitter_probability": 0.0, "gray_probability": 0.0, "blur_probability": 0.0}
+OBJECTIVES = {
+    "unimatch": UniMatchObjective(feature_dropout=0.0, **VIEWS),
+    "unimatch_v2": UniMatchV2Objective(kept_share=1.0, **VIEWS),
+}
+
+
+def run(directory, name: str, accumulation: int) -> dict:
+    """Three steps of four images, however many processes there are."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    trainer = tiny.trainer(
+        directory,
+        tiny.model(),
+        sets=sets(),
+        trainer_options={"rule": DeepFST(1), "objective": OBJECTIVES[name]},
+        **{
+            "objective": None,
+            "optim": "sgd",
+            "learning_rate": 0.2,
+            "teacher_momentum": 0.8,
+            "momentum_warmup": False,
+            "per_device_train_batch_size": IMAGES_A_STEP // processes // accumulation,
+            "gradient_accumulation_steps": accumulation,
+            **({"ddp_backend": "gloo", "ddp_find_unused_parameters": False} if processes > 1 else {}),
+        },
+    )
+    trainer.train()
+    return {name: tiny.weights(network) for name, network in trainer.networks().items()}
+
+
+def everything(directory) -> dict:
+    """All runs by name."""
+    return {f"{name} x{n}": run(directory, name, n) for name in OBJECTIVES for n in (1, 2)}
+
+
+def main(output: str) -> None:
+    """Runs everything and writes it down under the process's number."""
+    torch.save(everything(Path(output) / "run"), Path(output) / f"rank{os.environ['RANK']}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,60 @@
+"""The recipes of other methods have the rows and numbers of their authors, and run without data."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_fst.recipes import load_recipe, sweep_points
+from hf_fst.recipes.dry_run import dry_run
+from hf_fst.recipes.load import to_config
+from hf_fst.recipes.names import LIBRARY
+from hf_fst.training.settings import resolve
+
+CLASSIC, CITY = ["92", "183", "366", "732", "1464"], ["16th", "8th", "4th", "2nd"]
+ROWS = {
+    "voc_unimatch": [*CLASSIC, "16th", "8th", "4th"],
+    "cityscapes_unimatch": CITY,
+    "voc_unimatch_v2": [f"{size}-{labels}" for size in ("small", "base") for labels in CLASSIC],
+    "cityscapes_unimatch_v2": [f"{size}-{labels}" for size in ("small", "base") for labels in CITY],
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_published_row_is_there_once_as_published_and_once_with_a_look_ahead(name):
+    points = sweep_points(LIBRARY / f"{name}.yaml")
+    assert points == [f"{row}-{method}" for row in ROWS[name] for method in ("published", "fst")]
+
+
+OHEM = (0.7, 200_000)
+
+
+@pytest.mark.parametrize(
+    ("row", "length", "images", "crop", "rates", "teacher", "confidence", "ohem"),
+    [
+        ("voc_unimatch-732", 80, 2, 321, (1e-3, 10), ("live", 0.0), 0.95, None),
+        ("voc_unimatch-8th", 80, 2, 513, (1e-3, 10), ("live", 0.0), 0.95, None),
+        ("cityscapes_unimatch-16th", 240, 2, 801, (5e-3, None), ("live", 0.0), 0.0, OHEM),
+        ("voc_unimatch_v2-base-92", 60, 4, 518, (5e-6, 40), ("after", 0.996), 0.95, None),
+        ("cityscapes_unimatch_v2-base-2nd", 180, 2, 798, (5e-6, 40), ("after", 0.996), 0.95, OHEM),
+    ],
+)
+def test_rows_have_the_numbers_of_their_authors(row, length, images, crop, rates, teacher, confidence, ohem):
+    file, _, labels = row.partition("-")
+    recipe = load_recipe(LIBRARY / f"{file}.yaml", sweep=f"{labels}-published")
+    config = to_config(recipe)
+    settings = resolve(config)
+    assert (config.num_train_epochs, config.per_device_train_batch_size, recipe.crop_size) == (length, images, crop)
+    assert (config.learning_rate, config.head_lr_multiplier) == rates
+    assert (settings.teacher_follows, settings.teacher_momentum) == teacher
+    assert settings.confidence_threshold == confidence
+    assert (
+        settings.ohem_threshold is None if ohem is None else (settings.ohem_threshold, settings.ohem_min_kept) == ohem
+    )
+    assert (settings.schedule, settings.poly_power, config.max_grad_norm) == ("poly", 0.9, 0)
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("method", ["published", "fst"])
+def test_a_dry_run_needs_no_data(name, method):
+    result = dry_run(load_recipe(LIBRARY / f"{name}.yaml", sweep=f"{ROWS[name][0]}-{method}"))
+    assert result["loss"] > 0 and result["rule"] == {"published": "mean_teacher", "fst": "fst_d"}[method]
