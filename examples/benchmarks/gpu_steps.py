@@ -70,7 +70,9 @@ def make_network(name: str, quick: bool) -> tuple[nn.Module, int]:
     quick_builds = {"DAFormer-MiT-B5": "daformer-mit-b0", "DeepLabV2-R101": "deeplabv2-resnet50"}
     if name in builds:
         return build((quick_builds if quick else builds)[name], CLASSES), 64 if quick else 512
-    overrides = {"backbone_config": {"hidden_size": 24, "num_attention_heads": 2}} if quick else {}
+    tiny = {"hidden_size": 24, "num_attention_heads": 2}
+    narrow = {"backbone_config": tiny, "neck_hidden_sizes": (8, 8, 16, 16), "fusion_hidden_size": 8}
+    overrides = narrow if quick else {}
     return build("dpt-dinov2-base", CLASSES, **overrides), 56 if quick else 518  # patches of 14 pixels
 
 

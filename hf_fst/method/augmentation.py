@@ -57,13 +57,13 @@ class StrongAugmentation:
         self.jitter = kind(s, s, s, hue, p=self._each(jitter_probability))
         self.gray = K.RandomGrayscale(p=self._each(gray_probability))
         self.blurs: dict[int, nn.Module] = {}
+        self.statistics: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Augmented `pixel_values` (B,3,H,W), normalized like the input."""
         if not (self.jitter_probability or self.gray_probability or self.blur_probability):
             return pixel_values
-        mean = pixel_values.new_tensor(self.mean).view(1, 3, 1, 1)
-        std = pixel_values.new_tensor(self.std).view(1, 3, 1, 1)
+        mean, std = self._statistics(pixel_values.device, pixel_values.dtype)
         images = (pixel_values * std + mean).clamp(0, 1)
         if self._happens(self.jitter_probability):
             images = self.jitter(images)
@@ -72,6 +72,16 @@ class StrongAugmentation:
         if self._happens(self.blur_probability):
             images = self._blur(images.shape[-2])(images)
         return (images - mean) / std
+
+    def _statistics(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the input, (1,3,1,1), copied to a device once: the host waits for such a copy.
+
+        kornia, from 0.9 on, draws its random numbers on the host and sends them without waiting.
+        """
+        if (device, dtype) not in self.statistics:
+            mean, std = (torch.tensor(of, device=device, dtype=dtype) for of in (self.mean, self.std))
+            self.statistics[device, dtype] = mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)
+        return self.statistics[device, dtype]
 
     def _each(self, probability: float) -> float:
         """With which an image is changed where the augmentation happens at all."""

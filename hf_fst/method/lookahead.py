@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from hf_fst.method.objectives import Objective
-from hf_fst.method.present import Present, copy_all, local
+from hf_fst.method.present import Present, Statistics, local, skipped, skips_on_device
 from hf_fst.method.rules import MeanTeacher
 from hf_fst.method.teacher import EMATeacher, momentum_at
 
@@ -82,6 +83,8 @@ class Context:
     total_steps: int = 0
     #: the memory for the student's present, allocated at the first look-ahead
     present: Present | None = None
+    #: the memory for the buffers before a pass, allocated at the first one
+    statistics: Statistics | None = None
 
 
 def sum_over_processes(accelerator, counts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -125,6 +128,11 @@ class Step:
         self.gradients = 0  # taken in this step so far
         #: share of the run's steps before this one, in virtual steps too
         self.progress = number / context.total_steps if context.total_steps else 0.0
+        self.optimizer = context.optimizer  # accelerate's, without its wrapper
+        while isinstance(self.optimizer, AcceleratedOptimizer):
+            self.optimizer = self.optimizer.optimizer
+        #: whether the last virtual gradient was not finite, where the host need not know
+        self.bad: torch.Tensor | None = None
         #: before `start`: no look-ahead, and the teacher follows the student after its step as well
         self.plain = number < self.settings.start and self.settings.virtual_steps > 0
         self._keep_labels()
@@ -223,7 +231,8 @@ class Step:
         if loss is not None:
             if self.settings.max_grad_norm > 0:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-            self.context.optimizer.step()
+            with nullcontext() if self.bad is None else skipped(self.optimizer, self.bad):
+                self.context.optimizer.step()
         self.model.zero_grad()
 
     @torch.no_grad()
@@ -251,11 +260,14 @@ class Step:
 
         Returns:
             the loss of the group, (), such that its mean over processes is the loss of the whole, or None (and no
-            gradient) if it is not finite on some process; and the prepared micro-batches.
+            gradient) if it is not finite on some process; and the prepared micro-batches. Where a virtual step can be
+            left out on the device, the host does not wait to know: then the loss is given and `bad` says whether.
         """
         context, objective, accelerator = self.context, self.context.objective, self.accelerator
         buffers = local([*self.student.buffers(), *self.teacher.model.buffers()])
-        kept = [buffer.clone() for buffer in buffers]
+        if context.statistics is None or list(map(id, context.statistics.live)) != list(map(id, buffers)):
+            context.statistics = Statistics(buffers)
+        context.statistics.take()
         with torch.no_grad(), accelerator.autocast():
             group = [objective.prepare(self.teacher, {**batch, "progress": self.progress}) for batch in group]
         totals = sum_over_processes(accelerator, [objective.counts(batch) for batch in group])
@@ -277,12 +289,16 @@ class Step:
         if accelerator.scaler is None:  # a scaler looks at the gradients itself
             gradients = local(p.grad for p in self.student.parameters() if p.grad is not None)
             checked["gradient"] = torch.stack(torch._foreach_norm(gradients)).double().sum()
+        if virtual and accelerator.scaler is None and skips_on_device(self.optimizer):
+            self.bad = ~context.journal.is_finite_later(checked, accelerator)
+            context.statistics.restore(where=self.bad)
+            return sum(losses.values()), group
         if context.journal.is_finite(checked, accelerator, virtual):
             if not virtual:
                 context.journal.add(losses)
                 objective.advance(group, accelerator, context.optimizer.param_groups[0]["lr"])
             return sum(losses.values()), group
-        copy_all(buffers, kept)  # statistics of a batch that is not finite would outlive the step
+        context.statistics.restore()  # statistics of a batch that is not finite would outlive the step
         if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale
             self.model.zero_grad()
         context.journal.stop_after_too_many(checked, self.number + 1)

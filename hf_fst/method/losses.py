@@ -59,17 +59,18 @@ def output_cross_entropy(
     auxiliary_weight: float = 0.0,
     align_corners: bool = False,
     weigh_auxiliary: bool = True,
+    first: int = 0,
 ) -> torch.Tensor:
-    """`cross_entropy` of a model's output, auxiliary heads included.
+    """`cross_entropy` of a model's output from row `first` on, auxiliary heads included.
 
     `output.logits` counts once; each of `output.auxiliary_logits` (a dict, where the model gives one) counts
     `auxiliary_weight` times, its pixels weighted too if `weigh_auxiliary`.
     """
     (_, logits), *auxiliary = heads(output, auxiliary_weight)
-    loss = cross_entropy(logits, labels, total, weight, align_corners)
+    loss = cross_entropy(logits[first:], labels, total, weight, align_corners)
     weight = weight if weigh_auxiliary else None
     for share, logits in auxiliary:
-        loss = loss + share * cross_entropy(logits, labels, total, weight, align_corners)
+        loss = loss + share * cross_entropy(logits[first:], labels, total, weight, align_corners)
     return loss
 
 

@@ -1,8 +1,10 @@
-"""The present, remembered while the student imagines futures, and the way back to it."""
+"""What is put back: the present after a look-ahead, and what a pass did that was not finite."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from numbers import Number
 from types import FunctionType, NoneType
@@ -108,3 +110,69 @@ class Present:
         """Bytes of the copy, `with_mean` also of a mean of futures."""
         mean = local([*self.trainable, *self.model.buffers()]) if with_mean else []
         return sum(t.nbytes for t in [*self.kept, *self.kept_state, *mean])
+
+
+class Statistics:
+    """Buffers (BatchNorm statistics) as they were before a pass, whose images may not be finite.
+
+    Args:
+        buffers: of student and teacher.
+    """
+
+    LARGE = 2**16  # values; larger ones (tables of positions) are few, and no second copy of them is held
+
+    def __init__(self, buffers: list[torch.Tensor]):
+        self.live, self.kept = buffers, [torch.empty_like(buffer) for buffer in buffers]
+        self.large = [i for i, buffer in enumerate(buffers) if buffer.numel() > self.LARGE]
+        #: of the others, by type and place, whether they are kept or live, as one row of numbers and in their shapes
+        self.rows: list[tuple[list[torch.Tensor], torch.Tensor, list[torch.Tensor]]] = []
+        places: dict[tuple, list[int]] = {}
+        for i, buffer in enumerate(buffers):
+            if buffer.numel() <= self.LARGE:
+                places.setdefault((buffer.dtype, buffer.device), []).append(i)
+        for (dtype, device), those in places.items():
+            rows = torch.empty(2, sum(buffers[i].numel() for i in those), dtype=dtype, device=device)
+            cut = [row.split([buffers[i].numel() for i in those]) for row in rows]
+            kept, now = ([part.view(buffers[i].shape) for part, i in zip(parts, those, strict=True)] for parts in cut)
+            for i, view in zip(those, kept, strict=True):
+                self.kept[i] = view
+            self.rows.append(([buffers[i] for i in those], rows, now))
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Remember the buffers."""
+        copy_all(self.kept, self.live)
+
+    @torch.no_grad()
+    def restore(self, where: torch.Tensor | None = None) -> None:
+        """Put the buffers back; with `where` (), bool, on the device, only if it is true: the host need not know."""
+        if where is None:
+            copy_all(self.live, self.kept)
+            return
+        for live, (kept, found), now in self.rows:  # a few calls for hundreds of buffers
+            torch._foreach_copy_(now, live)
+            torch.where(where.to(kept.device), kept, found, out=found)
+            torch._foreach_copy_(live, now)
+        for i in self.large:
+            torch.where(where.to(self.live[i].device), self.kept[i], self.live[i], out=self.live[i])
+
+
+def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer can leave out a step by a flag on the device, as it does for a gradient scaler.
+
+    Fused SGD can too, but its momentum would be born without a value in a first step that is left out.
+    """
+    if not isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        return False
+    groups = optimizer.param_groups
+    return all(group["fused"] and not any(isinstance(p, DTensor) for p in group["params"]) for group in groups)
+
+
+@contextmanager
+def skipped(optimizer: torch.optim.Optimizer, where: torch.Tensor) -> Iterator[None]:
+    """Steps taken inside are none where `where` (), bool, on the device of the parameters, is true."""
+    optimizer.found_inf = where.float()  # what a gradient scaler sets
+    try:
+        yield
+    finally:
+        del optimizer.found_inf

@@ -202,6 +202,15 @@ class FSTConfig(TrainingArguments):
         choices=BAD_IMAGES,
         card=False,
     )
+    joint_forward: str = option(
+        "false",
+        "labeled and mixed images of a micro-batch go through the student in one pass: 'true', 'false', or 'auto', where "
+        "the model has no BatchNorm, whose statistics would change. Equal to rounding but for the noise of dropout; "
+        "fewer and larger passes, and the activations of both in memory",
+        group="Run",
+        choices=("auto", "true", "false"),
+        unused_by=("supervised", "entropy_drop", "unimatch", "unimatch_v2"),
+    )
     max_nonfinite_steps: int = option(
         10,
         "a step whose loss is not finite is skipped and counted; so many in a row stop the run",
@@ -234,19 +243,25 @@ class FSTConfig(TrainingArguments):
     )
     report: bool = option(True, "write model card, curves and sample pictures after training", group="Run", card=False)
 
-    # defaults of TrainingArguments that do not suit pairs of images and label maps
+    # defaults of TrainingArguments that do not suit pairs of images and label maps, or make the host wait for the GPU
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "batches are flat dicts: keep False"})
     batch_eval_metrics: bool = field(default=True, metadata={"help": "evaluation counts as it goes: keep True"})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "steps that are not finite are skipped anyway"}
+    )
 
     def __post_init__(self):
         if self.deepspeed:
             raise UserError(f"deepspeed is given, but {NO_DEEPSPEED}")
+        if isinstance(self.joint_forward, bool):  # as YAML reads it
+            self.joint_forward = str(self.joint_forward).lower()
         self.check()
         # without use_cpu, several processes on a machine without an accelerator do not find each other: each would start
         # a run of its own
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # else every loader warns
+        self.accelerator_config.non_blocking |= self.dataloader_pin_memory  # batches are copied while the GPU works
         self.label_names = ["labels"] if self.label_names is None else self.label_names
         if self.rule is not None or self.objective is not None:
             resolve(self)  # what contradicts itself is refused here, not hours later

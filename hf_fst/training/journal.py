@@ -24,7 +24,7 @@ def summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 class Journal:
-    """Collects on the device; nothing is read from it but one number a step, whether the loss is finite.
+    """Collects on the device; what is read from it is whether the loss of a step is finite, once a real step.
 
     Args:
         max_nonfinite_steps: real steps in a row without a finite loss that stop the run.
@@ -36,6 +36,7 @@ class Journal:
         self.skipped_images: dict[str, int] = {}  # how often, by what is said of the file
         self.in_a_row = 0
         self.health: dict[str, float] = {}
+        self._later: list[torch.Tensor] = []  # of virtual steps whether they were finite, on the device
         self._losses: dict[str, torch.Tensor] = {}
         self._steps = 0
         self._all, self._all_steps = 0.0, 0  # the loss of all steps logged so far, summed, and their number
@@ -48,14 +49,19 @@ class Journal:
             accelerator: the run's `Accelerator`.
             virtual: whether the step is imagined.
         """
-        total = torch.stack([loss.double() for loss in losses.values()]).sum()
-        if accelerator.num_processes > 1:
-            total = accelerator.reduce(total, "sum")
-        finite = math.isfinite(total.item())
+        total, *later = torch.stack([_total(losses, accelerator), *self._later]).tolist()
+        self.skipped["virtual"] += later.count(0.0)
+        self._later, finite = [], math.isfinite(total)
         if not finite:
             self.skipped["virtual" if virtual else "real"] += 1
         if not virtual:
             self.in_a_row = 0 if finite else self.in_a_row + 1
+        return finite
+
+    def is_finite_later(self, losses: dict[str, torch.Tensor], accelerator) -> torch.Tensor:
+        """The check of a virtual step as a bool on the device, (), which is counted with the next one that is read."""
+        finite = _total(losses, accelerator).isfinite()
+        self._later.append(finite.double())
         return finite
 
     def stop_after_too_many(self, losses: dict[str, torch.Tensor], step: int) -> None:
@@ -132,3 +138,9 @@ class Journal:
         kept["_losses"] = {name: loss.to(device) for name, loss in kept["_losses"].items()}
         for name, value in kept.items():
             setattr(self, name, value)
+
+
+def _total(losses: dict[str, torch.Tensor], accelerator) -> torch.Tensor:
+    """The sum of all numbers over all processes, (), float64, which is finite if each of them is."""
+    total = torch.stack([loss.double() for loss in losses.values()]).sum()
+    return accelerator.reduce(total, "sum") if accelerator.num_processes > 1 else total

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from types import SimpleNamespace
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from hf_fst.errors import UserError
 from hf_fst.evaluation.inference import Look, aligns_corners
 from hf_fst.method.lookahead import NO_MEMORY, LookAhead
@@ -123,7 +125,7 @@ def _of_method(
 
 
 def make_objective(
-    settings: Settings, num_labels: int, align_corners: bool = False, reference=None, **normalization
+    settings: Settings, num_labels: int, align_corners: bool = False, reference=None, **more
 ) -> Objective:
     """The objective of the settings.
 
@@ -132,9 +134,9 @@ def make_objective(
         num_labels: classes of the model.
         align_corners: how the model wants its logits resized.
         reference: the frozen network, if one is asked for.
-        normalization: `image_mean` and `image_std` of the images.
+        more: `image_mean` and `image_std` of the images; whether `joint` passes are taken.
     """
-    context = {"num_labels": num_labels, "align_corners": align_corners, "reference": reference, **normalization}
+    context = {"num_labels": num_labels, "align_corners": align_corners, "reference": reference, **more}
     return make("objective", OBJECTIVES, settings.objective, vars(settings), **context)
 
 
@@ -161,7 +163,9 @@ def objective_of(settings: Settings, given, model, reference, device, **normaliz
             return_features(reference)
     else:
         reference = None
-    return make_objective(settings, model.config.num_labels, aligns_corners(model), reference, **normalization)
+    auto = not any(isinstance(module, _BatchNorm) for module in model.modules())
+    more = {**normalization, "joint": {"true": True, "false": False, "auto": auto}[settings.joint_forward]}
+    return make_objective(settings, model.config.num_labels, aligns_corners(model), reference, **more)
 
 
 def look_ahead_of(settings: Settings, max_grad_norm: float) -> LookAhead:

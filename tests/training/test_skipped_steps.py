@@ -105,10 +105,9 @@ class SpoiledGradient(torch.autograd.Function):
 class SpoiledObjective(PseudoLabelObjective):
     """Its labeled loss is finite, the gradient of it is not."""
 
-    def labeled_term(self, student, batch, totals):
-        return {
-            name: SpoiledGradient.apply(loss) for name, loss in super().labeled_term(student, batch, totals).items()
-        }
+    def labeled_terms(self, output, batch, totals):
+        losses = super().labeled_terms(output, batch, totals)
+        return {name: SpoiledGradient.apply(loss) for name, loss in losses.items()}
 
 
 def test_a_finite_loss_with_a_gradient_that_is_none_moves_nobody(tmp_path):

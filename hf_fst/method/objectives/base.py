@@ -100,13 +100,13 @@ class Objective:
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
         """What normalizes the terms: `labeled` pixels and the number of `batches`, scalars on the batch's device."""
         labels = batch["labels"]
-        counts = {"labeled": self.pixels(labels), "batches": torch.tensor(1, device=labels.device)}
+        counts = {"labeled": self.pixels(labels), "batches": labels.new_ones(())}
         return counts if self.feature_distance is None else counts | self.feature_distance.counts(batch)
 
     def pixels(self, labels: torch.Tensor) -> torch.Tensor:
         """Number of pixels a mean is taken over: valid ones, or all (`loss_reduction`)."""
         if self.loss_reduction == "all":
-            return torch.tensor(labels.numel(), device=labels.device)
+            return labels.new_full((), labels.numel())  # filled on the device, which need not be waited for
         return (labels != IGNORE_INDEX).sum()
 
     def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[dict[str, torch.Tensor]]:
@@ -147,9 +147,16 @@ class Objective:
         self.memory.update(state)
 
     def labeled_term(self, student, batch: dict, totals: dict) -> dict[str, torch.Tensor]:
-        """CE(g_θ(x_l), y_l), the mean over the labeled pixels of the group; and the feature distance where set."""
+        """The terms of a forward pass of the labeled images alone."""
+        return self.labeled_terms(self.look(student, batch["pixel_values"]), batch, totals)
+
+    def look(self, student, images: torch.Tensor):
+        """The student's output for `images` (B,3,H,W), the labeled ones first; with features where they are kept near."""
         features = {} if self.feature_distance is None else {"output_hidden_states": True}
-        output = student(pixel_values=batch["pixel_values"], **features)
+        return student(pixel_values=images, **features)
+
+    def labeled_terms(self, output, batch: dict, totals: dict) -> dict[str, torch.Tensor]:
+        """CE(g_θ(x_l), y_l), the mean over the labeled pixels of the group; and the feature distance where set."""
         loss = self.labeled_loss(output, batch["labels"], totals)
         if self.feature_distance is None:
             return {"labeled_loss": loss}

@@ -63,7 +63,8 @@ class FeatureDistance:
         shares = F.one_hot(ids, self.num_labels + 1).permute(0, 3, 1, 2).float()
         share, ruling = F.adaptive_avg_pool2d(shares, size).max(dim=1)
         classes = range(self.num_labels) if self.classes is None else self.classes
-        return torch.isin(ruling, torch.tensor(list(classes), device=labels.device)) & (share >= self.min_share)
+        # one comparison a class: a list would be copied to the device, which the host would wait for
+        return torch.stack([ruling == each for each in classes]).any(dim=0) & (share >= self.min_share)
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
         """`places` that the mean is over."""
@@ -73,11 +74,12 @@ class FeatureDistance:
         """λ times the mean distance, (); 0 where no place counts.
 
         Args:
-            output: of the student on the labeled images, with `hidden_states`.
+            output: of the student, with `hidden_states`; its first rows belong to the labeled images.
             batch: what `prepare` returned.
             totals: the counts, summed over the group and the processes.
         """
-        distance = torch.linalg.vector_norm(last_features(output) - batch["reference_features"], dim=1)
+        reference = batch["reference_features"]
+        distance = torch.linalg.vector_norm(last_features(output)[: len(reference)] - reference, dim=1)
         return self.weight * (distance * batch["distance_places"]).sum() / totals["places"].clamp(min=1)
 
 

@@ -29,9 +29,10 @@ class PseudoLabelObjective(Objective):
         jitter_probability, jitter_strength, blur_probability, augmentation_draw: strong augmentation of what the student
             sees (`hf_fst.method.augmentation`).
         weigh_auxiliary: whether the pixels of auxiliary heads are weighted as well.
+        joint: whether labeled and mixed images go through the student in one pass, which is equal to rounding but for
+            BatchNorm, whose statistics are then joint, and for noise, which is drawn otherwise (`joint_forward`).
     """
 
-    passes: ClassVar[int] = 2
     needs_unlabeled: ClassVar[bool] = True
 
     unlabeled_weight: float = option(1.0)
@@ -44,6 +45,12 @@ class PseudoLabelObjective(Objective):
     blur_probability: float = option(0.0)
     augmentation_draw: str = option("image")
     weigh_auxiliary: bool = option(True, "auxiliary_pseudo_weight")
+    joint: bool = False
+
+    @property
+    def passes(self) -> int:
+        """One if the images go through the student together, else two."""
+        return 1 if self.joint else 2
 
     @cached_property
     def augment(self) -> StrongAugmentation:
@@ -92,12 +99,21 @@ class PseudoLabelObjective(Objective):
 
     def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[dict[str, torch.Tensor]]:
         """CE on labels, then λ·CE on pseudo-labels."""
-        yield self.labeled_term(student, batch, totals)
+        labeled, mixed = batch["pixel_values"], batch["mixed_pixel_values"]
+        # crops of two sizes make no batch: then the passes are two, with one backward pass
+        together = self.joint and labeled.shape[1:] == mixed.shape[1:]
+        output = self.look(student, torch.cat([labeled, mixed]) if together else labeled)
+        losses = self.labeled_terms(output, batch, totals)
+        if not self.joint:
+            yield losses
+            losses = {}
+        if not together:
+            output = None  # frees it
+            output = student(pixel_values=mixed)
         weight = batch["mixed_weight"]
         if self.weighting == "quality":
             quality = (totals["confident"] / totals["pseudo"].clamp(min=1)).to(weight.dtype)
             weight = torch.where(batch["mixed_is_pseudo"], weight * quality, weight)
-        output = student(pixel_values=batch["mixed_pixel_values"])
         loss = output_cross_entropy(
             output,
             batch["mixed_labels"],
@@ -106,5 +122,6 @@ class PseudoLabelObjective(Objective):
             self.auxiliary_loss_weight,
             self.align_corners,
             self.weigh_auxiliary,
+            first=len(labeled) if together else 0,
         )
-        yield {"unlabeled_loss": self.unlabeled_weight * loss}
+        yield losses | {"unlabeled_loss": self.unlabeled_weight * loss}
