@@ -19,7 +19,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from hf_fst.method.objectives import Objective
-from hf_fst.method.present import Present, Statistics, local, skipped, skips_on_device
+from hf_fst.method.present import Present, Statistics, copy_all, local, skipped, skips_on_device
 from hf_fst.method.rules import MeanTeacher
 from hf_fst.method.teacher import EMATeacher, momentum_at
 
