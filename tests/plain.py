@@ -7,6 +7,7 @@ copies with optimizers of their own, so nothing has to be put back.
 
 from __future__ import annotations
 
+import math
 import random
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ class Plain:
     present_labels: bool = False  # ψ = φ_t instead of φ'
     mu: float = 0.9
     mu_ahead: float = 0.8
+    memory: float | None = None  # in the place of both
+    every: int = 1  # M
     warmup: bool = False
     buffers: str = "copy"
     carry: bool = False
@@ -102,6 +105,13 @@ class Plain:
                 elif self.buffers != "batch":
                     mine.copy_(theirs)
 
+    def factor(self, t, mu):
+        """Of a following at step t; with a memory all of a step multiply to 1 - 1/memory."""
+        mu = mu if self.memory is None else 1 - 1 / self.memory
+        mu = min(1 - 1 / (t + 1), mu) if self.warmup else mu
+        moves = {"mean_teacher": 1, "naive_fst": 1, "fst_d": self.count + 1}.get(self.rule, 2)
+        return mu if self.memory is None else mu ** (1 / moves)
+
     # the rules
 
     def look_ahead(self, student, optimizer, teacher, group, ahead):
@@ -114,7 +124,7 @@ class Plain:
         groups = ahead if self.different else [group] * self.count
         if self.rule == "supervised":
             return None
-        if self.rule == "mean_teacher":
+        if self.rule == "mean_teacher" or not self.looks:
             follow(student, mu)
             return None
         if self.rule == "naive_fst":
@@ -181,8 +191,9 @@ class Plain:
         for t, group in enumerate(real):
             for settings in optimizer.param_groups:
                 settings["lr"] = self.lr * (self.steps - t) / self.steps
-            self.mu_now = min(1 - 1 / (t + 1), self.mu) if self.warmup else self.mu
-            self.mu_ahead_now = min(1 - 1 / (t + 1), self.mu_ahead) if self.warmup else self.mu_ahead
+            self.looks = t % self.every == 0
+            self.mu_now = self.factor(t, self.mu)
+            self.mu_ahead_now = math.prod(self.factor(t + i, self.mu_ahead) for i in range(self.every))
             if self.noise:
                 set_noise_state(self.noise[t])
             ahead = [other(t, k) for k in range(self.count)] if self.different else None

@@ -214,7 +214,7 @@ class DrawSampler(Sampler):
 
 
 class AheadSampler(Sampler):
-    """Batches of look-ahead draws, for ever: `count` groups for each optimizer step from `step` on.
+    """Batches of look-ahead draws, for ever: `count` groups for every `every`-th optimizer step from `step` on.
 
     A draw is `("ahead", step, k, position)`, `position` counting through the whole group of all processes, so that a
     group has the same images however it is cut into micro-batches and processes.
@@ -225,6 +225,7 @@ class AheadSampler(Sampler):
         micro_batches: micro-batches a group.
         batch_size: images a micro-batch and process.
         process_index, num_processes: which process this is, of how many.
+        every: from a step to the next that looks ahead.
     """
 
     def __init__(
@@ -235,13 +236,14 @@ class AheadSampler(Sampler):
         batch_size: int,
         process_index: int = 0,
         num_processes: int = 1,
+        every: int = 1,
     ):
-        self.step, self.count = step, count
+        self.step, self.count, self.every = step, count, every
         self.micro_batches, self.batch_size = micro_batches, batch_size
         self.process_index, self.num_processes = process_index, num_processes
 
     def __iter__(self) -> Iterator[list[tuple]]:
-        for step in itertools.count(self.step):
+        for step in itertools.count(self.step, self.every):
             for k, micro_batch in itertools.product(range(self.count), range(self.micro_batches)):
                 first = (micro_batch * self.num_processes + self.process_index) * self.batch_size
                 yield [("ahead", step, k, first + i) for i in range(self.batch_size)]

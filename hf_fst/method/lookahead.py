@@ -7,6 +7,7 @@ parameters.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -37,6 +38,9 @@ class LookAhead:
     Args:
         mu: μ in [0, 1], with which the teacher follows the present student (`teacher_momentum`).
         mu_ahead: μ' in [0, 1], with which it follows a future (`lookahead_momentum`).
+        memory: optimizer steps that the teacher remembers (`teacher_memory`), in the place of both where given.
+        followings: how often the teacher moves in a step that looks ahead.
+        every: M, at every M-th step there is a look-ahead (`lookahead_every`).
         warmup: whether both are min(1 - 1/(t+1), μ) at step t (`momentum_warmup`).
         warmup_counts: what t counts, `"steps"` or `"forwards"`.
         follows: when it follows the present student, `"before"` the real step, `"after"` it, or `"both"`; `"live"` is
@@ -49,6 +53,9 @@ class LookAhead:
 
     mu: float = 0.999
     mu_ahead: float = 0.999
+    memory: float | None = None
+    followings: int = 1
+    every: int = 1
     warmup: bool = True
     warmup_counts: str = "steps"
     follows: str = "before"
@@ -135,33 +142,37 @@ class Step:
         self.bad: torch.Tensor | None = None
         #: before `start`: no look-ahead, and the teacher follows the student after its step as well
         self.plain = number < self.settings.start and self.settings.virtual_steps > 0
+        #: steps since `start`: at those that `every` divides there is a look-ahead
+        self.since = max(0, number - self.settings.start)
         self._keep_labels()
 
     def look_ahead(self, rule) -> None:
-        """What the rule does, before `start` what a mean teacher does."""
-        (MeanTeacher() if self.plain else rule).look_ahead(self)
+        """What the rule does at every M-th step from `start` on, what a mean teacher does at all others."""
+        (MeanTeacher() if self.plain or self.since % self.settings.every else rule).look_ahead(self)
 
     # what the teacher does
 
     def teacher_follows_present(self) -> None:
         """φ ← μφ + (1-μ)θ_t (not again where it followed θ_t after the last step)."""
         if self.settings.follows != "after":
-            self._follow_student(self.settings.mu)
+            self._follow_student(self._momentum(self.settings.mu))
             self._keep_labels()
 
     def teacher_follows_future(self, momentum: float | None = None) -> None:
-        """φ ← μ'φ + (1-μ')θ̃, with `momentum` in the place of μ' where given."""
-        self._follow_student(self.settings.mu_ahead if momentum is None else momentum)
+        """φ ← μ'φ + (1-μ')θ̃, with `momentum` in the place of μ' where given; μ'^M where M steps share a look-ahead."""
+        mu = self.settings.mu_ahead if momentum is None else momentum
+        self._follow_student(self._momentum(mu, self.settings.every))
 
     def teacher_follows_mean_future(self) -> None:
-        """φ ← μ'φ + (1-μ')·(mean of the remembered θ̃)."""
+        """φ ← μ'φ + (1-μ')·(mean of the remembered θ̃); μ'^M where M steps share a look-ahead."""
         count = len(list(self.student.parameters()))
-        self._follow(self.futures[:count], self.futures[count:], self.settings.mu_ahead)
+        momentum = self._momentum(self.settings.mu_ahead, self.settings.every)
+        self._follow(self.futures[:count], self.futures[count:], momentum)
 
     def teacher_follows_outcome(self) -> None:
         """φ ← μφ + (1-μ)θ_{t+1} after the real step, where `follows` says so."""
         if self.plain or self.settings.follows in ("after", "both"):
-            self._follow_student(self.settings.mu)
+            self._follow_student(self._momentum(self.settings.mu))
         if self.settings.follows == "live":  # what is evaluated and saved is the student, statistics included
             tensors = ([*network.parameters(), *network.buffers()] for network in (self.teacher.model, self.student))
             with torch.no_grad():
@@ -170,13 +181,27 @@ class Step:
     def _follow_student(self, momentum: float) -> None:
         self._follow(list(self.student.parameters()), list(self.student.buffers()), momentum)
 
-    def _follow(self, parameters, buffers, momentum: float) -> None:
+    def _momentum(self, mu: float, steps: int = 1) -> float:
+        """The momentum of one following, which stands for those of `steps` steps from this one on.
+
+        μ_t^(1/F) with F followings a step where a memory is given, such that the factors of M steps multiply to
+        (1 - 1/memory)^M, or while warming up to those of a mean teacher of this memory; μ_t itself otherwise.
+        """
         settings, count = self.settings, self.number
         if settings.follows == "never":
             return
         if settings.warmup_counts == "forwards":  # virtual ones too, those of earlier steps and of this one
-            count += settings.virtual_steps * max(0, count - settings.start) + self.gradients
-        self.teacher.follow(parameters, buffers, momentum_at(count, momentum, settings.warmup))
+            count += settings.virtual_steps * math.ceil(self.since / settings.every) + self.gradients
+        if settings.memory is not None:
+            mu = 1 - 1 / settings.memory
+        factor = math.prod(momentum_at(count + i, mu, settings.warmup) for i in range(steps))
+        if settings.memory is None:
+            return factor
+        # before `start` the teacher follows the student before its step (but with "after") and after it
+        return factor ** (1 / ((1 if settings.follows == "after" else 2) if self.plain else settings.followings))
+
+    def _follow(self, parameters, buffers, momentum: float) -> None:
+        self.teacher.follow(parameters, buffers, momentum)
         if self.teacher.buffers != "batch":
             self.share_buffers(self.teacher.model)
 

@@ -112,6 +112,12 @@ TABLE = {
         choices=("same", "different"),
         group="Look-ahead",
     ),
+    "lookahead_every": Option(
+        "look ahead at every so many-th step, M; a future then weighs as much as M of them, the steps between are those "
+        "of a mean teacher, and a step costs (1 + K/M) of one of its steps on average",
+        low=1,
+        group="Look-ahead",
+    ),
     "lookahead_labels": Option(
         "who labels for the students of fst_w: the teacher after it 'followed' the present student (the authors' code), "
         "or the teacher at 'present' (as printed in the paper)",

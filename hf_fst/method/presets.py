@@ -6,10 +6,11 @@ docs/exactness.md shows them side by side, with everything the authors' code doe
 from __future__ import annotations
 
 # the equations: two constants μ and μ'; what the paper does not print stays our choice
-PAPER = {"momentum_warmup": False}
+PAPER = {"teacher_momentum": 0.999, "momentum_warmup": False}
 
 # the authors' domain adaptation code (DACS and DAFormer with a look-ahead)
 OFFICIAL_ADAPTATION = {
+    "teacher_momentum": 0.999,
     "lookahead_state": "carry",
     "lookahead_start": 1,
     "teacher_follows": "before",

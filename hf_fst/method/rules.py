@@ -1,8 +1,11 @@
 """The six rules: what happens to the teacher φ before the student θ takes its real step.
 
 Every real step is θ_{t+1} = θ_t - γ∇L(θ_t | φ_{t+1}); a rule says what φ_{t+1} is. The verbs (`step.…`) are those of
-`hf_fst.method.lookahead.Step`; `virtual_steps` counts the optimizer steps that a rule takes and undoes. μ is
-`teacher_momentum`, μ' is `lookahead_momentum`. "Learning from Future" (FST, NeurIPS 2022).
+`hf_fst.method.lookahead.Step`; `virtual_steps` counts the optimizer steps that a rule takes and undoes, `followings`
+how often it moves the teacher. μ is `teacher_momentum`, μ' is `lookahead_momentum`. "Learning from Future" (2022).
+
+The rules below look ahead at every step. With `every` = M > 1 they do so at steps 0, M, 2M, …, where a following of a
+future stands for M of them (μ'^M in the place of μ'), and the steps between are those of a mean teacher.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ class Supervised:
     """No teacher: the student learns from labels alone (SourceOnly, SupOnly)."""
 
     virtual_steps: ClassVar[int] = 0
+    followings: ClassVar[int] = 0
 
     def look_ahead(self, step) -> None:
         """φ is unused."""
@@ -28,6 +32,7 @@ class MeanTeacher:
     """Self-training (ST): φ_{t+1} = μφ_t + (1-μ)θ_t."""
 
     virtual_steps: ClassVar[int] = 0
+    followings: ClassVar[int] = 1
 
     def look_ahead(self, step) -> None:
         """φ_{t+1} = μφ_t + (1-μ)θ_t."""
@@ -40,6 +45,7 @@ class NaiveFST:
 
     batches: str = option("same", "lookahead_batches")
     virtual_steps: ClassVar[int] = 1
+    followings: ClassVar[int] = 1
 
     def __post_init__(self):
         check(self)
@@ -57,7 +63,9 @@ class ImprovedFST:
     """φ' = μφ_t + (1-μ)θ_t;  φ_{t+1} = μ'φ' + (1-μ')(θ_t - γ∇L(θ_t | φ'))."""
 
     batches: str = option("same", "lookahead_batches")
+    every: int = option(1, "lookahead_every")
     virtual_steps: ClassVar[int] = 1
+    followings: ClassVar[int] = 2
 
     def __post_init__(self):
         check(self)
@@ -80,6 +88,7 @@ class DeepFST:
 
     num_steps: int = option(3, "lookahead_steps")
     batches: str = option("same", "lookahead_batches")
+    every: int = option(1, "lookahead_every")
 
     def __post_init__(self):
         check(self)
@@ -88,6 +97,11 @@ class DeepFST:
     def virtual_steps(self) -> int:
         """Optimizer steps that are undone, K."""
         return self.num_steps
+
+    @property
+    def followings(self) -> int:
+        """The present and K futures."""
+        return self.num_steps + 1
 
     def look_ahead(self, step) -> None:
         """φ̃ follows the present, then K futures, each reached with the labels of the φ̃ before it."""
@@ -110,6 +124,8 @@ class WideFST:
     num_students: int = option(3, "lookahead_students")
     batches: str = option("different", "lookahead_batches")
     labels: str = option("followed", "lookahead_labels")
+    every: int = option(1, "lookahead_every")
+    followings: ClassVar[int] = 2
 
     def __post_init__(self):
         check(self)

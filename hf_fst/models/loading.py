@@ -153,7 +153,7 @@ def load_network(
     replace_head: bool = True,
     **options: Any,
 ) -> PreTrainedModel:
-    """Loads a segmentation network.
+    """Loads a segmentation network; `is_whole` of it says whether every weight was found, its head's too.
 
     Args:
         model: a directory or a Hub id.
@@ -178,9 +178,14 @@ def load_network(
                     "replace_head: true to give it a new head, or use a dataset with its classes."
                 )
             config.id2label, config.label2id = id2label, {label: index for index, label in id2label.items()}
-        network = AutoModelForSemanticSegmentation.from_pretrained(
-            name, subfolder=subfolder, config=config, ignore_mismatched_sizes=id2label is not None
+        network, found = AutoModelForSemanticSegmentation.from_pretrained(
+            name,
+            subfolder=subfolder,
+            config=config,
+            ignore_mismatched_sizes=id2label is not None,
+            output_loading_info=True,
         )
+        network.is_whole = not found["missing_keys"] and not found["mismatched_keys"]
         refuse_nonfinite(network.state_dict().items(), where)
         return network
     except UserError:

@@ -28,22 +28,34 @@ RULES = {
     "mean_teacher": (
         "the teacher is the moving average of the student (classical self-training, ST)",
         FOLLOW,
-        {"μ": "teacher_momentum"},
+        {"μ": "teacher_momentum", "memory in steps": "teacher_memory"},
     ),
     "naive_fst": (
         "the teacher takes in the student of the next step, which is computed first and taken back",
         "φ_{t+1} = μφ_t + (1-μ)(θ_t - γ∇L(θ_t, φ_t))",
-        {"μ": "teacher_momentum"},
+        {"μ": "teacher_momentum", "memory in steps": "teacher_memory"},
     ),
     "improved_fst": (
         "the teacher takes in the present student, then the student of the next step",
         "φ' = μφ_t + (1-μ)θ_t\nφ_{t+1} = μ'φ' + (1-μ')(θ_t - γ∇L(θ_t, φ'))",
-        {"μ": "teacher_momentum", "μ'": "lookahead_momentum"},
+        {
+            "μ": "teacher_momentum",
+            "μ'": "lookahead_momentum",
+            "memory in steps": "teacher_memory",
+            "M": "lookahead_every",
+        },
     ),
     "fst_d": (
         "FST-D: the teacher takes in the students of the next K steps, one after the other",
         "φ̃ = μφ_t + (1-μ)θ_t,  θ̃ = θ_t\nK times:  θ̃ ← θ̃ - γ∇L(θ̃, φ̃),  φ̃ ← μ'φ̃ + (1-μ')θ̃\nφ_{t+1} = φ̃",
-        {"μ": "teacher_momentum", "μ'": "lookahead_momentum", "K": "lookahead_steps", "batches": "lookahead_batches"},
+        {
+            "μ": "teacher_momentum",
+            "μ'": "lookahead_momentum",
+            "memory in steps": "teacher_memory",
+            "K": "lookahead_steps",
+            "M": "lookahead_every",
+            "batches": "lookahead_batches",
+        },
     ),
     "fst_w": (
         "FST-W: the teacher takes in the mean of N students of the next step, each from its own batch",
@@ -52,7 +64,9 @@ RULES = {
         {
             "μ": "teacher_momentum",
             "μ'": "lookahead_momentum",
+            "memory in steps": "teacher_memory",
             "N": "lookahead_students",
+            "M": "lookahead_every",
             "batches": "lookahead_batches",
             "labels of the virtual steps": "lookahead_labels",
         },

@@ -18,7 +18,7 @@ from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import merge, to_config
 from hf_fst.recipes.network import build_network
 from hf_fst.recipes.sides import common_classes, sides
-from hf_fst.training.settings import resolve, virtual_steps
+from hf_fst.training.settings import pace_words, resolve, virtual_steps
 from hf_fst.training.trainer import FSTTrainer
 
 SIDE = 64  # pixels of the small step
@@ -112,7 +112,7 @@ def dry_run(recipe: Recipe) -> dict[str, object]:
         "narrow": narrow,
     }
     print(f"{recipe.name}: {result['model']}, {len(names)} classes, {parameters:,} parameters")
-    print(f"rule {settings.rule}, objective {settings.objective}")
+    print(f"{pace_words(settings)}; objective {settings.objective}")
     parts = ", ".join(f"{name} {_size(number)}" for name, number in memory.items() if number)
     print(f"memory of the training state: {_size(sum(memory.values()))} ({parts}); activations come on top")
     unit = "optimizer steps" if steps else "epochs"

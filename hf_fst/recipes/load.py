@@ -21,6 +21,12 @@ from hf_fst.training.settings import resolve
 
 # set by the trainer or by flags of the command, or not sayable in YAML
 _NOT_KEYS = ("debug", "do_train", "do_eval", "do_predict", "local_rank", "parallelism_config")
+# what says how fast the teacher follows, and what says the same in other words
+PACE = {
+    "teacher_memory": ("teacher_momentum", "lookahead_momentum"),
+    "teacher_momentum": ("teacher_memory",),
+    "lookahead_momentum": ("teacher_memory",),
+}
 
 
 class Loader(yaml.SafeLoader):
@@ -51,18 +57,19 @@ def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, s
     points = _points(values.pop("sweep", None), str(given))
     if points:
         point, chosen = _choose(points, sweep, str(given))
-        values = merge(values, chosen)
+        values = _over(values, chosen)
     elif sweep is not None:
         raise UsageError(f"{given} has no sweep, but --sweep {sweep} asks for a point of one; leave it out.")
     hints = _hints()
+    own: dict[str, object] = {}
     for key, value in (overrides or {}).items():
         head, *inner = key.replace("-", "_").split(".")
         _known(head, hints)
         value = _parse(value, hints[head] if not inner else typing.Any)
         for part in reversed(inner):
             value = {part: value}
-        values = merge(values, {head: value})
-    recipe = make_recipe(values, path.name, point)
+        own = merge(own, {head: value})
+    recipe = make_recipe(_over(values, own), path.name, point)
     recipe.in_library = path.resolve().parent == LIBRARY.resolve()
     return recipe
 
@@ -99,6 +106,14 @@ def merge(base: dict, new: dict) -> dict:
     return merged
 
 
+def _over(base: dict, new: dict) -> dict:
+    """A layer over those below; memory and momenta of the teacher say the same, so those of the topmost layer count."""
+    for key, others in PACE.items():
+        if new.get(key) is not None:
+            base = {name: value for name, value in base.items() if name not in others}
+    return merge(base, new)
+
+
 def to_config(recipe: Recipe) -> FSTConfig:
     """The `FSTConfig` of a recipe. Raises `UsageError` where it refuses a value."""
     try:
@@ -130,8 +145,8 @@ def _read(path: Path, inside: tuple[Path, ...]) -> dict[str, object]:
         raise UsageError(f"defaults in {path} is {bases!r}; give a list of recipes: names, or paths relative to it.")
     values: dict[str, object] = {}
     for base in bases:
-        values = merge(values, _read(find_recipe(base, path.parent), (*inside, path.resolve())))
-    return merge(values, own)
+        values = _over(values, _read(find_recipe(base, path.parent), (*inside, path.resolve())))
+    return _over(values, own)
 
 
 def _points(sweep: object, path: str) -> dict[str, dict]:

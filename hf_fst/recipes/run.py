@@ -37,7 +37,7 @@ from hf_fst.recipes.output import (
 from hf_fst.training.callbacks import Report
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.hub_strategy import push_output
-from hf_fst.training.settings import card_names, resolve
+from hf_fst.training.settings import card_names, pace_words, resolve
 from hf_fst.training.summary import best_step, evaluation_of
 from hf_fst.training.trainer import FSTTrainer
 
@@ -161,6 +161,7 @@ def train(work: Work) -> None:
         (output_dir / RECIPE_FILE).write_text(written, encoding="utf-8")
         if work.data.rare is not None:
             _show_sampling(work.data.rare.table(), output_dir / CLASS_SAMPLING)
+        print(f"{pace_words(work.trainer.settings)}; objective {work.trainer.settings.objective}")
     work.trainer.train(resume_from_checkpoint=work.checkpoint)
 
 

@@ -26,6 +26,7 @@ class AheadBatches:
         micro_batches: micro-batches in a whole accumulation group.
         batch_size: images a micro-batch and process.
         process_index, num_processes: which process this is, of how many.
+        every: from a step to the next that looks ahead.
         num_workers, pin_memory: as in `DataLoader`.
     """
 
@@ -37,11 +38,12 @@ class AheadBatches:
         batch_size: int,
         process_index: int = 0,
         num_processes: int = 1,
+        every: int = 1,
         **loader_options,
     ):
         self.pairs, self.collate_fn, self.loader_options = pairs, collate_fn, loader_options
         self.micro_batches, self.batch_size = micro_batches, batch_size
-        self.process_index, self.num_processes = process_index, num_processes
+        self.process_index, self.num_processes, self.every = process_index, num_processes, every
         self._next: tuple[int, int] | None = None
         self._batches: Iterator[dict] = iter(())
 
@@ -50,9 +52,8 @@ class AheadBatches:
         if count == 0:  # a sampler of nothing, for ever, would keep its workers waiting
             return
         if self._next != (step, count):
-            sampler = AheadSampler(
-                step, count, self.micro_batches, self.batch_size, self.process_index, self.num_processes
-            )
+            place = self.process_index, self.num_processes
+            sampler = AheadSampler(step, count, self.micro_batches, self.batch_size, *place, self.every)
             # starting workers draws a seed, which must not come from the run's own noise
             generator = torch.Generator().manual_seed(0)
             loader = DataLoader(
@@ -66,7 +67,7 @@ class AheadBatches:
         self._next = None
         for _ in range(count):
             yield [next(self._batches) for _ in range(self.micro_batches)][:size]
-        self._next = (step + 1, count)
+        self._next = (step + self.every, count)
 
 
 def pairs_of(trainer) -> Pairs:
@@ -95,6 +96,7 @@ def ahead_of(trainer) -> AheadBatches:
         trainer._train_batch_size,
         args.process_index,
         args.world_size,
+        trainer.settings.lookahead_every or 1,
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,
     )

@@ -66,6 +66,7 @@ class FSTConfig(TrainingArguments):
     lookahead_students: int | None = option_of_method("lookahead_students")
     lookahead_batches: str | None = option_of_method("lookahead_batches")
     lookahead_labels: str | None = option_of_method("lookahead_labels")
+    lookahead_every: int | None = option_of_method("lookahead_every")
     lookahead_state: str | None = option(
         None,
         "after virtual steps 'restore' parameters, buffers, optimizer state and random numbers, or 'carry' all but the "
@@ -85,8 +86,23 @@ class FSTConfig(TrainingArguments):
         unused_by=NO_LOOKAHEAD,
     )
 
-    teacher_momentum: float = option(
-        0.999, "how slowly the teacher follows the student, mu", group="Teacher", low=0, high=1, unused_by=NO_TEACHER
+    teacher_memory: float | None = option(
+        None,
+        "optimizer steps that the teacher remembers: the momenta of all its moves in a step multiply to 1 - 1/memory, "
+        "whatever the rule, K, N and M; in the place of teacher_momentum and lookahead_momentum",
+        group="Teacher",
+        ours=1000.0,
+        low=1,
+        unused_by=NO_TEACHER,
+    )
+    teacher_momentum: float | None = option(
+        None,
+        "how slowly the teacher follows the student, mu; teacher_memory decides if left out (0.999 where "
+        "lookahead_momentum or a preset is given)",
+        group="Teacher",
+        low=0,
+        high=1,
+        unused_by=NO_TEACHER,
     )
     lookahead_momentum: float | None = option(
         None,
@@ -110,7 +126,7 @@ class FSTConfig(TrainingArguments):
     momentum_warmup: bool | None = option(
         None,
         "follow with min(1 - 1/(t+1), mu) at step t, and the same for mu', so that the teacher starts as the student "
-        "(the authors' code)",
+        "(the authors' code); if left out, false where every weight comes from a checkpoint, the head's too",
         group="Teacher",
         ours=True,
         unused_by=NO_TEACHER,

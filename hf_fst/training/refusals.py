@@ -82,7 +82,7 @@ def refuse_evaluation(trainer: Trainer) -> None:
     parts = (
         {f"{name}_": part for name, part in trainer.eval_dataset.items()} if several else {"": trainer.eval_dataset}
     )
-    if args.eval_strategy == "no" or not own_scores:
+    if args.eval_strategy == "no" or not own_scores or trainer.model is None:  # a search makes it for each trial
         return
     for dataset in parts.values():
         refuse_blank_labels(dataset, "evaluated", trainer.settings.eval_classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -14,7 +15,7 @@ from hf_fst.method.lookahead import NO_MEMORY, LookAhead
 from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.options import TABLE, Option, defaults_of, given_to, make, refuse_foreign, values_of
 from hf_fst.method.presets import preset_values
-from hf_fst.method.rules import RULES
+from hf_fst.method.rules import RULES, NaiveFST
 from hf_fst.models.features import return_features
 from hf_fst.publishing.facts import Plain, settings_of
 
@@ -34,19 +35,20 @@ def options(config) -> dict[str, Option]:
 
 class Settings(SimpleNamespace):
     """Frozen: an attribute for each option of `FSTConfig` with the value in force (None where the option means nothing),
-    and `rule_in_force`, the rule as an object."""
+    `rule_in_force`, the rule as an object, and `by_memory`, whether the momenta follow from `teacher_memory`."""
 
     def __setattr__(self, name: str, value) -> None:
         raise AttributeError(f"settings are those in force; set {name} in the FSTConfig and make a new trainer.")
 
 
-def resolve(args, rule=None, objective=None) -> Settings:
+def resolve(args, rule=None, objective=None, whole: bool = False) -> Settings:
     """The settings of a run; `args` is not written to.
 
     Args:
         args: an `FSTConfig`.
         rule: an object of `hf_fst.rules`, the name of one, or None for what the options say.
         objective: an object of `hf_fst.objectives`, the name of one, or None for what the options say.
+        whole: whether every weight of the network comes from a checkpoint: its teacher needs no warm-up.
 
     Raises:
         UserError: what is given disagrees with the options, or an option is not the rule's or the objective's.
@@ -71,8 +73,8 @@ def resolve(args, rule=None, objective=None) -> Settings:
     values |= dict.fromkeys(TABLE) | {"rule": rule_name, "objective": objective_name}
     values |= _of_method("rule", RULES, rule_name, rule, given, preset)
     values |= _of_method("objective", OBJECTIVES, objective_name, objective, given, preset)
-    if values["lookahead_momentum"] is None:
-        values["lookahead_momentum"] = values["teacher_momentum"]
+    if whole and given["momentum_warmup"] is None and "momentum_warmup" not in preset:
+        values["momentum_warmup"] = False
     if values["lookahead_labels"] == "present" and values["teacher_follows"] != "before":
         raise UserError(
             "lookahead_labels 'present' wants labels of the teacher before it follows the student, which "
@@ -87,7 +89,40 @@ def resolve(args, rule=None, objective=None) -> Settings:
             )
         momentum = float(values["teacher_follows"] == "never")
         values |= {"teacher_momentum": momentum, "lookahead_momentum": momentum, "momentum_warmup": False}
-    return Settings(**values, rule_in_force=in_force)
+        return Settings(**values | {"teacher_memory": None}, rule_in_force=in_force, by_memory=False)
+    momenta = [given["teacher_momentum"], given["lookahead_momentum"]]
+    if given["teacher_memory"] is not None and momenta != [None, None]:
+        raise UserError(
+            "teacher_memory is set beside teacher_momentum or lookahead_momentum, which follow from it; leave out either."
+        )
+    by_memory = given["teacher_memory"] is not None or (momenta == [None, None] and "teacher_momentum" not in preset)
+    values |= _pace(values, in_force, by_memory)
+    return Settings(**values, rule_in_force=in_force, by_memory=by_memory)
+
+
+def _pace(values: Mapping[str, Any], rule, by_memory: bool) -> dict[str, float | None]:
+    """μ, μ' and the memory in steps, those that are given and those that follow from them; None remembers all."""
+    moves = followings(rule, values["teacher_follows"])
+    if by_memory:
+        mu = (1 - 1 / values["teacher_memory"]) ** (1 / max(1, moves))
+        return {"teacher_momentum": mu, "lookahead_momentum": mu}
+    mu = 0.999 if values["teacher_momentum"] is None else values["teacher_momentum"]
+    mu_ahead = mu if values["lookahead_momentum"] is None else values["lookahead_momentum"]
+    ahead = max(0, followings(rule) - 1)  # of futures, with μ'; naive_fst follows its own with μ
+    product = mu ** (moves - ahead) * mu_ahead**ahead
+    memory = None if product == 1 else float(f"{1 / (1 - product):.6g}")
+    return {"teacher_momentum": mu, "lookahead_momentum": mu_ahead, "teacher_memory": memory}
+
+
+def followings(rule, follows: str = "before") -> int:
+    """How often the teacher moves in a step that looks ahead; a rule of one's own need not say.
+
+    Args:
+        rule: an object with `followings`, or else one for the present and each virtual step.
+        follows: `teacher_follows`; "both" follows the present once more, and so does "after" where a rule does not.
+    """
+    moves = getattr(rule, "followings", 1 + virtual_steps(rule))
+    return moves + (follows == "both" or (follows == "after" and isinstance(rule, NaiveFST)))
 
 
 def _name(what: str, kinds: Mapping[str, type], thing, configured: str | None) -> str | None:
@@ -173,6 +208,9 @@ def look_ahead_of(settings: Settings, max_grad_norm: float) -> LookAhead:
     return LookAhead(
         mu=settings.teacher_momentum,
         mu_ahead=settings.lookahead_momentum,
+        memory=settings.teacher_memory if settings.by_memory else None,
+        followings=followings(settings.rule_in_force, settings.teacher_follows),
+        every=settings.lookahead_every or 1,
         warmup=settings.momentum_warmup,
         warmup_counts=settings.warmup_counts,
         follows=settings.teacher_follows,
@@ -180,6 +218,24 @@ def look_ahead_of(settings: Settings, max_grad_norm: float) -> LookAhead:
         start=settings.lookahead_start,
         virtual_steps=virtual_steps(settings.rule_in_force),
         max_grad_norm=max_grad_norm,
+    )
+
+
+def pace_words(settings: Settings) -> str:
+    """The rule with its memory and price in one line, for logs."""
+    words, rule = [settings.rule], settings.rule_in_force
+    for symbol, name in (("K", "lookahead_steps"), ("N", "lookahead_students"), ("M", "lookahead_every")):
+        if (value := vars(settings)[name]) is not None:
+            words.append(f"{symbol} = {value}")
+    if settings.rule == "supervised":
+        return f"rule {settings.rule}"
+    memory = "all" if settings.teacher_memory is None else f"{settings.teacher_memory:g}"
+    mu = f"μ = {settings.teacher_momentum:.6g}"
+    if followings(rule) > 1:
+        mu += f", μ' = {settings.lookahead_momentum:.6g}"
+    return (
+        f"rule {', '.join(words)}: the teacher remembers {memory} steps ({mu}); "
+        f"a step costs {passes_a_step(settings):.3g} of a mean teacher's"
     )
 
 
@@ -191,6 +247,11 @@ def look_of(settings: Settings) -> Look:
 def virtual_steps(rule) -> int:
     """Optimizer steps that a rule takes and undoes in a step; a rule of one's own need not say, 0 then."""
     return getattr(rule, "virtual_steps", 0)
+
+
+def passes_a_step(settings: Settings) -> float:
+    """Optimizer steps, virtual and real, in a step on average: 1 + K/M."""
+    return 1 + virtual_steps(settings.rule_in_force) / (settings.lookahead_every or 1)
 
 
 def shown(args, settings: Settings) -> dict[str, Plain]:

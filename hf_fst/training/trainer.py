@@ -24,7 +24,7 @@ from hf_fst.training.config import FSTConfig
 from hf_fst.training.journal import Journal
 from hf_fst.training.networks import processor_for, teacher_of, training_mode, wrapped_alike
 from hf_fst.training.pictures import Pictures
-from hf_fst.training.settings import look_of, objective_of, resolve, virtual_steps
+from hf_fst.training.settings import look_of, objective_of, passes_a_step, resolve
 from hf_fst.training.sharding import gathered
 
 
@@ -88,7 +88,11 @@ class FSTTrainer(Trainer):
         args = FSTConfig() if args is None else args
         refusals.refuse_args(args)
         self._given = rule, objective
-        self.settings = resolve(args, rule, objective)
+        if isinstance(model, str):
+            resolve(args, rule, objective)  # what contradicts itself is refused before a download
+            model, processing_class = load(model, processor=processing_class, id2label=id2label)
+        self._whole = getattr(model, "is_whole", False)  # of `load_network`
+        self.settings = resolve(args, rule, objective, self._whole)
         self.rule = self.settings.rule_in_force
         args = copy.copy(args)  # `Trainer` writes to its arguments, and the user's may serve another one
         # where the best weights are wanted without saying by what, `TrainingArguments` says loss, but for one strategy
@@ -96,8 +100,6 @@ class FSTTrainer(Trainer):
         if (args.metric_for_best_model or wanted) == "loss":
             network = "teacher" if self.has_teacher else "student"
             args.metric_for_best_model, args.greater_is_better = f"{network}_mean_iou", True
-        if isinstance(model, str):
-            model, processing_class = load(model, processor=processing_class, id2label=id2label)
         processing_class, self.normalization = processor_for(model, processing_class, train_dataset)
         sets = {"train_dataset": train_dataset, "unlabeled_dataset": unlabeled_dataset, "eval_dataset": eval_dataset}
         sets = {name: following(dataset, self.normalization, name) for name, dataset in sets.items()}
@@ -146,7 +148,7 @@ class FSTTrainer(Trainer):
         """As `Trainer`; the gradient scaler counts virtual steps too."""
         super().create_accelerator_and_postprocess()
         if (scaler := self.accelerator.scaler) is not None:
-            scaler.set_growth_interval(scaler.get_growth_interval() * (1 + virtual_steps(self.rule)))
+            scaler.set_growth_interval(round(scaler.get_growth_interval() * passes_a_step(self.settings)))
 
     def _prepare_for_training(self, *args, **kwargs):
         with wrapped_alike(self.accelerator, self.model, self.teacher, self.pairs):
@@ -166,7 +168,7 @@ class FSTTrainer(Trainer):
         """A trial of a search may set options that rule and objective are made from: resolve them again."""
         super()._hp_search_setup(trial)
         if trial is not None:
-            self.settings = resolve(self.args, *self._given)
+            self.settings = resolve(self.args, *self._given, self._whole)
             self.rule = self.settings.rule_in_force
             self.learning_objective = self._objective()
 

@@ -118,7 +118,7 @@ def test_options_that_follow_from_others_follow_those_of_the_trial(tmp_path):
         train_dataset=tiny.images(2),
         unlabeled_dataset=tiny.images(2, 2, labels=False),
     )
-    assert (trainer.settings.lookahead_momentum, trainer.settings.unlabeled_weighting) == (0.999, "quality")
+    assert (trainer.settings.lookahead_momentum, trainer.settings.unlabeled_weighting) == (0.999 ** (1 / 4), "quality")
     for name, value in {"teacher_momentum": 0.5, "objective": "cut_mix"}.items():  # what a search does for a trial
         setattr(trainer.args, name, value)
     trainer._hp_search_setup({})

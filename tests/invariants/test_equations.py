@@ -58,6 +58,10 @@ def compare(tmp_path, case, *, kind=Plain, network=tiny.model, more=None, batch_
         "naive_fst": {"lookahead_batches": batches},
         "improved_fst": {"lookahead_batches": batches},
     }.get(rule, {})
+    if plain.every > 1:
+        options["lookahead_every"] = plain.every
+    pace = {"teacher_momentum": plain.mu, "lookahead_momentum": plain.mu_ahead}
+    options |= pace if plain.memory is None else {"teacher_memory": plain.memory}
     optimizers = {
         "sgd": (torch.optim.SGD, {"lr": plain.lr, "momentum": 0.9}),
         "adamw": (torch.optim.AdamW, {"lr": plain.lr, "betas": (0.9, 0.999), "eps": 1e-8}),
@@ -71,8 +75,6 @@ def compare(tmp_path, case, *, kind=Plain, network=tiny.model, more=None, batch_
         trainer_options={"optimizer_cls_and_kwargs": optimizers[plain.optimizer]},
         rule=rule,
         **options,
-        teacher_momentum=plain.mu,
-        lookahead_momentum=plain.mu_ahead,
         momentum_warmup=plain.warmup,
         teacher_buffers=plain.buffers,
         lookahead_state="carry" if plain.carry else "restore",
@@ -149,6 +151,17 @@ WIDE_PRESENT = ("fst_w", 3, "different", "present")
         (DEEP, {"clip": 1e9, "accumulation": 3, "batch_size": 1}),
         (DEEP, {"mu": 0.0, "mu_ahead": 1.0}),
         (DEEP, {"mu": 1.0, "mu_ahead": 0.0}),
+        (DEEP, {"every": 2}),
+        (DEEP, {"every": 2, "warmup": True, "optimizer": "adamw", "lr": 0.01}),
+        (("fst_d", 2, "different", None), {"every": 3, "steps": 5, "accumulation": 2}),
+        (("improved_fst", 1, "different", None), {"every": 2}),
+        (WIDE, {"every": 2, "carry": True}),
+        (WIDE_PRESENT, {"every": 3}),
+        (DEEP, {"memory": 6}),
+        (DEEP, {"memory": 6, "every": 2, "warmup": True}),
+        (WIDE_PRESENT, {"memory": 6, "every": 2}),
+        (("naive_fst", 1, "same", None), {"memory": 6, "warmup": True}),
+        (("mean_teacher", 0, None, None), {"memory": 6}),
     ],
     ids=lambda value: name_of(value) if isinstance(value, tuple) else "-".join(f"{k}={v}" for k, v in value.items()),
 )

@@ -154,7 +154,7 @@ def test_a_rule_of_ones_own_runs(tmp_path):
 
 def test_every_rule_is_known_by_its_name_in_the_config():
     assert list(RULES) == ["supervised", "mean_teacher", "naive_fst", "improved_fst", "fst_d", "fst_w"]
-    settings = {"lookahead_steps": 2, "lookahead_batches": "different"}
+    settings = {"lookahead_steps": 2, "lookahead_batches": "different", "lookahead_every": 1}
     assert make("rule", RULES, "fst_d", settings) == DeepFST(2, "different")
     assert values_of(DeepFST(2, "different")) == settings
     assert make("rule", RULES, "fst_w", {"lookahead_students": None}) == WideFST(3, "different", "followed")

@@ -35,9 +35,9 @@ OWN = {
     "unimatch_v2": VIEWS | DISTANCE,
     "proda": PROTOTYPES | {"regularizer_weight"},
     "naive_fst": {"lookahead_batches"},
-    "improved_fst": {"lookahead_batches"},
-    "fst_d": {"lookahead_batches", "lookahead_steps"},
-    "fst_w": {"lookahead_batches", "lookahead_students", "lookahead_labels"},
+    "improved_fst": {"lookahead_batches", "lookahead_every"},
+    "fst_d": {"lookahead_batches", "lookahead_steps", "lookahead_every"},
+    "fst_w": {"lookahead_batches", "lookahead_students", "lookahead_labels", "lookahead_every"},
     "mean_teacher": set(),
 }
 COMMON = {"loss_reduction", "auxiliary_loss_weight", "ohem_threshold", "ohem_min_kept"}
@@ -182,7 +182,7 @@ def test_a_number_that_a_trial_sets_is_checked(tmp_path):
         (
             {"rule": "fst_d", "objective": "entropy_drop", "jitter_probability": 0.0},
             {"ohem_threshold", "ohem_min_kept", "jitter_strength", "feature_distance_weight", "unlabeled_weighting"},
-            {"entropy_drop_percent": 80.0, "confidence_threshold": 0.95, "lookahead_momentum": 0.999},
+            {"entropy_drop_percent": 80.0, "confidence_threshold": 0.95, "teacher_memory": 1000.0},
         ),
         (
             {"schedule": "poly", "poly_power": 0.9, "no_decay": ["norm"], "head_lr_multiplier": 10.0},
