@@ -10,6 +10,7 @@ import typer
 
 from hf_fst.commands.card import card
 from hf_fst.commands.check import Check, check
+from hf_fst.commands.compare import Compare, compare
 from hf_fst.commands.convert import convert
 from hf_fst.commands.demo import demo
 from hf_fst.commands.evaluate import evaluate
@@ -23,7 +24,7 @@ from hf_fst.commands.train import Train, train
 from hf_fst.errors import UsageError
 
 COMMANDS = {
-    "Train": {"train": train, "check": check},
+    "Train": {"train": train, "compare": compare, "check": check},
     "Use a model": {"eval": evaluate, "predict": predict, "label": label, "demo": demo},
     "Import, export and publish": {"convert": convert, "export": export, "card": card, "push": push},
 }
@@ -58,7 +59,7 @@ app = typer.Typer(cls=Group, context_settings=SETTINGS, rich_markup_mode=None)
 app.callback()(hf_fst)
 for panel, commands in COMMANDS.items():
     for name, function in commands.items():
-        kind = {train: Train, check: Check}.get(function, Command)
+        kind = {train: Train, compare: Compare, check: Check}.get(function, Command)
         app.command(name, cls=kind, context_settings=SETTINGS, rich_help_panel=panel)(reported(function))
 
 

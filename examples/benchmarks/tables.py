@@ -4,15 +4,17 @@
     python examples/benchmarks/tables.py --check    # exit with 1 if a table is out of date
 
 A table stands between `<!-- table: NAME -->` and `<!-- /table -->` and comes from docs/results/NAME.json, whose form
-`hf_fst.drawing.tables` describes.
+`hf_fst.drawing.tables` describes. Curves that such a file holds are drawn as docs/images/NAME.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
+from hf_fst.drawing.plots import curves_over_time
 from hf_fst.drawing.tables import update_tables
 
 
@@ -31,6 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    for result in [] if args.check else sorted((args.root / "docs" / "results").glob("*.json")):
+        if curves := json.loads(result.read_text(encoding="utf-8")).get("curves"):
+            curves_over_time(curves, args.root / "docs" / "images" / f"{result.stem}.png")
     for path in stale:
         print(f"{path.relative_to(args.root)}: {'out of date' if args.check else 'updated'}")
     return 1 if args.check and stale else 0

@@ -12,25 +12,28 @@ from hf_fst.commands.parser import Command
 
 FLAGS = ("--overwrite", "--resume", "--dry_run", "--json", "--debug", "--help")
 SHORT = ("-o",)
+LISTS = ("--rules",)  # options that take several words
 
 
 def split_overrides(argv: list[str], valued: tuple[str, ...] = ("--sweep",)) -> tuple[list[str], dict[str, str]]:
-    """The arguments of `train` without `--key value` and `--key=value`, and these by key; a key alone means true.
+    """The arguments of a command without `--key value` and `--key=value`, and these by key; a key alone means true.
 
     Args:
         argv: the words after the command.
-        valued: options of the command itself that take a value.
+        valued: options of the command itself that take a value; the words of one in `LISTS` are joined with commas.
     """
     rest, overrides, tokens = [], {}, list(argv)
     while tokens:
         token = tokens.pop(0)
         if token in (*SHORT, "--output"):
-            token = "--output_dir"
+            token = "--output" if "--output" in valued else "--output_dir"
         name, equals, value = token.partition("=")
         name = name.replace("-", "_").replace("__", "--", 1) if name.startswith("--") else name
         if name in valued:
-            rest += [name, value] if equals else [name, *tokens[:1]]
-            tokens = tokens if equals else tokens[1:]
+            values = [value] if equals else []
+            while tokens and not equals and (not values or name in LISTS) and not tokens[0].startswith("--"):
+                values.append(tokens.pop(0))
+            rest += [name, ",".join(values)] if values else [name]
         elif not name.startswith("--") or name in FLAGS:
             rest.append(name if name in FLAGS else token)
         else:

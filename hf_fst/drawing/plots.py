@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from hf_fst.drawing.overlays import default_palette
-from hf_fst.drawing.tables import in_a_picture, in_brackets
+from hf_fst.drawing.tables import in_a_picture, in_brackets, interval
 
 STUDENT = {"color": "#E69F00", "marker": "s", "linestyle": "--"}
 TEACHER = {"color": "#0072B2", "marker": "o", "linestyle": "-"}
@@ -254,6 +254,34 @@ def class_bars(
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
     axes.set_xlabel("IoU (%)", fontsize=10)
     _style_bars(axes, in_a_picture(title))
+    figure.savefig(path)
+
+
+def curves_over_time(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path: str | Path) -> None:
+    """mIoU of methods against the time they took: the mean over seeds, and its 95 % interval as a band.
+
+    Args:
+        curves: By method and seed, (step, seconds, mIoU in 0..1) of every evaluation.
+        path: Of the picture.
+    """
+    figure = Figure(figsize=(7.6, 4.4), dpi=110, layout="constrained")
+    axes = figure.add_subplot()
+    for index, (name, seeds) in enumerate(curves.items()):
+        shared = set.intersection(*({step for step, *_ in points} for points in seeds.values()))
+        points = [[point for point in points if point[0] in shared] for points in seeds.values()]
+        minutes = np.array([[seconds / 60 for _, seconds, _ in row] for row in points]).mean(axis=0)
+        spread = [interval([miou for *_, miou in column]) for column in zip(*points, strict=True)]
+        mean, width = np.array([m for m, _ in spread]), np.array([w if math.isfinite(w) else 0 for _, w in spread])
+        look = {"color": LINE_COLORS[index % len(LINE_COLORS)], "linestyle": DASHES[index // len(LINE_COLORS) % 4]}
+        axes.plot(minutes, mean, label=name, marker="o", markersize=3, **look)
+        axes.fill_between(minutes, mean - width, mean + width, color=look["color"], alpha=0.12, linewidth=0)
+    _percent_axis(axes)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("minutes of training", fontsize=10)
+    axes.set_ylabel("validation mIoU (%)", fontsize=10)
+    axes.grid(color="#DDDDDD", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=9, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path)
 
 

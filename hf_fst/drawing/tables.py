@@ -11,11 +11,14 @@ A result file `docs/results/NAME.json` holds one measured table:
       "columns":  [{"key": "teacher", "title": "teacher mIoU (%)", "format": "percent"},
                    {"key": "cost",    "title": "seconds per step", "format": "seconds"}],
       "rows":     [{"name": "fst_d, K = 3", "seeds": {"0": {"teacher": 0.351, "cost": 0.42}, "1": {...}}}],
-      "note":     "optional sentence"
+      "note":     "optional sentence",
+      "spread":   "interval"
     }
 
 A value is a number, or null where the column does not apply to the row (then for every seed of it). Formats: `percent`
-(a fraction, shown times 100 with one decimal), `seconds` and `number` (three significant digits), `integer`.
+(a fraction, shown times 100 with one decimal), `points` (the same with its sign, for differences), `seconds` and `number`
+(three significant digits), `integer`. Behind ± stands the sample standard deviation over the seeds, with `spread`
+`interval` half the width of the 95 % interval of the mean by Student's t.
 `render_results` turns it into Markdown; `update_tables` writes that between `<!-- table: NAME -->` and
 `<!-- /table -->` of a document.
 """
@@ -30,11 +33,14 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from scipy import stats
+
 from hf_fst.errors import printable
 
 ABSENT = "–"
 RESULT_KEYS = ("title", "command", "device", "versions", "date", "columns", "rows")
-FORMATS = ("percent", "seconds", "number", "integer")
+FORMATS = ("percent", "points", "seconds", "number", "integer")
+SPREADS = {"deviation": "sample standard deviation", "interval": "half the 95 % interval (Student's t)"}
 LOCAL_PATH = re.compile(r"(?:^|[\s=\"'])(?:~?/\w|[A-Za-z]:\\)")
 REGION = re.compile(r"<!-- table: (?P<name>[\w.-]+) -->\n(?P<body>.*?)<!-- /table -->", re.DOTALL)
 
@@ -162,17 +168,20 @@ def render_results(results: dict, link: str | None = None) -> str:
         ValueError: If the results do not follow the schema.
     """
     check_results(results)
+    spread = results.get("spread", "deviation")
     seeds = [sorted(row["seeds"], key=int) for row in results["rows"]]
     same_seeds = all(row == seeds[0] for row in seeds)
     columns = ["", *(column["title"] for column in results["columns"])] + ([] if same_seeds else ["seeds"])
     rows = []
     for row, row_seeds in zip(results["rows"], seeds, strict=True):
         cells = [
-            mean_std([row["seeds"][seed][column["key"]] for seed in row_seeds], column["format"])
+            mean_std([row["seeds"][seed][column["key"]] for seed in row_seeds], column["format"], spread)
             for column in results["columns"]
         ]
         rows.append([row["name"], *cells] + ([] if same_seeds else [", ".join(row_seeds)]))
-    about = [_about_seeds(seeds[0] if same_seeds and seeds else None, max(map(len, seeds), default=1))]
+    about = [
+        _about_seeds(seeds[0] if same_seeds and seeds else None, max(map(len, seeds), default=1), SPREADS[spread])
+    ]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     about.append(f"Measured {results['date']} on {results['device']} with {versions}: `{results['command']}`.")
     if results.get("note"):
@@ -182,30 +191,45 @@ def render_results(results: dict, link: str | None = None) -> str:
     return f"**{results['title']}**\n\n{markdown_table(columns, rows)}\n{' '.join(filter(None, about))}\n"
 
 
-def _about_seeds(seeds: list[str] | None, most: int) -> str:
+def _about_seeds(seeds: list[str] | None, most: int, spread: str) -> str:
     if seeds is None:
-        return "Mean ± sample standard deviation over the seeds named in the row." if most > 1 else ""
+        return f"Mean ± {spread} over the seeds named in the row." if most > 1 else ""
     if most > 1:
-        return f"Mean ± sample standard deviation over {len(seeds)} seeds ({', '.join(seeds)})."
+        return f"Mean ± {spread} over {len(seeds)} seeds ({', '.join(seeds)})."
     return f"One seed ({seeds[0]})."
 
 
-def mean_std(values: Sequence[float | None], format: str) -> str:
-    """`mean ± sample standard deviation` in one of the `FORMATS`; one value stands alone, None gives `–`.
+def mean_std(values: Sequence[float | None], format: str, spread: str = "deviation") -> str:
+    """`mean ± spread`, one of `SPREADS`, in one of the `FORMATS`; one value stands alone, None gives `–`.
 
     Both numbers have the decimals of the mean, which keeps three significant digits under `seconds` and `number`.
     """
     if any(value is None for value in values):
         return ABSENT
-    scale = 100.0 if format == "percent" else 1.0
+    scale = 100.0 if format in ("percent", "points") else 1.0
     mean = scale * statistics.fmean(values)
-    if format in ("percent", "integer"):
-        decimals = 1 if format == "percent" else 0
+    if format in ("percent", "points", "integer"):
+        decimals = 0 if format == "integer" else 1
     else:
         decimals = max(0, 2 - math.floor(math.log10(abs(mean)))) if mean else 2
+    sign = "+" if format == "points" else ""
     if len(values) == 1:
-        return f"{mean:.{decimals}f}"
-    return f"{mean:.{decimals}f} ± {scale * statistics.stdev(values):.{decimals}f}"
+        return f"{mean:{sign}.{decimals}f}"
+    width = interval(values)[1] if spread == "interval" else statistics.stdev(values)
+    return f"{mean:{sign}.{decimals}f} ± {scale * width:.{decimals}f}"
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Mean of a sample and half the width of its interval by Student's t; infinite for a single value.
+
+    Args:
+        values: one a seed, or their differences from those of a control with the same seed.
+        level: of confidence, in 0..1.
+    """
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return mean, math.inf
+    return mean, float(stats.t.ppf(0.5 + level / 2, count - 1)) * statistics.stdev(values) / math.sqrt(count)
 
 
 def update_tables(document: Path, results_dir: Path, check: bool = False) -> bool:

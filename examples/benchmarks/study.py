@@ -1,0 +1,186 @@
+"""What the look-ahead gives over its controls: methods and paired seeds on one task, within a time limit.
+
+    python examples/benchmarks/study.py street street-da-lite --start street-source-lite --steps 600 --budget 8h
+    python examples/benchmarks/study.py photos drawn-to-camvid --budget 10m --jobs 12 -- --data_dir camvid
+
+Each run is one `hf-fst train`. Runs that are there already are not made again; the most important contrasts come first,
+and what would not end in time is left out. With --start every seed has a network of its own, trained by that recipe, from
+which all methods go on. What stands after `--` goes to every run. The scores go to docs/results/NAME.json; `make tables`
+renders the table and draws the curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import re
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from hf_fst.recipes.load import load_recipe
+from hf_fst.recipes.trials import Trial, curve_of, run_trials, scores_of
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTROL = "mean teacher"
+COLUMNS = [
+    {"key": "test", "title": "test mIoU (%)", "format": "percent"},
+    {"key": "over", "title": "over the mean teacher", "format": "points"},
+    {"key": "last", "title": "validation, last (%)", "format": "percent"},
+    {"key": "best", "title": "validation, best (%)", "format": "percent"},
+    {"key": "cost", "title": "seconds a step", "format": "seconds"},
+]
+K, N = 3, 3
+
+
+def methods(steps: int, memory: float) -> dict[str, tuple[dict, float]]:
+    """What is compared, the most important contrasts first: options and cost in mean-teacher steps.
+
+    Args:
+        steps: of a run.
+        memory: of the teacher, in steps.
+    """
+    base = {"max_steps": steps, "teacher_memory": memory}
+    deep = base | {"rule": "fst_d", "lookahead_steps": K}
+    mean = base | {"rule": "mean_teacher"}
+    faster = 1 / (1 - (1 - 1 / memory) ** (K + 1))  # of μ^(K+1), where μ is that of this memory
+    alone = base | {"rule": "supervised", "objective": "supervised"}
+
+    def longer(options: dict, factor: float) -> dict:
+        return options | {"max_steps": round(factor * steps)}
+
+    found = {
+        CONTROL: (mean, 1),
+        "FST-D, M=12": (deep | {"lookahead_every": 12}, 1 + K / 12),
+        "supervised": (alone, 0.5),
+        "mean teacher, faster": (mean | {"teacher_memory": faster}, 1),
+        "FST-D, M=1": (deep, 1 + K),
+        "mean teacher, time of M=12": (longer(mean, 1 + K / 12), 1 + K / 12),
+        "FST-D, M=4": (deep | {"lookahead_every": 4}, 1 + K / 4),
+        "FST-D, M=12, faster": (deep | {"lookahead_every": 12, "teacher_memory": faster}, 1 + K / 12),
+        "mean teacher, slower": (mean | {"teacher_memory": 4 * memory}, 1),
+        "FST-D, M=12, slower": (deep | {"lookahead_every": 12, "teacher_memory": 4 * memory}, 1 + K / 12),
+        "mean teacher, time of M=1": (longer(mean, 1 + K), 1 + K),
+        "FST-D, M=1, faster": (deep | {"teacher_memory": faster}, 1 + K),
+        "Improved-FST": (base | {"rule": "improved_fst"}, 2),
+        "FST-W": (base | {"rule": "fst_w", "lookahead_students": N}, 1 + N),
+        "FST-D, M=4, carry": (deep | {"lookahead_every": 4, "lookahead_state": "carry"}, 1 + K / 4),
+        "FST-D, M=4, different": (deep | {"lookahead_every": 4, "lookahead_batches": "different"}, 1 + K / 4),
+        "supervised, 4 times the steps": (longer(alone, 4), 2),
+    }
+    return found
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of a time such as 90s, 10m or 8h."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; give one such as 90s, 10m or 8h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="of the table: docs/results/NAME.json")
+    parser.add_argument("recipe", help="name or path of the recipe that all runs share")
+    parser.add_argument("--start", default=None, help="recipe of the networks that the runs start from, one a seed")
+    parser.add_argument("--title", default=None, help="of the table")
+    parser.add_argument("--steps", type=int, default=None, help="of a run (those of the recipe)")
+    parser.add_argument("--memory", type=float, default=None, help="of the teacher in steps (that of the recipe)")
+    parser.add_argument("--methods", nargs="+", default=None, help="rows of the table; all of them by default")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared among them")
+    parser.add_argument("--budget", type=seconds_of, default=math.inf, help="time for all, such as 10m or 8h")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "study", help="where the runs are kept")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="where NAME.json goes")
+    own = sys.argv[1:] if arguments is None else arguments
+    split = own.index("--") if "--" in own else len(own)
+    args, more = parser.parse_args(own[:split]), own[split + 1 :]
+    deadline = time.monotonic() + args.budget
+
+    options = load_recipe(args.recipe).options
+    grid = methods(args.steps or options["max_steps"], args.memory or options["teacher_memory"])
+    unknown = [name for name in args.methods or () if name not in grid]
+    if unknown:
+        parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(grid)}")
+    chosen = {name: grid[name] for name in args.methods or grid}
+
+    folder, starts = args.runs / args.name, {}
+    if args.start:
+        first = [
+            Trial("start", seed, {"eval_strategy": "no", "load_best_model_at_end": "false"}) for seed in args.seeds
+        ]
+        run_trials(args.start, first, folder, more, args.jobs, deadline)
+        starts = {
+            t.seed: {"model": str(folder / t.name), "model_config": None, "pretrained_backbone": None} for t in first
+        }
+    trials = [
+        Trial(name, seed, values | starts.get(seed, {}), cost)
+        for group in tiers(list(chosen))
+        for seed in args.seeds
+        for name, (values, cost) in ((name, chosen[name]) for name in group)
+    ]
+    found = run_trials(args.recipe, trials, folder, more, args.jobs, deadline)
+    if not found:
+        print("no run has ended in time", file=sys.stderr)
+        return 1
+
+    content = table(args, chosen, found)
+    words = ["DATA_DIR" if i and more[i - 1].endswith("_dir") else word for i, word in enumerate(more)]
+    given = [word for word in own[:split] if "/" not in word and word not in ("--runs", "--results")]
+    content["command"] = shlex.join(
+        ["python", "examples/benchmarks/study.py", *given] + (["--", *words] if words else [])
+    )
+    args.results.mkdir(parents=True, exist_ok=True)
+    target = args.results / f"{args.name}.json"
+    target.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{target.name} written, {len(found)} of {len(trials)} runs; now make tables")
+    return 0
+
+
+def tiers(names: list[str], size: int = 4) -> list[list[str]]:
+    """Methods in groups of which all seeds run before the next group begins."""
+    return [names[i : i + size] for i in range(0, len(names), size)]
+
+
+def table(args: argparse.Namespace, chosen: dict, found: dict[Trial, dict]) -> dict:
+    """The content of the result file."""
+    scores = {(trial.method, trial.seed): scores_of(results) for trial, results in found.items()}
+    key = "test" if all(score["test"] is not None for score in scores.values()) else "last"
+    rows, curves = [], {}
+    for name in chosen:
+        seeds = {}
+        for trial, results in found.items():
+            control = scores.get((CONTROL, trial.seed))
+            if trial.method != name or control is None:
+                continue
+            score = scores[name, trial.seed]
+            over = None if name == CONTROL else score[key] - control[key]
+            seeds[str(trial.seed)] = score | {"over": over, "cost": results["seconds_per_step"]}
+            curves.setdefault(name, {})[str(trial.seed)] = [
+                [step, round(step * results["seconds_per_step"], 2), round(miou, 5)]
+                for step, miou in curve_of(results)
+            ]
+        if seeds:
+            rows.append({"name": name, "seeds": dict(sorted(seeds.items(), key=lambda item: int(item[0])))})
+    first = next(iter(found.values()))
+    jobs = f", {args.jobs} runs at a time" if args.jobs > 1 else ""
+    return {
+        "title": args.title or args.name,
+        "command": "",
+        "device": f"{first['device']}{jobs}",
+        "versions": first["versions"],
+        "date": datetime.date.today().isoformat(),
+        "spread": "interval",
+        "columns": COLUMNS if key == "test" else COLUMNS[1:],
+        "rows": rows,
+        "curves": curves,
+        "note": f"Differences from the mean teacher are paired by seed{'' if key == 'test' else ' (validation, last)'}.",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""Which rule pays on one's own data: short runs of each with paired seeds, and what they allow to say."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hf_fst.drawing.plots import curves_over_time
+from hf_fst.drawing.tables import interval, text_table
+from hf_fst.errors import RunError, UserError
+from hf_fst.evaluation.machine import versions
+from hf_fst.method.options import TABLE, defaults_of, make
+from hf_fst.method.rules import RULES
+from hf_fst.recipes.keys import Recipe
+from hf_fst.recipes.load import to_config
+from hf_fst.recipes.output import write_json
+from hf_fst.recipes.trials import Trial, curve_of, paired, run_trials, scores_of
+from hf_fst.training.settings import virtual_steps
+
+DEFAULT_RULES = ("supervised", "mean_teacher", "fst_d")
+PROBE_STEPS, LEAST_STEPS, EVALUATIONS = 8, 8, 4
+PLAN, RESULT, PLOT = "plan.json", "comparison.json", "comparison.png"
+
+
+def compare(
+    given: str,
+    recipe: Recipe,
+    words: Sequence[str],
+    rules: Sequence[str],
+    seeds: Sequence[int],
+    budget: float,
+    equal: str,
+    folder: Path,
+    jobs: int,
+) -> dict:
+    """Trains each rule with each seed within a time limit, and says which one to take.
+
+    A few steps tell what a step costs here; the runs then get as many steps as fit. A comparison that was interrupted
+    goes on where it was.
+
+    Args:
+        given: name or path of the recipe.
+        recipe: it, with the overrides in `words` applied.
+        words: overrides, as typed.
+        rules: names of rules.
+        seeds: of the runs; the rules are compared seed by seed.
+        budget: seconds for all.
+        equal: `"steps"`, or `"time"`: cheaper rules get more steps.
+        folder: where runs, table and plot go.
+        jobs: runs at a time.
+
+    Returns:
+        What `comparison.json` holds.
+
+    Raises:
+        UserError: there are no validation images, or the folder is another comparison's.
+        RunError: the time does not suffice, or a run failed.
+    """
+    begun = time.monotonic()
+    if recipe.eval_split is False:
+        raise UserError("eval_split is false, but a comparison needs validation images; give a split that has labels.")
+    config = to_config(recipe)
+    costs = {rule: _cost(rule, recipe.options) for rule in rules}
+    plan = {"recipe": given, "words": list(words), "rules": list(rules), "seeds": list(seeds), "equal": equal}
+    kept = _plan(folder, plan)
+    base = {"logging_steps": 10, "save_strategy": "no", "load_best_model_at_end": False, "test_split": False}
+    base |= {"report": False, "eval_strategy": "steps", "push_to_hub": False}
+
+    def trial(rule: str, seed: int, steps: int, name: str | None = None) -> Trial:
+        evaluations = {"max_steps": steps, "eval_steps": math.ceil(steps / EVALUATIONS)}
+        options = base | evaluations | options_for(rule, recipe.options)
+        return Trial(name or rule, seed, options, costs[rule] * steps)
+
+    if kept is None:
+        cheapest = min(rules, key=costs.__getitem__)
+        probe = trial(cheapest, seeds[0], PROBE_STEPS, "probe")
+        found = run_trials(given, [probe], folder, words, 1, begun + budget)
+        if probe not in found:
+            raise RunError(f"The first few steps did not end well; see {folder / probe.name}.log, or give more time.")
+        took = time.monotonic() - begun
+        second = found[probe]["seconds_per_step"] / costs[cheapest]
+        once = max(0.0, took - PROBE_STEPS * costs[cheapest] * second)  # start, data, evaluation
+        left = 0.9 * (budget - took) * jobs - once * len(rules) * len(seeds)
+        share = sum(costs.values()) if equal == "steps" else len(rules) * max(costs.values())
+        steps = min(int(left / (second * share * len(seeds))), config.max_steps if config.max_steps > 0 else 10**9)
+        if steps < LEAST_STEPS:
+            raise RunError(
+                f"{budget:.0f} s are too few for {len(rules)} rules and {len(seeds)} seeds: a run takes {once:.0f} s to "
+                f"start and evaluate, and a step of a mean teacher {second:.2g} s; give more time or fewer seeds."
+            )
+        kept = plan | {"steps": steps}
+        write_json(folder / PLAN, kept)
+    factor = {rule: max(costs.values()) / costs[rule] if equal == "time" else 1 for rule in rules}
+    steps = {rule: round(kept["steps"] * factor[rule]) for rule in rules}
+    print(", ".join(f"{rule}: {count} steps" for rule, count in steps.items()) + f", {len(seeds)} seeds each")
+    trials = [trial(rule, seed, steps[rule]) for seed in seeds for rule in rules]
+    found = run_trials(given, trials, folder, words, jobs, begun + budget)
+    runs = {rule: {t.seed: results for t, results in found.items() if t.method == rule} for rule in rules}
+    shared = [seed for seed in seeds if all(seed in runs[rule] for rule in rules)]
+    if not shared:
+        raise RunError(
+            f"No seed has ended in time with every rule; the logs are in {folder}. Give more time or fewer rules."
+        )
+    scores = {rule: {seed: scores_of(runs[rule][seed])["last"] for seed in shared} for rule in rules}
+    curves = {
+        rule: {
+            str(seed): [(step, step * results["seconds_per_step"], miou) for step, miou in curve_of(results)]
+            for seed, results in runs[rule].items()
+        }
+        for rule in rules
+    }
+    curves_over_time(curves, folder / PLOT)
+    best, sentence = verdict(scores, costs)
+    command = shlex.join(["hf-fst", "train", given, *_words(options_for(best, recipe.options)), *words])
+    result = kept | {
+        "steps": steps,
+        "scores": scores,
+        "seconds_per_step": {
+            rule: statistics.median(results["seconds_per_step"] for results in runs[rule].values()) for rule in rules
+        },
+        "best": best,
+        "verdict": sentence,
+        "command": command,
+        "device": next(iter(found.values()))["device"],
+        "versions": versions(),
+        "table": table(scores, costs, steps),
+    }
+    write_json(folder / RESULT, result)
+    print(f"\n{result['table']}\n{sentence}\nFor the long run: {command}\nCurves: {folder / PLOT}")
+    return result
+
+
+def options_for(rule: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The rule as overrides of a recipe: options that only other rules have are taken out of it."""
+    of_rules = {name for kind in RULES.values() for name in defaults_of(kind)}
+    foreign = (of_rules & set(options)) - set(defaults_of(RULES[rule]))
+    words = {"rule": rule} | dict.fromkeys(sorted(foreign))
+    return words | {"objective": "supervised"} if rule == "supervised" else words
+
+
+def _words(options: Mapping[str, object]) -> list[str]:
+    return [word for key, value in options.items() for word in (f"--{key}", "null" if value is None else str(value))]
+
+
+def _cost(rule: str, options: Mapping[str, object]) -> float:
+    """Passes over a batch in a step, those of a mean teacher as 1; labels alone are about half of it."""
+    own = {key: value for key, value in options.items() if key in TABLE and key in defaults_of(RULES[rule])}
+    made = make("rule", RULES, rule, own)
+    return 0.5 if rule == "supervised" else 1 + virtual_steps(made) / getattr(made, "every", 1)
+
+
+def _plan(folder: Path, plan: dict) -> dict | None:
+    """The plan of a comparison that was begun here, None for a new one."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        folder.mkdir(parents=True, exist_ok=True)
+        return None
+    path = folder / PLAN
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if kept is not None and {key: kept[key] for key in plan} != plan:
+        raise UserError(f"{folder} holds another comparison; give another --output, or remove it.")
+    return kept
+
+
+def table(scores: Mapping[str, Mapping[int, float]], costs: Mapping[str, float], steps: Mapping[str, int]) -> str:
+    """mIoU in per cent with 95 % intervals, and differences from the mean teacher paired by seed."""
+    control = "mean_teacher" if "mean_teacher" in scores else next(iter(scores))
+    rows = []
+    for rule, seeds in scores.items():
+        over = "–" if rule == control else _points(*paired(seeds, scores[control]), sign="+")
+        price = f"{costs[rule] / costs[control]:.2f}"
+        rows.append([rule, str(len(seeds)), str(steps[rule]), price, _points(*interval(list(seeds.values()))), over])
+    return text_table(["rule", "seeds", "steps", "cost a step", "mIoU (%)", f"over {control}"], rows)
+
+
+def _points(mean: float, width: float, sign: str = "") -> str:
+    return f"{100 * mean:{sign}.1f}" + (f" ± {100 * width:.1f}" if math.isfinite(width) else "")
+
+
+def verdict(scores: Mapping[str, Mapping[int, float]], costs: Mapping[str, float]) -> tuple[str, str]:
+    """The rule to take, and why in one sentence.
+
+    It is the one with the highest mean, unless a cheaper one cannot be told from it.
+    """
+    best = max(scores, key=lambda rule: statistics.fmean(scores[rule].values()))
+    level = {rule: paired(scores[best], scores[rule]) for rule in scores if rule != best}
+    as_good = [rule for rule, (mean, width) in level.items() if mean <= width and costs[rule] < costs[best]]
+    if as_good:
+        chosen = min(as_good, key=costs.__getitem__)
+        mean, width = level[chosen]
+        return chosen, (
+            f"Take {chosen}: {best} scored {_points(mean, width)} points more (95 %, {len(scores[best])} seeds), which "
+            "cannot be told from none, and costs more."
+        )
+    if not level:
+        return best, f"Take {best}, the only rule."
+    rival = min(level, key=lambda rule: level[rule][0])
+    mean, width = level[rival]
+    sure = (
+        "the interval reaches 0: more seeds may turn it around" if mean <= width else "95 % interval, paired by seed"
+    )
+    return best, f"Take {best}: it scored {_points(mean, width)} points more than {rival}, the next best ({sure})."
