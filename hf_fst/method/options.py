@@ -174,6 +174,12 @@ TABLE = {
         "how often the unlabeled images are seen before the first step for the prototypes to start with", above=0
     ),
     "consistency_weight": Option("weight of the consistency of a strong view with the image", low=0),
+    "distillation_weight": Option("weight of the divergence from the fixed network's probabilities", low=0),
+    "distillation": Option(
+        "that divergence: 'kl', or as it is 'coded' by the authors of ProDA, with p in the place of log p",
+        choices=("kl", "coded"),
+        only_with="distillation_weight",
+    ),
     "regularizer_weight": Option("weight of what keeps predictions from collapsing", low=0),
     "jitter_probability": Option("probability that the colors of an image are jittered", low=0, high=1),
     "jitter_strength": Option(

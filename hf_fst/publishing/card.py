@@ -24,7 +24,7 @@ FIGURES = ("curves.png", "class_iou.png", "samples.png")
 FOLLOW = "φ_{t+1} = μφ_t + (1-μ)θ_t"
 # What each rule makes of the teacher before the student's real step, and the settings its symbols stand for.
 RULES = {
-    "supervised": ("learns from the labeled images only; no teacher takes part", "", {}),
+    "supervised": ("no teacher follows the student", "", {}),
     "mean_teacher": (
         "the teacher is the moving average of the student (classical self-training, ST)",
         FOLLOW,
@@ -87,6 +87,8 @@ OBJECTIVES = {
     "proda": "cross entropy on labeled images, and on unlabeled ones symmetric cross entropy with a fixed network's "
     "labels, corrected by how near the teacher's features are to prototypes of the classes; a strong view is kept "
     "consistent with the image (ProDA, stage 1)",
+    "distill": "cross entropy on labeled images, and on strong views of unlabeled ones with the confident labels of a "
+    "fixed network, whose probabilities they are kept near (ProDA, stages 2 and 3)",
 }
 
 

@@ -86,7 +86,7 @@ def dry_run(recipe: Recipe) -> dict[str, object]:
     settings = resolve(config)
     names = _class_names(recipe)
     scored_classes(recipe, names)
-    blank = replace(recipe, pretrained_backbone=None)
+    blank = replace(recipe, pretrained_backbone=None, start_from=None, reference_model=None)
     hub_weights = recipe.model is not None and recipe.model not in BUILDS
     with torch.device("cpu" if hub_weights else "meta"):
         network = build_network(blank, names)

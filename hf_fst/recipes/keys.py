@@ -29,6 +29,12 @@ class Recipe:
     pretrained_backbone: str | bool | None = _key(
         "Model", "for a named build: Hub or timm id of backbone weights, true for the one that matches the paper's"
     )
+    start_from: str | None = _key(
+        "Model", "directory of a trained network to start from in the place of `model`, such as runs/NAME/student"
+    )
+    reference_model: str | None = _key(
+        "Model", "directory of the frozen network that an objective compares with; default: the network of the start"
+    )
     replace_head: bool = _key("Model", "give a pretrained model a new head where its class count differs", False)
 
     dataset: str | None = _key(

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL.Image import Resampling
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel
 
-from hf_fst.errors import UsageError, did_you_mean
+from hf_fst.errors import MissingError, UsageError, did_you_mean
 from hf_fst.models import BUILDS, build
 from hf_fst.models.loading import default_processor, load_network, processor_of, words
 from hf_fst.recipes.keys import Recipe
@@ -23,6 +23,8 @@ def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
         UserError: a trained head has another number of classes.
     """
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    if recipe.start_from is not None:
+        return earlier_network("start_from", recipe.start_from, labels["id2label"])
     options = dict(recipe.model_config or {})
     if recipe.model in BUILDS:
         try:
@@ -34,6 +36,15 @@ def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
     if recipe.model is None:
         return _from_config(options, labels)
     return _from_pretrained(recipe, options, labels)
+
+
+def earlier_network(key: str, directory: str, id2label: dict[int, str]) -> PreTrainedModel:
+    """The network that an earlier stage left. Raises `UserError` where it is not there or has other classes."""
+    if not Path(directory, "config.json").is_file():
+        raise MissingError(
+            f"{key} is {directory}, which holds no network; train the stage that writes it first, or give its directory."
+        )
+    return load_network(directory, id2label=id2label, replace_head=False)
 
 
 def _from_config(options: dict, labels: dict) -> PreTrainedModel:

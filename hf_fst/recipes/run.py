@@ -23,7 +23,7 @@ from hf_fst.recipes.about import data_facts
 from hf_fst.recipes.data import RunData, build_data, scored_classes
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import as_dict, to_config
-from hf_fst.recipes.network import build_network, build_processor
+from hf_fst.recipes.network import build_network, build_processor, earlier_network
 from hf_fst.recipes.output import (
     CLASS_SAMPLING,
     LOCAL_KEYS,
@@ -131,6 +131,9 @@ def prepare(recipe: Recipe, overwrite: bool, resume: bool) -> Work:
         set_seed(config.seed)
         model = build_network(recipe, data.names)
         processor = build_processor(recipe, model)
+        reference = None
+        if recipe.reference_model is not None:
+            reference = earlier_network("reference_model", recipe.reference_model, model.config.id2label)
     stopwatch = Stopwatch()
     trainer = FSTTrainer(
         model=model,
@@ -140,6 +143,7 @@ def prepare(recipe: Recipe, overwrite: bool, resume: bool) -> Work:
         eval_dataset=data.validation,
         processing_class=processor,
         callbacks=[stopwatch],
+        reference_model=reference,
     )
     trainer.remove_callback(Report)  # `publish` writes it, with what only the recipe knows
     trainer.pictures.palette = data.palette

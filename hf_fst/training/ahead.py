@@ -130,7 +130,8 @@ def begin(trainer) -> None:
     count = math.ceil(objective.begin_passes * len(trainer.unlabeled_dataset) / images)
     groups = trainer.ahead.groups(trainer.state.max_steps, count, micro_batches)
     with trainer.accelerator.autocast():
-        objective.begin((trainer._prepare_inputs(b) for group in groups for b in group), trainer.accelerator)
+        batches = (batch for group in groups for batch in trainer.journal.note_skipped_images(group))
+        objective.begin((trainer._prepare_inputs(batch) for batch in batches), trainer.accelerator)
 
 
 @contextmanager

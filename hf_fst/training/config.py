@@ -180,6 +180,8 @@ class FSTConfig(TrainingArguments):
     prototype_momentum: float | None = option_of_method("prototype_momentum")
     prototype_passes: float | None = option_of_method("prototype_passes")
     consistency_weight: float | None = option_of_method("consistency_weight")
+    distillation_weight: float | None = option_of_method("distillation_weight")
+    distillation: str | None = option_of_method("distillation")
     regularizer_weight: float | None = option_of_method("regularizer_weight")
     jitter_probability: float | None = option_of_method("jitter_probability")
     jitter_strength: float | None = option_of_method("jitter_strength")

@@ -56,11 +56,12 @@ def resolve(args, rule=None, objective=None, whole: bool = False) -> Settings:
     args.check()
     known = options(args)
     given = {name: getattr(args, name) for name in known}
-    rule_name = _name("rule", RULES, rule, args.rule) or known["rule"].default
-    usual = "supervised" if rule_name == "supervised" else "class_mix"
-    objective_name = _name("objective", OBJECTIVES, objective, args.objective) or usual
+    objective_name = _name("objective", OBJECTIVES, objective, args.objective)
+    needs_no_teacher = objective_name in OBJECTIVES and OBJECTIVES[objective_name].fixed_labels
+    rule_name = _name("rule", RULES, rule, args.rule) or ("supervised" if needs_no_teacher else known["rule"].default)
+    objective_name = objective_name or ("supervised" if rule_name == "supervised" else "class_mix")
     kind = OBJECTIVES[objective_name] if isinstance(objective, str | None) else objective
-    if rule_name == "supervised" and kind.needs_unlabeled:
+    if rule_name == "supervised" and kind.needs_unlabeled and not kind.fixed_labels:
         raise UserError(
             f"rule 'supervised' has no teacher, but objective {objective_name!r} learns from its labels; "
             "use objective 'supervised' or another rule."
@@ -81,6 +82,11 @@ def resolve(args, rule=None, objective=None, whole: bool = False) -> Settings:
             f"teacher_follows {values['teacher_follows']!r} does not keep; use teacher_follows 'before'."
         )
     in_force = make("rule", RULES, rule_name, values) if isinstance(rule, str | None) else rule
+    if kind.fixed_labels and virtual_steps(in_force):
+        raise UserError(
+            f"objective {objective_name!r} learns from a frozen network, so that rule {rule_name!r} would look ahead for "
+            "nothing; use rule 'supervised' or 'mean_teacher'."
+        )
     if values["teacher_follows"] in NO_MEMORY:
         if virtual_steps(in_force):
             raise UserError(

@@ -8,10 +8,12 @@ import pytest
 import yaml
 
 from hf_fst import cli
+from hf_fst.errors import UserError
 from hf_fst.recipes import load_recipe, sweep_points
 from hf_fst.recipes.dry_run import dry_run
 from hf_fst.recipes.load import to_config
 from hf_fst.recipes.names import LIBRARY
+from hf_fst.recipes.run import prepare
 from tests.data import trees
 
 FILES = sorted(path.name for path in LIBRARY.glob("*.yaml"))
@@ -31,6 +33,8 @@ def test_there_is_a_recipe_for_each_row_of_the_tables():
     assert points_of("gta5_networks.yaml") == [f"{n}-{m}" for n in networks for m in ("st", "k2", "k3", "k4")]
     assert points_of("synthia_different.yaml") == ["d_k2", "d_k3", "d_k4", "w_n2", "w_n3", "w_n4"]
     assert len(points_of("voc_semi.yaml")) == 4 * 3 * 2 and len(points_of("cityscapes_semi.yaml")) == 2 * 3 * 2
+    assert points_of("gta5_proda.yaml") == ["warm_up", "stage1", "stage1_fst", "stage2", "stage3"]
+    assert points_of("synthia_proda.yaml") == ["warm_up", "stage1", "stage2", "stage3"]
     assert {"gta5_daformer.yaml", "synthia_daformer.yaml", "street_da.yaml", "folders.yaml"} <= set(FILES)
 
 
@@ -48,12 +52,30 @@ def test_every_point_is_valid(name, point):
         ("synthia_different.yaml", "d_k4", ("fst_d", 4, 6e-5, 40000, 0.0)),
         ("voc_semi.yaml", "pspnet-8th-st", ("mean_teacher", None, 1e-3, -1, 0.0)),
         ("cityscapes_semi.yaml", "cutmix-4th-fst", ("fst_d", 3, 1e-2, -1, 0.0)),
+        ("gta5_proda.yaml", "stage1", ("mean_teacher", None, 1e-4, 62475, 0.0)),
+        ("gta5_proda.yaml", "stage2", ("supervised", None, 6e-4, 62475, 0.0)),
     ],
 )
 def test_the_numbers_of_the_published_runs_arrive(name, point, expected):
     config = to_config(load_recipe(LIBRARY / name, sweep=point))
     found = (config.rule, config.lookahead_steps, config.learning_rate, config.max_steps, config.max_grad_norm)
     assert found == expected
+
+
+def test_a_stage_before_the_one_it_needs_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trees.gta5(tmp_path / "gta5")
+    trees.cityscapes(tmp_path / "city")
+    for point, key, before in (("stage1", "start_from", "warm_up"), ("stage2", "reference_model", "stage1")):
+        recipe = load_recipe(LIBRARY / "gta5_proda.yaml", {"data_dir": "gta5", "unlabeled_data_dir": "city"}, point)
+        recipe.pretrained_backbone = None
+        recipe.model_config = TINY_RESNET
+        with pytest.raises(UserError) as error:
+            prepare(recipe, overwrite=False, resume=False)
+        assert str(error.value) == (
+            f"{key} is runs/gta5_proda-{before}/student, which holds no network; train the stage that writes it first, "
+            "or give its directory."
+        )
 
 
 def test_every_header_says_how_to_start_the_recipe():

@@ -33,6 +33,7 @@ OWN = {
     "entropy_drop": MIXED | {"cut_probability", "entropy_drop_percent"},
     "unimatch": VIEWS | {"feature_stream_weight", "strong_views_weight", "feature_dropout"},
     "unimatch_v2": VIEWS | DISTANCE,
+    "distill": {"unlabeled_weight", "confidence_threshold", "distillation_weight", "distillation"},
     "proda": PROTOTYPES | {"regularizer_weight"},
     "naive_fst": {"lookahead_batches"},
     "improved_fst": {"lookahead_batches", "lookahead_every"},

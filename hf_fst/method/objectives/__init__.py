@@ -5,6 +5,7 @@ from __future__ import annotations
 from hf_fst.method.objectives.base import Objective
 from hf_fst.method.objectives.class_mix import ClassMixObjective
 from hf_fst.method.objectives.cut_mix import CutMixObjective
+from hf_fst.method.objectives.distill import DistillObjective
 from hf_fst.method.objectives.entropy_drop import EntropyDropObjective
 from hf_fst.method.objectives.feature_distance import FeatureDistance
 from hf_fst.method.objectives.proda import ProDAObjective
@@ -22,6 +23,7 @@ OBJECTIVES = {
     "unimatch": UniMatchObjective,
     "unimatch_v2": UniMatchV2Objective,
     "proda": ProDAObjective,
+    "distill": DistillObjective,
 }
 
 __all__ = ["OBJECTIVES", "FeatureDistance", "Objective", *(cls.__name__ for cls in OBJECTIVES.values())]

@@ -49,6 +49,8 @@ class Objective:
     needs_partner: ClassVar[bool] = False
     #: whether the networks must return `features` (`hf_fst.models.features`)
     needs_features: ClassVar[bool] = False
+    #: whether its labels are those of a frozen network, so that it needs no teacher
+    fixed_labels: ClassVar[bool] = False
     #: whether it keeps a memory, without which no run can be resumed
     remembers: ClassVar[bool] = False
     #: how often `begin` wants to see the unlabeled images
