@@ -30,6 +30,7 @@ setup(
         "accelerate>=1.15",
         "datasets>=5.2",
         "evaluate>=0.4",
+        "filelock",
         "huggingface-hub>=2.4",
         "jinja2",
         "kornia>=0.9",

@@ -67,7 +67,12 @@ def train(
         str | None, Option(metavar="NAME", help="Name or number of the point of a recipe with `sweep`.")
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace the run in the output directory.")] = False,
-    resume: Annotated[bool, Option("--resume", help="Go on from its last complete checkpoint.")] = False,
+    resume: Annotated[
+        bool,
+        Option(
+            "--resume", help="Go on from its last complete checkpoint, with the same settings; not if it is finished."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         Option("--dry_run", help="Build model and schedule, make one small step, print sizes; no data is read."),
@@ -106,9 +111,10 @@ def train(
 
 def _command(recipe: str, overrides: dict[str, str], words: list[str], **flags: bool) -> str:
     """What was typed, without this machine's folders."""
-    from hf_fst.recipes.output import LOCAL_KEYS, shareable
+    from hf_fst.recipes.output import as_typed, shareable
 
     words = ["hf-fst", "train", *shareable({"recipe": recipe}).values(), *words]
-    for key, value in overrides.items():
-        words += [f"--{key}", key.upper() if key in LOCAL_KEYS else str(shareable({key: value})[key])]
+    typed = as_typed(overrides)
+    for key in overrides:
+        words += [f"--{key}", typed.get(key, key.upper())]
     return shlex.join([*words, *(f"--{flag}" for flag, given in flags.items() if given)])

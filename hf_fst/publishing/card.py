@@ -120,7 +120,7 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
         classes=class_table(facts, saved[-1]) if saved and saved[-1].teacher.per_category_iou else "",
         comparison=comparison_table(facts),
         verdict=verdict(facts),
-        command=command(facts),
+        command="\n".join([*facts.start, command(facts)]) if facts.recipe else None,
         datasets=_used_datasets(facts),
         figures=figures,
     )
@@ -364,8 +364,10 @@ def command(facts: RunFacts) -> str | None:
     words = []
     for key, value in facts.overrides.items():
         values = value if isinstance(value, (list, tuple)) else [value]
-        words += [f"--{key}", *(_value(item) for item in values)]
-    return " ".join(["hf-fst train", shlex.quote(facts.recipe), *words])
+        words += [f"--{key}", *(shlex.quote(_value(item)) for item in values)]
+    several = facts.cost is not None and facts.cost.processes > 1
+    launch = f"accelerate launch --num_processes {facts.cost.processes} -m hf_fst.cli" if several else "hf-fst"
+    return " ".join([launch, "train", shlex.quote(facts.recipe), *words])
 
 
 def duration(seconds: float) -> str:

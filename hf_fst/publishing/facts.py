@@ -178,7 +178,8 @@ class RunFacts:
         hub_id: Hub id the result is published under.
         license: Identifier of the license of the weights, as the Hub spells it.
         recipe: Name of a recipe of the library, or the file name of another without its folder.
-        overrides: Settings given on the command line beside the recipe, through `settings_of` too.
+        overrides: What was given on the command line beside the recipe, by key, as it was typed.
+        start: The commands that made the weights it started from, first to last.
         own_architecture: Whether `import hf_fst.models` is needed to load it.
         compared: Other runs on the same data.
 
@@ -206,6 +207,7 @@ class RunFacts:
     license: str | None = None
     recipe: str | None = None
     overrides: dict[str, Plain] = field(default_factory=dict)
+    start: list[str] = field(default_factory=list)
     own_architecture: bool = False
     compared: list[Comparison] = field(default_factory=list)
 
@@ -218,12 +220,13 @@ class RunFacts:
                 raise UserError(
                     f"{where} is {text!r}, which looks like a local path or a token; a card holds neither."
                 )
-        for where in ("settings", "overrides"):
-            for key, value in getattr(self, where).items():
-                if not (WORD.fullmatch(key) and _is_plain(value)):
-                    raise UserError(
-                        f"facts.{where}[{key!r}] is {value!r}; a card holds numbers and single words only."
-                    )
+        for key, value in self.settings.items():
+            if not (WORD.fullmatch(key) and _is_plain(value)):
+                raise UserError(f"facts.settings[{key!r}] is {value!r}; a card holds numbers and single words only.")
+        for key, value in self.overrides.items():
+            in_a_line = isinstance(value, str) and value.isprintable() and "`" not in value
+            if not (WORD.fullmatch(key) and (in_a_line or _is_plain(value))):
+                raise UserError(f"facts.overrides[{key!r}] is {value!r}; a card holds what fits into a line of code.")
         if not NAME.fullmatch(self.model_name):
             raise UserError(f"facts.model_name is {self.model_name!r}; give letters, digits, blanks and . , + ( ) -.")
         for where in ("rule", "objective", "architecture", "license"):

@@ -65,7 +65,7 @@ def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, s
     for key, value in (overrides or {}).items():
         head, *inner = key.replace("-", "_").split(".")
         _known(head, hints)
-        value = _parse(value, hints[head] if not inner else typing.Any)
+        value = parse(value, hints[head] if not inner else typing.Any)
         for part in reversed(inner):
             value = {part: value}
         own = merge(own, {head: value})
@@ -199,7 +199,7 @@ def _known(key: str, hints: dict[str, object]) -> None:
         raise UsageError(f"There is no key {key!r} in a recipe; {hint}")
 
 
-def _parse(value: object, hint: object) -> object:
+def parse(value: object, hint: object) -> object:
     """Text from the command line as YAML, `a,b` as a list where one is taken; as it stands for keys of text alone."""
     if not isinstance(value, str):
         return value

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from PIL.Image import Resampling
-from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
 
 from hf_fst.errors import MissingError, UsageError, did_you_mean
 from hf_fst.models import BUILDS, build
 from hf_fst.models.loading import default_processor, load_network, processor_of, words
 from hf_fst.recipes.keys import Recipe
+
+# what every configuration takes, in its fields or beside them, and what those with a backbone take in its place
+ALL_HAVE = {field.name for field in fields(PreTrainedConfig)} | {"self", "kwargs"}
+KEYS_OF_ALL = ("model_type", "attn_implementation", "output_attentions")
+KEYS_OF_BACKBONES = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
 
 
 def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
@@ -26,7 +33,19 @@ def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
     if recipe.start_from is not None:
         return earlier_network("start_from", recipe.start_from, labels["id2label"])
     options = dict(recipe.model_config or {})
+    for key in {"num_labels", "id2label", "label2id"} & options.keys():
+        if options.pop(key) != len(names):
+            raise UsageError(
+                f"model_config has {key}, but the classes are those of the dataset, {len(names)} of them; leave it out."
+            )
+    network = _network(recipe, options, names, labels)
+    _refuse_unknown(network.config, options)
+    return network
+
+
+def _network(recipe: Recipe, options: dict, names: list[str], labels: dict) -> PreTrainedModel:
     if recipe.model in BUILDS:
+        _refuse_unknown(BUILDS[recipe.model].model.config_class(), dict.fromkeys(options))
         try:
             return build(recipe.model, len(names), recipe.pretrained_backbone, **options, **labels)
         except (TypeError, ValueError, StrictDataclassError) as error:
@@ -47,6 +66,20 @@ def earlier_network(key: str, directory: str, id2label: dict[int, str]) -> PreTr
     return load_network(directory, id2label=id2label, replace_head=False)
 
 
+def _refuse_unknown(config: PreTrainedConfig, given: dict, where: str = "model_config") -> None:
+    """Refuses keys that a configuration does not have: it would keep them and heed none."""
+    named = {field.name for field in fields(config)} | {*inspect.signature(type(config).__init__).parameters}
+    own = {name for name in named if not name.startswith("_")}
+    known = own | {*config.attribute_map, *KEYS_OF_ALL, *(KEYS_OF_BACKBONES if "backbone_config" in own else ())}
+    for key, value in given.items():
+        if key not in known and not isinstance(getattr(type(config), key, None), property):
+            hint = did_you_mean(key, own) or f"its own are {', '.join(sorted(own - ALL_HAVE))}."
+            raise UsageError(f"There is no key {key!r} in {where} of {config.model_type}; {hint}")
+        inner = getattr(config, key, None)
+        if isinstance(value, dict) and isinstance(inner, PreTrainedConfig):
+            _refuse_unknown(inner, value, f"{where}.{key}")
+
+
 def _from_config(options: dict, labels: dict) -> PreTrainedModel:
     kind = options.pop("model_type", None)
     if kind is None:
@@ -54,7 +87,11 @@ def _from_config(options: dict, labels: dict) -> PreTrainedModel:
             "model is missing; give a named build, a Hub id, a directory, or model_config with model_type."
         )
     try:
-        return AutoModelForSemanticSegmentation.from_config(AutoConfig.for_model(kind, **options, **labels))
+        config = AutoConfig.for_model(kind, **options, **labels)
+        _refuse_unknown(config, options)
+        return AutoModelForSemanticSegmentation.from_config(config)
+    except UsageError:
+        raise
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise UsageError(f"model_config of model_type {kind!r} gives no segmentation model: {words(error)}") from error
 

@@ -19,9 +19,11 @@ from hf_fst.errors import UserError
 from hf_fst.models import build
 from hf_fst.models.loading import default_processor
 from hf_fst.recipes import load_recipe
+from hf_fst.recipes.load import to_config
 from hf_fst.recipes.network import build_network, build_processor
 from hf_fst.recipes.output import shareable
-from hf_fst.recipes.run import prepare, run, score, train
+from hf_fst.recipes.results import score
+from hf_fst.recipes.run import prepare, run
 from hf_fst.training.checkpoints import complete_checkpoints
 from tests.recipes import tiny
 
@@ -223,9 +225,10 @@ def test_a_recipe_trains_with_the_processor_of_its_model_and_saves_it(tmp_path):
     run(load_recipe(tiny.write(tmp_path / "a.yaml", keys), {"output_dir": str(tmp_path / "a"), "eval_strategy": "no"}))
     BeitImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.7] * 3).save_pretrained(tmp_path / "a")
     changes = {"output_dir": str(tmp_path / "b"), "model": str(tmp_path / "a")}
-    work = prepare(load_recipe(tiny.write(tmp_path / "b.yaml", keys, model_config=None), changes), False, False)
+    recipe = load_recipe(tiny.write(tmp_path / "b.yaml", keys, model_config=None), changes)
+    work = prepare(recipe, to_config(recipe), False, {})
     assert work.trainer.normalization == Normalization((0.7,) * 3, (0.5,) * 3)
-    train(work)
+    work.trainer.train()
     score(work, None)
     made = AutoImageProcessor.from_pretrained(tmp_path / "b")
     assert list(made.image_mean) == [0.7] * 3 and list(made.image_std) == [0.5] * 3

@@ -1,0 +1,92 @@
+"""A run in which nothing is left to refuse, and what it writes when it begins."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from accelerate import PartialState
+from transformers import ProgressCallback, TrainerCallback
+
+from hf_fst.drawing.plots import sampling_bars
+from hf_fst.drawing.tables import percent, text_table
+from hf_fst.recipes.data import RunData
+from hf_fst.recipes.keys import Recipe
+from hf_fst.recipes.load import as_dict
+from hf_fst.recipes.output import CLASS_SAMPLING, LOCAL_FILE, RECIPE_FILE, local_keys, remove_run, shareable
+from hf_fst.training.trainer import FSTTrainer
+
+
+class Stopwatch(TrainerCallback):
+    """Seconds of training steps, without evaluation and saving, and without the first step, which sets things up."""
+
+    def __init__(self):
+        self.steps, self.seconds, self._since = 0, 0.0, None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self.steps += 1
+        self._since = time.perf_counter()
+
+    def _restart(self, args, state, control, **kwargs):
+        if self._since is not None:
+            self._since = time.perf_counter()
+
+    on_evaluate = on_save = _restart
+
+
+class Progress(ProgressCallback):
+    """The progress bar; what is written beside it leaves out the numbers of single classes."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        shown = {key: value for key, value in (logs or {}).items() if "_iou_" not in key and "_share_" not in key}
+        super().on_log(args, state, control, logs=shown, **kwargs)
+
+
+class Records(TrainerCallback):
+    """Writes the recipe into the output directory, and with `overwrite` removes the run that was there before.
+
+    Training has begun: model, data, options and checkpoint have passed, so that the directory describes one run at any
+    time. It must be the first callback, since others write there too.
+    """
+
+    def __init__(self, recipe: Recipe, data: RunData, overwrite: bool):
+        self.recipe, self.data, self.overwrite = recipe, data, overwrite
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """When nothing is left to refuse."""
+        if state.is_world_process_zero:
+            output_dir, values = Path(args.output_dir), as_dict(self.recipe)
+            if self.overwrite:
+                remove_run(output_dir)
+            for name, content in ((RECIPE_FILE, shareable(values)), (LOCAL_FILE, local_keys(values))):
+                text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+                (output_dir / name).write_text(text, encoding="utf-8")
+            if self.data.rare is not None:
+                _show_sampling(self.data.rare.table(), output_dir / CLASS_SAMPLING)
+        PartialState().wait_for_everyone()
+
+
+@dataclass
+class Work:
+    """A run in which nothing is left to refuse: its trainer, its data, and what its card says besides."""
+
+    recipe: Recipe
+    trainer: FSTTrainer
+    data: RunData
+    stopwatch: Stopwatch
+    card: dict[str, object]
+
+
+def _show_sampling(rows: list[dict], path: Path) -> None:
+    """Prints how often each class occurs and is drawn, and writes it as a picture."""
+    cells = [
+        [row["class"], f"{row['pixels']:,}", percent(row["share"]), f"{row['images']:,}", percent(row["probability"])]
+        for row in rows
+    ]
+    print("\n" + text_table(["class", "pixels", "% of pixels", "images", "% of draws"], cells))
+    shares, draws = ([row[key] for row in rows] for key in ("share", "probability"))
+    sampling_bars(shares, draws, [row["class"] for row in rows], path)

@@ -1,0 +1,3 @@
+"""What tests of recipes share with those of commands."""
+
+from tests.commands.conftest import says  # noqa: F401
