@@ -18,6 +18,7 @@ import argparse
 import datetime
 import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -113,7 +114,9 @@ def measure_all(cases: list[Case], args, write: Callable[[dict, dict], None]) ->
             rest = [(cases.index(case), asdict(case)) for case in left]
             content = {"cases": rest, "device": args.device, "quick": args.quick, "lines": str(lines), "until": until}
             job.write_text(json.dumps(content), encoding="utf-8")
-            process = subprocess.Popen([sys.executable, __file__, "--worker", str(job)])
+            process = subprocess.Popen(
+                [sys.executable, __file__, "--worker", str(job)], env={**os.environ, "HF_HUB_OFFLINE": "1"}
+            )
             seen, current, changed = 0, None, time.time()
             while True:
                 over = process.poll() is not None

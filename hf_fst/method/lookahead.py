@@ -23,6 +23,7 @@ from hf_fst.method.objectives import Objective
 from hf_fst.method.present import Present, Statistics, copy_all, local, skipped, skips_on_device
 from hf_fst.method.rules import MeanTeacher
 from hf_fst.method.teacher import EMATeacher, momentum_at
+from hf_fst.method.tensors import Tensors
 
 STATES = ("restore", "carry")
 FOLLOWS = ("before", "after", "both", "live", "never")
@@ -92,6 +93,8 @@ class Context:
     present: Present | None = None
     #: the memory for the buffers before a pass, allocated at the first one
     statistics: Statistics | None = None
+    #: those of the student, found at the first step
+    tensors: Tensors | None = None
 
 
 def sum_over_processes(accelerator, counts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -135,6 +138,9 @@ class Step:
         self.gradients = 0  # taken in this step so far
         #: share of the run's steps before this one, in virtual steps too
         self.progress = number / context.total_steps if context.total_steps else 0.0
+        if context.tensors is None:
+            context.tensors = Tensors(self.student)
+        self.tensors = context.tensors
         self.optimizer = context.optimizer  # accelerate's, without its wrapper
         while isinstance(self.optimizer, AcceleratedOptimizer):
             self.optimizer = self.optimizer.optimizer
@@ -255,10 +261,15 @@ class Step:
         loss, _ = self.gradient(group, virtual=True)
         if loss is not None:
             if self.settings.max_grad_norm > 0:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+                self.accelerator.clip_grad_norm_(self.tensors.parameters, self.settings.max_grad_norm)
             with nullcontext() if self.bad is None else skipped(self.optimizer, self.bad):
                 self.context.optimizer.step()
-        self.model.zero_grad()
+        self.forget_gradient()
+
+    def forget_gradient(self) -> None:
+        """`.grad` of all parameters is none."""
+        for parameter in self.tensors.parameters:
+            parameter.grad = None
 
     @torch.no_grad()
     def remember_future(self, weight: float) -> None:
@@ -289,7 +300,7 @@ class Step:
             left out on the device, the host does not wait to know: then the loss is given and `bad` says whether.
         """
         context, objective, accelerator = self.context, self.context.objective, self.accelerator
-        buffers = local([*self.student.buffers(), *self.teacher.model.buffers()])
+        buffers = local([*self.tensors.buffers, *self.teacher.tensors.buffers])
         if context.statistics is None or list(map(id, context.statistics.live)) != list(map(id, buffers)):
             context.statistics = Statistics(buffers)
         context.statistics.take()
@@ -312,7 +323,7 @@ class Step:
 
         checked = dict(losses)
         if accelerator.scaler is None:  # a scaler looks at the gradients itself
-            gradients = local(p.grad for p in self.student.parameters() if p.grad is not None)
+            gradients = local(p.grad for p in self.tensors.parameters if p.grad is not None)
             checked["gradient"] = torch.stack(torch._foreach_norm(gradients)).double().sum()
         if virtual and accelerator.scaler is None and skips_on_device(self.optimizer):
             self.bad = ~context.journal.is_finite_later(checked, accelerator)
@@ -325,6 +336,6 @@ class Step:
             return sum(losses.values()), group
         context.statistics.restore()  # statistics of a batch that is not finite would outlive the step
         if accelerator.scaler is None:  # a scaler sees the overflow itself, skips the step and lowers the scale
-            self.model.zero_grad()
+            self.forget_gradient()
         context.journal.stop_after_too_many(checked, self.number + 1)
         return None, group

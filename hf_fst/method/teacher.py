@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_fst.errors import UserError
+from hf_fst.method.tensors import Tensors
 
 BUFFER_POLICIES = ("copy", "ema", "batch")
 
@@ -50,6 +51,7 @@ class EMATeacher:
         for tensor in {*self.model.parameters(), *self.model.buffers()}.difference(frozen):
             if tensor.dtype in (torch.float16, torch.bfloat16):
                 tensor.data = tensor.data.float()
+        self.tensors = Tensors(self.model)
         # places in `parameters()` of what moves
         own = {id(p) for p in self.model.parameters()}.difference(map(id, frozen))
         self.moving = [i for i, p in enumerate(self.model.parameters()) if id(p) in own]
@@ -77,12 +79,12 @@ class EMATeacher:
             buffers: the student's buffers in the order of `buffers()`, treated as the policy says.
             momentum: μ in [0, 1].
         """
-        own = list(self.model.parameters())
+        own = self.tensors.parameters
         own, parameters = [own[i] for i in self.moving], [parameters[i] for i in self.moving]
         torch._foreach_lerp_(own, _like(parameters, own), 1 - momentum)
         if self.buffers == "batch":
             return
-        pairs = list(zip(self.model.buffers(), buffers, strict=True))
+        pairs = list(zip(self.tensors.buffers, buffers, strict=True))
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
         counters = [pair for pair in pairs if not pair[0].is_floating_point()]
         if floats:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from accelerate import Accelerator
 from torch import nn
@@ -66,6 +67,20 @@ def teacher_of(student: nn.Module, settings, args, objective: Objective) -> EMAT
     if settings.objective in OBJECTIVES:  # one of the user's own may learn from other outputs
         look_at_first_output([student, teacher.model])
     return teacher
+
+
+def counted_once(operations: Callable[[object, dict], int]) -> Callable[[object, dict], int]:
+    """`Trainer.floating_point_ops`, which walks through the whole network at every batch, once a size of batch."""
+    counted: WeakKeyDictionary = WeakKeyDictionary()
+
+    def floating_point_ops(trainer, inputs: dict) -> int:
+        sizes = counted.setdefault(trainer.model, {})
+        size = inputs["pixel_values"].numel()
+        if size not in sizes:
+            sizes[size] = operations(trainer, inputs)
+        return sizes[size]
+
+    return floating_point_ops
 
 
 def training_mode(model: nn.Module, student: nn.Module) -> None:

@@ -22,7 +22,7 @@ from hf_fst.training.ahead import ahead_of, context_of, dead_workers, pairs_of
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.journal import Journal
-from hf_fst.training.networks import processor_for, teacher_of, training_mode, wrapped_alike
+from hf_fst.training.networks import counted_once, processor_for, teacher_of, training_mode, wrapped_alike
 from hf_fst.training.pictures import Pictures
 from hf_fst.training.settings import look_of, objective_of, passes_a_step, resolve
 from hf_fst.training.sharding import gathered
@@ -231,6 +231,8 @@ class FSTTrainer(Trainer):
             yield [self._prepare_inputs(batch) for batch in self.journal.note_skipped_images(group)]
 
     # the step
+
+    floating_point_ops = counted_once(Trainer.floating_point_ops)
 
     def training_step(self, model: nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
         """At the last micro-batch of a group: look ahead, then the real gradient of the whole group.
