@@ -42,6 +42,7 @@ class FSTTrainer(Trainer):
     - `call_model_init`, `_hp_search_setup`: each trial of a search has its own teacher, settings and objective;
     - `_get_dataloader`: what is evaluated is normalized as the image processor says;
     - `prediction_step`, `evaluation_loop`, `predict`: one pass over the data counts for student and teacher;
+    - `floating_point_ops`: counted once for all batches of a size;
     - `log`, `train`: losses are means over the steps taken, and a run is resumed from complete checkpoints alone;
     - `save_model`, `_save_checkpoint`, `_load_from_checkpoint`, `_load_best_model`, `_load_optimizer_and_scheduler`:
       `output_dir` is the teacher and `checkpoint-N/` the student with the teacher inside, complete or not there;
