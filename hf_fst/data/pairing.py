@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from hf_fst.data.items import tidy
 from hf_fst.data.labels import IGNORED
 from hf_fst.errors import DataError, UserError
 
@@ -126,10 +127,13 @@ class Pairs(Dataset):
 
     def _item(self, index: int, others: list[int], words: tuple[int, ...]) -> dict[str, torch.Tensor]:
         skipped: list[str] = []
-        _, item = self._read(self.labeled, "labeled", index, (*words, 0), skipped)
+        index, item = self._read(self.labeled, "labeled", index, (*words, 0), skipped)
         item.pop("valid", None)  # padding has no label
         if "labels" not in item:
-            raise UserError("The labeled set yields no labels; give a dataset with a label column.")
+            raise UserError(
+                f"Item {index} of the labeled set yields no labels; give a dataset with `labels` (H,W), without rows "
+                "that have none."
+            )
         read = [
             self._read(self.unlabeled, "unlabeled", other, (*words, 1 + i), skipped) for i, other in enumerate(others)
         ]
@@ -158,8 +162,9 @@ class Pairs(Dataset):
                 skipped.append(told)
                 index = int(np.random.default_rng([self.seed, _AGAIN, *words, again]).integers(len(dataset)))
             else:
-                item = tidy(item)
-                self._check(item, f"item {index} of the {name} set")
+                where = f"item {index} of the {name} set"
+                item = tidy(item, where)
+                self._check(item, where)
                 return index, item
         raise DataError(f"{MOST_AGAIN} images of the {name} set in a row could not be read, the last: {skipped[-1]}")
 
@@ -173,13 +178,7 @@ class Pairs(Dataset):
                 f"In {name} labels are {tuple(labels.shape)}, but its pixel_values {tuple(pixels.shape)}; give one id "
                 "a pixel."
             )
-        if self.num_labels is not None:
-            used = labels[(labels != IGNORED) & (labels != -100)]
-            if used.numel() and not 0 <= used.min() <= used.max() < self.num_labels:
-                raise UserError(
-                    f"In {name} labels have ids from {used.min()} to {used.max()}, but the model has the classes 0 to "
-                    f"{self.num_labels - 1}, and {IGNORED} and -100 are ignored; map the ids."
-                )
+        check_ids(labels, self.num_labels, f"In {name} labels")
 
     def _index(self, stream: int, size: int, epoch: int, position: int) -> int:
         repetition, offset = divmod(position, size)
@@ -188,6 +187,16 @@ class Pairs(Dataset):
             permutation = np.random.default_rng([self.seed, stream, epoch, repetition]).permutation(size)
             self._permutations[stream] = ((epoch, repetition), permutation)
         return int(permutation[offset])
+
+
+def check_ids(labels: torch.Tensor, num_labels: int, name: str) -> None:
+    """Checks that the model has the classes of labels of any shape. Raises `UserError`."""
+    used = labels[(labels != IGNORED) & (labels != -100)]
+    if used.numel() and not 0 <= used.min() <= used.max() < num_labels:
+        raise UserError(
+            f"{name} have ids from {used.min()} to {used.max()}, but the model has the classes 0 to {num_labels - 1}, "
+            f"and {IGNORED} and -100 are ignored; map the ids."
+        )
 
 
 class DrawSampler(Sampler):
@@ -249,42 +258,6 @@ class AheadSampler(Sampler):
                 yield [("ahead", step, k, first + i) for i in range(self.batch_size)]
 
 
-def tidy(item: dict) -> dict[str, torch.Tensor]:
-    """An item of a user's own dataset as training wants it: converted where it is unmistakable, tensors alone.
-
-    Labels may be whole numbers of any type, tensors or arrays, (H,W) or (1,H,W).
-
-    Raises:
-        ValueError: no dict with `pixel_values` (3,H,W) of floats, or labels of another shape or with fractions.
-    """
-    if not isinstance(item, dict) or "pixel_values" not in item:
-        what = f"has the keys {', '.join(item)}" if isinstance(item, dict) else f"is a {type(item).__name__}"
-        raise UserError(
-            f"An item of the dataset {what}, but a dict with pixel_values and labels is expected; wrap a "
-            "datasets.Dataset in hf_fst.data.View."
-        )
-    made = {key: torch.as_tensor(value) for key, value in item.items() if isinstance(value, torch.Tensor | np.ndarray)}
-    pixels, labels = made.get("pixel_values"), made.get("labels")
-    if pixels is None or not pixels.is_floating_point():
-        kind = type(item["pixel_values"]).__name__ if pixels is None else str(pixels.dtype).removeprefix("torch.")
-        raise UserError(f"The pixel_values are {kind}; give normalized floats, as hf_fst.data.transforms does.")
-    if pixels.ndim != 3:
-        raise UserError(f"The pixel_values have the shape {tuple(pixels.shape)}, but (3,H,W) is expected.")
-    if labels is not None and (labels.dtype != torch.int64 or labels.ndim != 2):
-        if labels.is_floating_point() and (labels != labels.round()).any():
-            kind = str(labels.dtype).removeprefix("torch.")
-            raise UserError(
-                f"The labels are {kind} numbers with fractions; give one class id a pixel, without smoothing."
-            )
-        labels = labels[0] if labels.ndim == 3 and labels.shape[0] == 1 else labels
-        if labels.ndim != 2:
-            raise UserError(
-                f"The labels have the shape {tuple(labels.shape)}, but (H,W) is expected, one class id a pixel."
-            )
-        made["labels"] = labels.long()
-    return made
-
-
 class HandsOnSkipped:
     """A collator whose batches have what `Pairs` says of images that it skipped, under `skipped`, if anything."""
 
@@ -304,7 +277,13 @@ def collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | li
 
     Entries `unlabeled_*` with a leading dimension r (`unlabeled_per_labeled` > 1) are concatenated to (B*r, ...).
     """
-    items = [item if any(key.startswith("unlabeled_") for key in item) else tidy(item) for item in items]
+    paired = [isinstance(item, dict) and any(key.startswith("unlabeled_") for key in item) for item in items]
+    items = [item if is_pair else tidy(item) for item, is_pair in zip(items, paired, strict=True)]
+    if any(item.keys() != items[0].keys() for item in items):
+        keys = " and ".join(dict.fromkeys(", ".join(item) for item in items))
+        raise UserError(
+            f"The items of a batch have different keys ({keys}); give each image the same, or leave it out."
+        )
     batch = {}
     for key in items[0]:
         values = [item[key] for item in items]

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from hf_fst.data.pairing import AheadSampler, Pairs
-from hf_fst.errors import RunError
+from hf_fst.errors import RunError, UserError
 from hf_fst.method.lookahead import Context
+from hf_fst.training.batches import look_at_first
 from hf_fst.training.settings import look_ahead_of
 
 
@@ -132,6 +134,33 @@ def begin(trainer) -> None:
     with trainer.accelerator.autocast():
         batches = (batch for group in groups for batch in trainer.journal.note_skipped_images(group))
         objective.begin((trainer._prepare_inputs(batch) for batch in batches), trainer.accelerator)
+
+
+def received(trainer, group: list[dict]) -> list[dict]:
+    """The micro-batches of a group; what was skipped is noted, and the first group of a training is looked at closely.
+
+    Raises:
+        UserError: images of several sizes in a batch, or what `look_at_first` refuses.
+    """
+    trainer.journal.note_skipped_images(group)
+    for batch in group:
+        for key, values in batch.items():
+            if isinstance(values, list):
+                sizes = " and ".join(dict.fromkeys(str(tuple(value.shape)) for value in values))
+                raise UserError(
+                    f"The {key} of a batch have the shapes {sizes}, but one size is needed; crop and pad all images to "
+                    "it, as hf_fst.data.transforms.training(crop) does."
+                )
+    if trainer.context is None and group:  # no step was made yet
+        look_at_first(group[0], trainer.model.config)
+    return group
+
+
+def in_precision_of(model: nn.Module, data):
+    """Double precision rounded to single, but for a model that has it; anything else as it is."""
+    if isinstance(data, torch.Tensor) and data.dtype == torch.float64:
+        return data if next(model.parameters()).dtype == torch.float64 else data.float()
+    return data
 
 
 @contextmanager

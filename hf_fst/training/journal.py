@@ -86,11 +86,10 @@ class Journal:
         self._losses = {name: self._losses.get(name, 0) + loss for name, loss in losses.items()}
         self._steps += 1
 
-    def note_skipped_images(self, group: list[dict]) -> list[dict]:
+    def note_skipped_images(self, group: list[dict]) -> None:
         """Takes what was skipped out of the batches of a group, and counts it."""
         for told in itertools.chain.from_iterable(batch.pop(SKIPPED, ()) for batch in group):
             self.skipped_images[told] = self.skipped_images.get(told, 0) + 1
-        return group
 
     def tell(self, logs: dict[str, float], accelerator) -> None:
         """Put the losses of steps taken in the place of `loss` and `train_loss` in an entry; without one they go."""

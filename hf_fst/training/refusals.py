@@ -6,12 +6,14 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 
+import datasets
 import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 from transformers import Trainer
 from transformers.utils import ModelOutput
 
+from hf_fst.data.items import tidy
 from hf_fst.data.labels import IGNORED
 from hf_fst.data.pairing import seeded
 from hf_fst.errors import UserError, did_you_mean
@@ -101,21 +103,20 @@ def refuse_blank_labels(dataset: Dataset, what: str, scored: Sequence[int] | Non
     """Refuse images whose labels hold nothing to score; reads them until there is something.
 
     Args:
-        dataset: items with `labels` (H,W); others, and streams, are passed by.
+        dataset: items with `labels` (H,W); streams are passed by.
         what: the images in the sentence.
         scored: ids of the classes that the scores are over; None for all.
 
     Raises:
-        UserError: no pixel of any label is of one of these classes.
+        UserError: no pixel of any label is of one of these classes, or there are no labels.
     """
     if isinstance(dataset, IterableDataset):
         return
     for index in range(len(dataset)):
         with seeded(0):  # a transform may draw; training draws the same numbers as without this look
-            item = dataset[index]
-        if not isinstance(item, dict) or "labels" not in item:
-            return
-        labels = torch.as_tensor(item["labels"])
+            item = tidy(dataset[index], f"item {index} of the {what} images")
+        refuse_no_labels(item)
+        labels = item["labels"]
         valid = (labels != IGNORED) & (labels != -100) if scored is None else torch.isin(labels, torch.tensor(scored))
         if valid.any():
             return
@@ -123,6 +124,19 @@ def refuse_blank_labels(dataset: Dataset, what: str, scored: Sequence[int] | Non
     if scored is not None:
         wanted, cure = f"one of the classes {', '.join(map(str, scored))}", "give other eval_classes or other images."
     raise UserError(f"No pixel of the {len(dataset)} {what} images has {wanted}, so there is nothing to score; {cure}")
+
+
+def refuse_no_labels(inputs: dict) -> None:
+    """Refuse to score images without labels.
+
+    Raises:
+        UserError: with what to do.
+    """
+    if "labels" not in inputs:
+        raise UserError(
+            f"The evaluated images have no labels (they have {', '.join(inputs)}), so there is nothing to score; give "
+            "images with labels, or use predict."
+        )
 
 
 def refuse_args(args) -> None:
@@ -145,15 +159,30 @@ def refuse_no_images(train_dataset) -> None:
         raise UserError("Training needs train_dataset: labeled images with `pixel_values` and `labels`.")
 
 
-def refuse_streams(**datasets) -> None:
-    """Refuse datasets without a length.
+def refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset) -> None:
+    """Refuse datasets without a length for training, dictionaries of splits, and images that nothing makes inputs of.
 
     Raises:
-        ValueError: with the name of the dataset.
+        UserError: with the name of the dataset and what to do.
     """
-    for name, dataset in datasets.items():
-        if isinstance(dataset, IterableDataset):
+    for name, dataset in (("train_dataset", train_dataset), ("unlabeled_dataset", unlabeled_dataset)):
+        if isinstance(dataset, IterableDataset | datasets.IterableDataset):
             raise UserError(f"{name} is a stream, which cannot be drawn by index; give a dataset with a length.")
+        if isinstance(dataset, dict):
+            raise UserError(f"{name} is a dictionary of {', '.join(map(str, dataset))}; give one of these.")
+        _refuse_raw(name, dataset)
+    for dataset in eval_dataset.values() if isinstance(eval_dataset, dict) else (eval_dataset,):
+        _refuse_raw("eval_dataset", dataset)
+
+
+def _refuse_raw(name: str, dataset) -> None:
+    is_plain = isinstance(dataset, datasets.Dataset) and dataset.format["type"] != "custom"
+    if is_plain and "pixel_values" not in dataset.column_names:
+        make = "Evaluation()" if name == "eval_dataset" else "training(512)"
+        raise UserError(
+            f"{name} is a datasets.Dataset with the columns {', '.join(dataset.column_names)}, but pixel_values are "
+            f"expected; wrap it, as hf_fst.data.View(dataset, hf_fst.data.transforms.{make})."
+        )
 
 
 def refuse_launch(trainer: Trainer) -> None:
@@ -214,11 +243,24 @@ def refuse_model(model: nn.Module) -> None:
     """Refuse a model that says itself that it has no per-pixel classes; one that does not say is looked at when used.
 
     Raises:
-        ValueError: no `config.num_labels`, or a declared output without `logits`.
+        ValueError: no `config.num_labels`, one class alone, another ignored label than ours, or a declared output without
+            `logits`.
     """
     name = type(model).__name__
     if getattr(getattr(model, "config", None), "num_labels", None) is None:
         raise UserError(f"The model is a {name} without config.num_labels; {SEGMENTATION}.")
+    if model.config.num_labels < 2:
+        raise UserError(
+            f"The {name} has one class, which there is nothing to tell from; give it two, as num_labels=2 with "
+            "id2label={0: 'background', 1: ...}."
+        )
+    own = vars(model.config)
+    for key in ("semantic_loss_ignore_index", "loss_ignore_index"):
+        if own.get(key, IGNORED) not in (IGNORED, -100):
+            raise UserError(
+                f"{key} of the {name} is {own[key]}, but labels of {IGNORED} and -100 are ignored here; leave it at "
+                f"{IGNORED}, and map the ids that are to be ignored, as LabelMap(id_map=...) does."
+            )
     try:
         declared = typing.get_type_hints(type(model).forward).get("return")
     except NameError:  # an annotation that can be read by type checkers alone

@@ -18,7 +18,7 @@ from hf_fst.method.lookahead import Context, Step
 from hf_fst.models.loading import load
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
-from hf_fst.training.ahead import ahead_of, context_of, dead_workers, pairs_of
+from hf_fst.training.ahead import ahead_of, context_of, dead_workers, in_precision_of, pairs_of, received
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.journal import Journal
@@ -35,6 +35,7 @@ class FSTTrainer(Trainer):
 
     - `get_batch_samples`, `training_step`: at the last micro-batch of an accumulation group the `rule` moves the teacher
       (imagining future students, which are undone); then the gradient of the whole group is taken with its labels;
+    - `_prepare_input`: pixels have the precision of the weights;
     - `get_train_dataloader`: batches are pairs of labeled and unlabeled images, and each draw has a seed of its own;
     - `create_optimizer`, `create_scheduler`: heads may learn faster, and the schedule may be a power of what is left;
     - `create_accelerator_and_postprocess`, `_prepare_for_training`: virtual steps count for the gradient scaler, and the
@@ -105,7 +106,7 @@ class FSTTrainer(Trainer):
         sets = {"train_dataset": train_dataset, "unlabeled_dataset": unlabeled_dataset, "eval_dataset": eval_dataset}
         sets = {name: following(dataset, self.normalization, name) for name, dataset in sets.items()}
         train_dataset, unlabeled_dataset, eval_dataset = sets.values()
-        refusals.refuse_streams(train_dataset=train_dataset, unlabeled_dataset=unlabeled_dataset)
+        refusals.refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset)
         own = ("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func")
         refusals.refuse_settings(args, **{key: kwargs[key] for key in own if key in kwargs})
         self.unlabeled_dataset = unlabeled_dataset
@@ -210,26 +211,24 @@ class FSTTrainer(Trainer):
         refusals.refuse_no_images(self.train_dataset)
         self.pairs = pairs_of(self)
         self.draws, self.ahead = DrawSampler(self.pairs), ahead_of(self)
-        return self._get_dataloader(
-            dataset=self.pairs,
-            description="Training",
-            batch_size=self._train_batch_size,
-            sampler_fn=lambda _: self.draws,
-            is_training=True,
-        )
+        in_order = {"sampler_fn": lambda _: self.draws, "is_training": True}
+        return self._get_dataloader(self.pairs, "Training", self._train_batch_size, **in_order)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Remember the accumulation group, the unit of the look-ahead."""
         if self.state.global_step >= self.state.max_steps:  # resumed at its end, inside an epoch
             return [], None
-        self.group, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.journal.note_skipped_images(self.group)
+        self.group = received(self, super().get_batch_samples(epoch_iterator, num_batches, device)[0])
         return self.group, None
+
+    def _prepare_input(self, data):
+        """As `Trainer`; pixels of more precision than the weights are rounded to it."""
+        return in_precision_of(self.model, super()._prepare_input(data))
 
     def lookahead_groups(self, count: int, size: int) -> Iterator[list[dict]]:
         """`count` groups of `size` micro-batches drawn for this step alone."""
         for group in self.ahead.groups(self.state.global_step, count, size):
-            yield [self._prepare_inputs(batch) for batch in self.journal.note_skipped_images(group)]
+            yield [self._prepare_inputs(batch) for batch in received(self, group)]
 
     # the step
 
@@ -276,8 +275,9 @@ class FSTTrainer(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Confusion counts (B,2,C,C) of student and teacher, at the size of the labels ((B,1,C,C) without a teacher)."""
-        if self.compute_metrics is not self._scores or "labels" not in inputs:
+        if self.compute_metrics is not self._scores:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        refusals.refuse_no_labels(inputs)
         inputs = self._prepare_inputs(inputs)
         options = (self._num_labels(), look_of(self.settings))
         with self.accelerator.autocast():

@@ -198,7 +198,8 @@ def test_collate_gives_lists_where_sizes_differ():
         ),
         (
             lambda: Pairs(Numbered(1, labels=False))[0],
-            "The labeled set yields no labels; give a dataset with a label column.",
+            "Item 0 of the labeled set yields no labels; give a dataset with `labels` (H,W), without rows that have "
+            "none.",
         ),
     ],
 )

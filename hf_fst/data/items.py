@@ -1,0 +1,98 @@
+"""Items of datasets as people have them, brought to what training wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import PIL.Image
+import torch
+
+from hf_fst.errors import UserError
+
+MOST_CHANNELS = 4  # a first side beyond this, and a last one of 1, 3 or 4, are an image with its channels last
+
+
+def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch.Tensor]:
+    """An item of a user's own dataset as training wants it: converted where it is unmistakable, tensors alone.
+
+    `pixel_values` become float32 (3,H,W) (a torch tensor of float64 stays one): floats as tensors, arrays or lists, also
+    (1,3,H,W) as image processors give them. `labels` become int64 (H,W): whole numbers of any type, as tensors, arrays,
+    lists or a PIL image, also (1,H,W).
+
+    Args:
+        item: a dict, or what an image processor gives.
+        name: of the item, for errors.
+
+    Raises:
+        UserError: no dict with `pixel_values`, or pixels or labels that could mean several things.
+    """
+    if not isinstance(item, Mapping) or "pixel_values" not in item:
+        what = f"has the keys {', '.join(map(str, item))}" if isinstance(item, Mapping) else _kind(item)
+        raise UserError(
+            f"{name[0].upper()}{name[1:]} {what}, but a dict with pixel_values and labels is expected; wrap a "
+            "datasets.Dataset in hf_fst.data.View."
+        )
+    made = {key: torch.as_tensor(value) for key, value in item.items() if isinstance(value, torch.Tensor | np.ndarray)}
+    made["pixel_values"] = _pixels(item["pixel_values"], name)
+    if item.get("labels") is not None:
+        made["labels"] = _labels(item["labels"], name)
+    return made
+
+
+def _kind(value: object) -> str:
+    return "is None" if value is None else f"is a {type(value).__name__}"
+
+
+def _tensor(value: object) -> torch.Tensor | None:
+    """The numbers of a tensor, an array or nested lists; None for anything else."""
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return None
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)  # torch knows few operations on these
+    array = array if array.flags.writeable else array.copy()  # as that of a PIL image is not
+    return torch.as_tensor(array) if array.dtype.kind in "buif" else None
+
+
+def _type(values: torch.Tensor) -> str:
+    return str(values.dtype).removeprefix("torch.")
+
+
+def _pixels(value: object, name: str) -> torch.Tensor:
+    pixels = None if isinstance(value, PIL.Image.Image) else _tensor(value)
+    if pixels is None or not pixels.is_floating_point():
+        kind = type(value).__name__ if pixels is None else _type(pixels)
+        raise UserError(f"In {name} pixel_values are {kind}; give normalized floats, as hf_fst.data.transforms does.")
+    if not isinstance(value, torch.Tensor) or pixels.dtype in (torch.float16, torch.bfloat16):
+        pixels = pixels.float()
+    pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
+    if pixels.ndim != 3:
+        raise UserError(f"In {name} pixel_values have the shape {tuple(pixels.shape)}, but (3,H,W) is expected.")
+    if len(pixels) > MOST_CHANNELS and pixels.shape[-1] in (1, 3, 4):
+        raise UserError(
+            f"In {name} pixel_values have the shape {tuple(pixels.shape)}, with the channels last, but (3,H,W) is "
+            "expected; bring them to the front with permute(2, 0, 1)."
+        )
+    return pixels
+
+
+def _labels(value: object, name: str) -> torch.Tensor:
+    labels = _tensor(value)
+    if labels is None:
+        raise UserError(f"In {name} labels are a {type(value).__name__}; give one class id a pixel, (H,W).")
+    if labels.dtype == torch.int64 and labels.ndim == 2:
+        return labels
+    if labels.is_floating_point() and (labels != labels.round()).any():
+        raise UserError(
+            f"In {name} labels are {_type(labels)} numbers with fractions; give one class id a pixel, without smoothing."
+        )
+    labels = labels[0] if labels.ndim == 3 and len(labels) == 1 else labels
+    if labels.ndim != 2:
+        raise UserError(
+            f"In {name} labels have the shape {tuple(labels.shape)}, but (H,W) is expected, one class id a pixel."
+        )
+    return labels.long()
