@@ -1,12 +1,12 @@
 """What the look-ahead gives over its controls: methods and paired seeds on one task, within a time limit.
 
-    python examples/benchmarks/study.py street street-da-lite --start street-source-lite --steps 600 --budget 8h
-    python examples/benchmarks/study.py photos drawn-to-camvid --budget 10m --jobs 12 -- --data_dir camvid
+    python examples/benchmarks/study.py street street-da-lite --start 300 --steps 600 --budget 8h
+    python examples/benchmarks/study.py photos drawn-to-camvid --start 300 --budget 10m --jobs 9 -- --unlabeled_data_dir D
 
 Each run is one `hf-fst train`. Runs that are there already are not made again; the most important contrasts come first,
-and what would not end in time is left out. With --start every seed has a network of its own, trained by that recipe, from
-which all methods go on. What stands after `--` goes to every run. The scores go to docs/results/NAME.json; `make tables`
-renders the table and draws the curves.
+and what would not end in time is left out. With --start every seed first learns from labels alone for so many steps, and
+all methods go on from that network. What stands after `--` goes to every run. The scores go to docs/results/NAME.json;
+`make tables` renders the table and draws the curves.
 """
 
 from __future__ import annotations
@@ -43,14 +43,16 @@ def methods(steps: int, memory: float) -> dict[str, tuple[dict, float]]:
         steps: of a run.
         memory: of the teacher, in steps.
     """
-    base = {"max_steps": steps, "teacher_memory": memory}
+    every = max(1, steps // 4)
+    base = {"max_steps": steps, "teacher_memory": memory, "eval_steps": every, "save_steps": every, "report": False}
     deep = base | {"rule": "fst_d", "lookahead_steps": K}
     mean = base | {"rule": "mean_teacher"}
     faster = 1 / (1 - (1 - 1 / memory) ** (K + 1))  # of μ^(K+1), where μ is that of this memory
     alone = base | {"rule": "supervised", "objective": "supervised"}
 
     def longer(options: dict, factor: float) -> dict:
-        return options | {"max_steps": round(factor * steps)}
+        every = max(1, round(factor * steps / 4))
+        return options | {"max_steps": round(factor * steps), "eval_steps": every, "save_steps": every}
 
     found = {
         CONTROL: (mean, 1),
@@ -86,7 +88,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the table: docs/results/NAME.json")
     parser.add_argument("recipe", help="name or path of the recipe that all runs share")
-    parser.add_argument("--start", default=None, help="recipe of the networks that the runs start from, one a seed")
+    parser.add_argument(
+        "--start", type=int, default=0, help="steps of labels alone that all methods of a seed go on from"
+    )
     parser.add_argument("--title", default=None, help="of the table")
     parser.add_argument("--steps", type=int, default=None, help="of a run (those of the recipe)")
     parser.add_argument("--memory", type=float, default=None, help="of the teacher in steps (that of the recipe)")
@@ -110,15 +114,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     folder, starts = args.runs / args.name, {}
     if args.start:
-        first = [
-            Trial("start", seed, {"eval_strategy": "no", "load_best_model_at_end": "false"}) for seed in args.seeds
-        ]
-        run_trials(args.start, first, folder, more, args.jobs, deadline)
+        alone = {"rule": "supervised", "objective": "supervised", "max_steps": args.start, "eval_strategy": "no"}
+        alone |= {"load_best_model_at_end": False, "save_strategy": "no", "test_split": False, "report": False}
+        first = [Trial("start", seed, alone) for seed in args.seeds]
+        run_trials(args.recipe, first, folder, more, args.jobs, deadline)
         starts = {
             t.seed: {"model": str(folder / t.name), "model_config": None, "pretrained_backbone": None} for t in first
         }
     trials = [
-        Trial(name, seed, values | starts.get(seed, {}), cost)
+        Trial(name, seed, values | starts.get(seed, {}), 0.5 + cost)  # half a run to start and to evaluate
         for group in tiers(list(chosen))
         for seed in args.seeds
         for name, (values, cost) in ((name, chosen[name]) for name in group)
@@ -141,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def tiers(names: list[str], size: int = 4) -> list[list[str]]:
+def tiers(names: list[str], size: int = 5) -> list[list[str]]:
     """Methods in groups of which all seeds run before the next group begins."""
     return [names[i : i + size] for i in range(0, len(names), size)]
 

@@ -60,7 +60,7 @@ def run_trials(
         trials: what to run, the most important first.
         folder: keeps a folder and a log of each.
         more: words that go to every run, such as `["--data_dir", "images"]`.
-        jobs: runs at a time; the cores are shared among them.
+        jobs: runs at a time; the cores are shared among them, if `OMP_NUM_THREADS` does not say otherwise.
         deadline: of `time.monotonic()`. A run that would not end before it is not begun, one that has not is stopped.
         say: gets a line for each run.
 
@@ -102,7 +102,7 @@ def _start(trial: Trial, recipe: str, folder: Path, more: Sequence[str], jobs: i
     words = [*trial.words(recipe, more), "--output_dir", str(folder / trial.name), "--disable_tqdm", "true"]
     if (folder / trial.name).is_dir():
         words.append("--overwrite")
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
     with open(folder / f"{trial.name}.log", "w", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "hf_fst", *words], stdout=log, stderr=subprocess.STDOUT, env=environment
