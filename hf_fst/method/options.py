@@ -174,6 +174,15 @@ TABLE = {
         "how often the unlabeled images are seen before the first step for the prototypes to start with", above=0
     ),
     "consistency_weight": Option("weight of the consistency of a strong view with the image", low=0),
+    "contrast_weight": Option("weight of the contrast of pixels with classes", low=0),
+    "contrast": Option(
+        "the contrast of the 'paper', or as 'coded' by the authors of U2PL, whose labels, negatives and banks differ",
+        choices=("paper", "coded"),
+        only_with="contrast_weight",
+    ),
+    "bank_size": Option(
+        "pixels of each class that are remembered as what it is not", low=1, only_with="contrast_weight"
+    ),
     "distillation_weight": Option("weight of the divergence from the fixed network's probabilities", low=0),
     "distillation": Option(
         "that divergence: 'kl', or as it is 'coded' by the authors of ProDA, with p in the place of log p",

@@ -30,6 +30,7 @@ OFFICIAL_SEMI = {
     "teacher_follows": "both",
     "warmup_counts": "steps",
     "loss_reduction": "valid",
+    "contrast": "coded",
 }
 
 # other methods as their authors' code runs them, where their published numbers come from that
@@ -38,7 +39,7 @@ OFFICIAL_METHODS = {
     "unimatch_v2": {"teacher_follows": "after", "momentum_warmup": True, "teacher_buffers": "ema"},
 }
 
-SEMI_OBJECTIVES = ("cut_mix", "entropy_drop")
+SEMI_OBJECTIVES = ("cut_mix", "entropy_drop", "u2pl")
 PRESETS = ("paper", "official")
 
 

@@ -14,6 +14,7 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+from .features import returns_features
 from .segmentation import SegmentationOutput
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def return_auxiliary_logits(model: nn.Module) -> None:
 
 
 def freeze_unused(model: nn.Module, pixel_values: torch.Tensor) -> list[str]:
-    """Freezes the trainable parameters on which neither logits nor auxiliary logits depend, and gives their names.
+    """Freezes the trainable parameters on which no logits depend, nor features asked for, and gives their names.
 
     Such are the layers of transformers' BEiT behind its last feature level, and Swin's final norm. They never learn, and
     DDP with `find_unused_parameters=False` waits for their gradients in vain.
@@ -71,6 +72,7 @@ def freeze_unused(model: nn.Module, pixel_values: torch.Tensor) -> list[str]:
     with torch.enable_grad():
         output = model(pixel_values=pixel_values[None].to(first.device, first.dtype))
         outputs = [output.logits, *(output.get("auxiliary_logits") or {}).values()]
+        outputs += [output.features] if returns_features(model) else []
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         total = sum(logits.float().mean() for logits in outputs)
         gradients = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)

@@ -18,6 +18,7 @@ class DeepLabV3PlusConfig(ResNetSegmentationConfig):
     low_level_size: channels of the stride-4 features: 256, or 48 as in the DeepLabV3+ paper.
     decoder_bias: whether the decoder's convolutions have a bias in front of their batch norm.
     use_auxiliary_head: a second classifier on the third stage (the paper's Cityscapes experiments).
+    representation_size: channels of a head beside the classifier, whose output is `features` (U2PL: 256); 0 for none.
     """
 
     model_type = "deeplabv3plus"
@@ -28,6 +29,7 @@ class DeepLabV3PlusConfig(ResNetSegmentationConfig):
     low_level_size: int = 256
     decoder_bias: bool = True
     use_auxiliary_head: bool = False
+    representation_size: int = 0
     align_corners: bool = True
 
 
@@ -66,12 +68,24 @@ class DeepLabV3PlusHead(nn.Module):
             nn.Dropout2d(config.classifier_dropout_prob),
             classifier(width, config.num_labels),
         )
+        self.representation = None
+        if config.representation_size:
+            self.representation = nn.Sequential(
+                ConvBNReLU(joined, width, 3, bias=config.decoder_bias),
+                nn.Dropout2d(config.classifier_dropout_prob),
+                ConvBNReLU(width, width, 3, bias=config.decoder_bias),
+                nn.Dropout2d(config.classifier_dropout_prob),
+                nn.Conv2d(width, config.representation_size, 1),
+            )
 
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         low_level = self.low_level(features[0])
         context = self.dropout(self.projection(self.aspp(features[-1])))
         context = F.interpolate(context, size=low_level.shape[-2:], mode="bilinear", align_corners=True)
-        return self.classifier(torch.cat([low_level, context], dim=1))
+        joined = torch.cat([low_level, context], dim=1)
+        if self.representation is None:
+            return self.classifier(joined)
+        return self.classifier(joined), self.representation(joined)
 
 
 class AuxiliaryHead(nn.Module):

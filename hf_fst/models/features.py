@@ -23,6 +23,11 @@ def _add(network: nn.Module, inputs: tuple, output: ModelOutput | tuple) -> Segm
     return SegmentationOutput(**output, features=kept)
 
 
+def returns_features(model: nn.Module) -> bool:
+    """Whether features were asked of a network."""
+    return _add in model._forward_hooks.values()
+
+
 def return_features(model: nn.Module) -> None:
     """Makes a network return `features` (B,D,h,w): what its classifier reads, or what it calls so itself.
 

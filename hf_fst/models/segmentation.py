@@ -106,7 +106,9 @@ class SegmentationModel(PreTrainedModel):
         return_dict: bool | None = None,
     ) -> SegmentationOutput | tuple:
         features = self.features(pixel_values)
-        logits = self.decode_head(features)
+        logits, pixel_features = self.decode_head(features), None
+        if isinstance(logits, tuple):  # a head with a representation of its own beside its classifier
+            logits, pixel_features = logits
         auxiliary_logits = None
         if self.auxiliary_head is not None:
             auxiliary_logits = {"auxiliary_head": self.auxiliary_head(features)}
@@ -126,6 +128,7 @@ class SegmentationModel(PreTrainedModel):
             logits=logits,
             hidden_states=tuple(features) if output_hidden_states else None,
             auxiliary_logits=auxiliary_logits,
+            features=pixel_features,
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()

@@ -16,80 +16,11 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from hf_fst.drawing.tables import class_rows, markdown_table, percent
 from hf_fst.errors import printable
 from hf_fst.publishing.facts import Comparison, DatasetFacts, Evaluation, RunFacts
+from hf_fst.publishing.wording import LOOKAHEAD_RULES, OBJECTIVES, RULES
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 BARE_TEMPLATE = TEMPLATE.with_name("bare_card.md.jinja")
 FIGURES = ("curves.png", "class_iou.png", "samples.png")
-
-FOLLOW = "φ_{t+1} = μφ_t + (1-μ)θ_t"
-# What each rule makes of the teacher before the student's real step, and the settings its symbols stand for.
-RULES = {
-    "supervised": ("no teacher follows the student", "", {}),
-    "mean_teacher": (
-        "the teacher is the moving average of the student (classical self-training, ST)",
-        FOLLOW,
-        {"μ": "teacher_momentum", "memory in steps": "teacher_memory"},
-    ),
-    "naive_fst": (
-        "the teacher takes in the student of the next step, which is computed first and taken back",
-        "φ_{t+1} = μφ_t + (1-μ)(θ_t - γ∇L(θ_t, φ_t))",
-        {"μ": "teacher_momentum", "memory in steps": "teacher_memory"},
-    ),
-    "improved_fst": (
-        "the teacher takes in the present student, then the student of the next step",
-        "φ' = μφ_t + (1-μ)θ_t\nφ_{t+1} = μ'φ' + (1-μ')(θ_t - γ∇L(θ_t, φ'))",
-        {
-            "μ": "teacher_momentum",
-            "μ'": "lookahead_momentum",
-            "memory in steps": "teacher_memory",
-            "M": "lookahead_every",
-        },
-    ),
-    "fst_d": (
-        "FST-D: the teacher takes in the students of the next K steps, one after the other",
-        "φ̃ = μφ_t + (1-μ)θ_t,  θ̃ = θ_t\nK times:  θ̃ ← θ̃ - γ∇L(θ̃, φ̃),  φ̃ ← μ'φ̃ + (1-μ')θ̃\nφ_{t+1} = φ̃",
-        {
-            "μ": "teacher_momentum",
-            "μ'": "lookahead_momentum",
-            "memory in steps": "teacher_memory",
-            "K": "lookahead_steps",
-            "M": "lookahead_every",
-            "batches": "lookahead_batches",
-        },
-    ),
-    "fst_w": (
-        "FST-W: the teacher takes in the mean of N students of the next step, each from its own batch",
-        "φ' = μφ_t + (1-μ)θ_t\nφ_{t+1} = μ'φ' + (1-μ')·(1/N)Σ_i (θ_t - γ∇L_i(θ_t, ψ))\n"
-        "ψ = φ' (as in the authors' code) or φ_t (as printed in the paper)",
-        {
-            "μ": "teacher_momentum",
-            "μ'": "lookahead_momentum",
-            "memory in steps": "teacher_memory",
-            "N": "lookahead_students",
-            "M": "lookahead_every",
-            "batches": "lookahead_batches",
-            "labels of the virtual steps": "lookahead_labels",
-        },
-    ),
-}
-LOOKAHEAD_RULES = ("naive_fst", "improved_fst", "fst_d", "fst_w")
-OBJECTIVES = {
-    "supervised": "cross entropy on labeled images",
-    "pseudo_label": "cross entropy on labeled images, and on unlabeled ones with the teacher's hard labels",
-    "class_mix": "as `pseudo_label`, on unlabeled images into which half the classes of a labeled one are pasted "
-    "(ClassMix), with color jitter and blur",
-    "cut_mix": "as `pseudo_label`, on unlabeled images with rectangles exchanged between them (CutMix)",
-    "entropy_drop": "as `cut_mix`, without the unlabeled pixels on which the teacher is least sure (by entropy)",
-    "unimatch": "cross entropy on labeled images, and with the teacher's confident labels on two strongly augmented, cut "
-    "views of each unlabeled image and on its features with dropped channels (UniMatch)",
-    "unimatch_v2": "cross entropy on labeled images, and with the teacher's confident labels on two strongly augmented, "
-    "cut views of each unlabeled image that see complementary feature channels (UniMatch V2)",
-    "proda": "cross entropy on labeled images, and on unlabeled ones symmetric cross entropy with a fixed network's "
-    "labels, corrected by how near the teacher's features are to prototypes of the classes; a strong view is kept "
-    "consistent with the image (ProDA, stage 1)",
-    "distill": "cross entropy on labeled images, and on strong views of unlabeled ones with the confident labels of a "
-    "fixed network, whose probabilities they are kept near (ProDA, stages 2 and 3)",
-}
 
 
 def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:

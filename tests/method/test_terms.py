@@ -195,8 +195,9 @@ def test_the_teachers_batch_is_not_changed(name):
     batch = on_device({key: value.clone() for key, value in BATCH.items()})
     objective, teacher = ready(name, batch)
     assert isinstance(objective, OBJECTIVES[name])
+    batch["progress"] = 0.0
     objective.prepare(teacher, batch)
-    assert batch.keys() == BATCH.keys()
+    assert batch.keys() == {*BATCH, "progress"}
     assert all(torch.equal(batch[key].cpu(), BATCH[key]) for key in BATCH)
 
 
@@ -244,5 +245,5 @@ def test_whether_auxiliary_heads_weigh_pseudo_labels_is_an_option(weighs):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_teacher_that_has_labeled_is_in_evaluation_mode_again(name):
     objective, teacher = ready(name, on_device(BATCH), batch_norm=True, dropout=0.5)
-    objective.prepare(teacher, on_device(BATCH))
+    objective.prepare(teacher, {**on_device(BATCH), "progress": 0.0})
     assert not any(module.training for module in teacher.model.modules())

@@ -33,6 +33,9 @@ def test_there_is_a_recipe_for_each_row_of_the_tables():
     assert points_of("gta5_networks.yaml") == [f"{n}-{m}" for n in networks for m in ("st", "k2", "k3", "k4")]
     assert points_of("synthia_different.yaml") == ["d_k2", "d_k3", "d_k4", "w_n2", "w_n3", "w_n4"]
     assert len(points_of("voc_semi.yaml")) == 4 * 3 * 2 and len(points_of("cityscapes_semi.yaml")) == 2 * 3 * 2
+    labels = ["92", "183", "366", "732", "1464", "16th", "8th", "4th", "2nd"]
+    assert points_of("voc_u2pl.yaml") == [f"{n}-{m}" for n in labels for m in ("published", "fst")]
+    assert len(points_of("cityscapes_u2pl.yaml")) == 4 * 2
     assert points_of("gta5_proda.yaml") == ["warm_up", "stage1", "stage1_fst", "stage2", "stage3"]
     assert points_of("synthia_proda.yaml") == ["warm_up", "stage1", "stage2", "stage3"]
     assert {"gta5_daformer.yaml", "synthia_daformer.yaml", "street_da.yaml", "folders.yaml"} <= set(FILES)
@@ -52,6 +55,8 @@ def test_every_point_is_valid(name, point):
         ("synthia_different.yaml", "d_k4", ("fst_d", 4, 6e-5, 40000, 0.0)),
         ("voc_semi.yaml", "pspnet-8th-st", ("mean_teacher", None, 1e-3, -1, 0.0)),
         ("cityscapes_semi.yaml", "cutmix-4th-fst", ("fst_d", 3, 1e-2, -1, 0.0)),
+        ("voc_u2pl.yaml", "92-published", ("mean_teacher", None, 1e-3, -1, 0.0)),
+        ("cityscapes_u2pl.yaml", "8th-fst", ("fst_d", 3, 1e-2, -1, 0.0)),
         ("gta5_proda.yaml", "stage1", ("mean_teacher", None, 1e-4, 62475, 0.0)),
         ("gta5_proda.yaml", "stage2", ("supervised", None, 6e-4, 62475, 0.0)),
     ],

@@ -33,6 +33,7 @@ OWN = {
     "entropy_drop": MIXED | {"cut_probability", "entropy_drop_percent"},
     "unimatch": VIEWS | {"feature_stream_weight", "strong_views_weight", "feature_dropout"},
     "unimatch_v2": VIEWS | DISTANCE,
+    "u2pl": MIXED | {"cut_probability", "entropy_drop_percent", "contrast_weight", "contrast", "bank_size"},
     "distill": {"unlabeled_weight", "confidence_threshold", "distillation_weight", "distillation"},
     "proda": PROTOTYPES | {"regularizer_weight"},
     "naive_fst": {"lookahead_batches"},

@@ -11,6 +11,7 @@ from hf_fst.method.objectives.feature_distance import FeatureDistance
 from hf_fst.method.objectives.proda import ProDAObjective
 from hf_fst.method.objectives.pseudo_label import PseudoLabelObjective
 from hf_fst.method.objectives.supervised import SupervisedObjective
+from hf_fst.method.objectives.u2pl import U2PLObjective
 from hf_fst.method.objectives.unimatch import UniMatchObjective
 from hf_fst.method.objectives.unimatch_v2 import UniMatchV2Objective
 
@@ -22,6 +23,7 @@ OBJECTIVES = {
     "entropy_drop": EntropyDropObjective,
     "unimatch": UniMatchObjective,
     "unimatch_v2": UniMatchV2Objective,
+    "u2pl": U2PLObjective,
     "proda": ProDAObjective,
     "distill": DistillObjective,
 }

@@ -82,7 +82,10 @@ class Objective:
         """
 
     def prepare(self, teacher, batch: dict) -> dict:
-        """The batch with whatever `terms` needs; labels (B,H,W) have 255 where they are ignored."""
+        """The batch with whatever `terms` needs; labels (B,H,W) have 255 where they are ignored.
+
+        `batch["progress"]` is the share of the run's steps that are done, in virtual steps that of the real one.
+        """
         batch = {**batch, "labels": ignore_as_255(batch["labels"])}
         return batch if self.feature_distance is None else self.feature_distance.prepare(batch)
 

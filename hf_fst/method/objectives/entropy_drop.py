@@ -72,13 +72,29 @@ class EntropyDropObjective(Objective):
         batch["mixed_pixel_values"] = self.augment(batch["mixed_pixel_values"])
         teacher.model.train()
         joint = torch.cat([batch["pixel_values"], batch["mixed_pixel_values"]])
-        uncertainty = entropy(teacher(joint).logits[-len(images) :], size, self.align_corners)
+        output = teacher(joint)
+        uncertainty = entropy(output.logits[-len(images) :], size, self.align_corners)
         teacher.label_mode()
+        batch |= self.looked(batch, output, uncertainty)
         batch["mixed_valid"] = batch["mixed_labels"] != IGNORE_INDEX
         if batch["mixed_valid"].any():
-            limit = percentile(uncertainty[batch["mixed_valid"]], self.drop_percent)
+            limit = percentile(uncertainty[batch["mixed_valid"]], self.percent(batch))
             batch["mixed_labels"] = batch["mixed_labels"].masked_fill(uncertainty >= limit, IGNORE_INDEX)
         return batch
+
+    def percent(self, batch: dict) -> float:
+        """The percentile from which pixels are dropped."""
+        return self.drop_percent
+
+    def looked(self, batch: dict, output, uncertainty: torch.Tensor) -> dict:
+        """What else is taken of the teacher's second look, before pixels are dropped.
+
+        Args:
+            batch: with `mixed_labels` (B,H,W), 255 on padding.
+            output: the teacher's, of labeled and mixed images.
+            uncertainty: its entropy (B,H,W) on the mixed images.
+        """
+        return {}
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
         """Labeled pixels, and of the unlabeled images pixels `P` and `kept` ones `n`."""
@@ -92,10 +108,13 @@ class EntropyDropObjective(Objective):
     def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[dict[str, torch.Tensor]]:
         """Both terms of one forward pass: CE on labels, λ·(P / n)·CE on the labels that are kept."""
         joint = torch.cat([batch["pixel_values"], batch["mixed_pixel_values"]])
-        output = student(pixel_values=joint)
+        yield self.losses(student(pixel_values=joint), batch, totals)
+
+    def losses(self, output, batch: dict, totals: dict) -> dict[str, torch.Tensor]:
+        """The named losses of the student's output on labeled and mixed images."""
         count = len(batch["pixel_values"])
         labeled = self.labeled_loss(output, batch["labels"], totals)
         mixed = batch["mixed_labels"]
         unlabeled = cross_entropy(output.logits[count:], mixed, totals["kept"], align_corners=self.align_corners)
         factor = (totals["pixels"] / totals["kept"].clamp(min=1)).to(unlabeled.dtype)
-        yield {"labeled_loss": labeled, "unlabeled_loss": self.unlabeled_weight * factor * unlabeled}
+        return {"labeled_loss": labeled, "unlabeled_loss": self.unlabeled_weight * factor * unlabeled}
