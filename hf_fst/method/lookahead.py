@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
+from hf_fst.method.capture import Capture
 from hf_fst.method.objectives import Objective
 from hf_fst.method.present import Present, Statistics, copy_all, local, skipped, skips_on_device
 from hf_fst.method.rules import MeanTeacher
@@ -95,6 +97,8 @@ class Context:
     statistics: Statistics | None = None
     #: those of the student, found at the first step
     tensors: Tensors | None = None
+    #: passes that are replayed, None for none
+    capture: Capture | None = None
 
 
 def sum_over_processes(accelerator, counts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -171,7 +175,7 @@ class Step:
 
     def teacher_follows_mean_future(self) -> None:
         """φ ← μ'φ + (1-μ')·(mean of the remembered θ̃); μ'^M where M steps share a look-ahead."""
-        count = len(list(self.student.parameters()))
+        count = len(self.tensors.parameters)
         momentum = self._momentum(self.settings.mu_ahead, self.settings.every)
         self._follow(self.futures[:count], self.futures[count:], momentum)
 
@@ -185,7 +189,7 @@ class Step:
                 copy_all(*map(local, tensors))
 
     def _follow_student(self, momentum: float) -> None:
-        self._follow(list(self.student.parameters()), list(self.student.buffers()), momentum)
+        self._follow(self.tensors.parameters, self.tensors.buffers, momentum)
 
     def _momentum(self, mu: float, steps: int = 1) -> float:
         """The momentum of one following, which stands for those of `steps` steps from this one on.
@@ -194,8 +198,6 @@ class Step:
         (1 - 1/memory)^M, or while warming up to those of a mean teacher of this memory; μ_t itself otherwise.
         """
         settings, count = self.settings, self.number
-        if settings.follows == "never":
-            return
         if settings.warmup_counts == "forwards":  # virtual ones too, those of earlier steps and of this one
             count += settings.virtual_steps * math.ceil(self.since / settings.every) + self.gradients
         if settings.memory is not None:
@@ -207,6 +209,8 @@ class Step:
         return factor ** (1 / ((1 if settings.follows == "after" else 2) if self.plain else settings.followings))
 
     def _follow(self, parameters, buffers, momentum: float) -> None:
+        if self.settings.follows == "never":
+            return
         self.teacher.follow(parameters, buffers, momentum)
         if self.teacher.buffers != "batch":
             self.share_buffers(self.teacher.model)
@@ -274,7 +278,7 @@ class Step:
     @torch.no_grad()
     def remember_future(self, weight: float) -> None:
         """Add `weight` θ̃ to the remembered mean (floating-point buffers alike, counters as they are)."""
-        parameters, buffers = list(self.student.parameters()), list(self.student.buffers())
+        parameters, buffers = self.tensors.parameters, self.tensors.buffers
         future = [*parameters, *buffers]
         # frozen parameters have no future: they are not copied, and no rounding touches them
         moving = [p.requires_grad for p in parameters] + [b.is_floating_point() for b in buffers]
@@ -308,17 +312,16 @@ class Step:
             group = [objective.prepare(self.teacher, {**batch, "progress": self.progress}) for batch in group]
         totals = sum_over_processes(accelerator, [objective.counts(batch) for batch in group])
 
+        if context.capture is not None:
+            context.capture.begin(self.tensors.parameters)
         losses: dict[str, torch.Tensor] = {}
         for i, batch in enumerate(group):
-            terms = iter(objective.terms(self.model, self.teacher, batch, totals))
-            for n in range(objective.passes):
-                last = i == len(group) - 1 and n == objective.passes - 1
-                with nullcontext() if last else accelerator.no_sync(self.model):
-                    # gradients are averaged over processes, the totals are sums over them
-                    shares = {name: share * accelerator.num_processes for name, share in next(terms).items()}
-                    accelerator.backward(sum(shares.values()))
-                for name, share in shares.items():
-                    losses[name] = losses.get(name, 0) + share.detach()
+            take = partial(backward, context, self.model, last=i == len(group) - 1)
+            shares = take(batch, totals) if context.capture is None else context.capture(take, batch, totals)
+            for name, share in shares.items():
+                losses[name] = losses.get(name, 0) + share
+        if context.capture is not None:
+            context.capture.end(self.tensors.parameters)
         self.gradients += 1
 
         checked = dict(losses)
@@ -339,3 +342,27 @@ class Step:
             self.forget_gradient()
         context.journal.stop_after_too_many(checked, self.number + 1)
         return None, group
+
+
+def backward(
+    context: Context, model: nn.Module, batch: dict, totals: dict, last: bool = True
+) -> dict[str, torch.Tensor]:
+    """The losses of a prepared micro-batch, whose gradient is added to `.grad`.
+
+    Args:
+        context: of the run.
+        model: the student, wrapped.
+        batch: what the objective prepared.
+        totals: what normalizes the losses, over the group and the processes.
+        last: whether it is the last of its group, with whose gradient that of all processes is exchanged.
+    """
+    objective, accelerator = context.objective, context.accelerator
+    terms, losses = iter(objective.terms(model, context.teacher, batch, totals)), {}
+    for n in range(objective.passes):
+        with nullcontext() if last and n == objective.passes - 1 else accelerator.no_sync(model):
+            # gradients are averaged over processes, the totals are sums over them
+            shares = {name: share * accelerator.num_processes for name, share in next(terms).items()}
+            accelerator.backward(sum(shares.values()))
+        for name, share in shares.items():
+            losses[name] = losses.get(name, 0) + share.detach()
+    return losses

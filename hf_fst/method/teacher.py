@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
@@ -52,6 +52,8 @@ class EMATeacher:
             if tensor.dtype in (torch.float16, torch.bfloat16):
                 tensor.data = tensor.data.float()
         self.tensors = Tensors(self.model)
+        #: gives what the network does where its passes are replayed (`hf_fst.method.capture`)
+        self.replayed: Callable | None = None
         # places in `parameters()` of what moves
         own = {id(p) for p in self.model.parameters()}.difference(map(id, frozen))
         self.moving = [i for i, p in enumerate(self.model.parameters()) if id(p) in own]
@@ -68,7 +70,11 @@ class EMATeacher:
     @torch.no_grad()
     def __call__(self, pixel_values: torch.Tensor, **kwargs):
         """Output of the teacher for `pixel_values` (B,3,H,W), without gradient."""
-        return self.model(pixel_values=pixel_values, **kwargs)
+        if self.replayed is None or kwargs:
+            return self.model(pixel_values=pixel_values, **kwargs)
+        kind = pixel_values.device.type
+        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        return self.replayed({"pixel_values": pixel_values}, state=(self.model.training, half))
 
     @torch.no_grad()
     def follow(self, parameters: Sequence[torch.Tensor], buffers: Sequence[torch.Tensor], momentum: float) -> None:

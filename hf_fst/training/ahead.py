@@ -5,16 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
+from transformers.utils import logging
 
 from hf_fst.data.pairing import AheadSampler, Pairs
 from hf_fst.errors import RunError, UserError
-from hf_fst.method.lookahead import Context
+from hf_fst.method.capture import Capture
+from hf_fst.method.lookahead import Context, backward
+from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.training.batches import look_at_first
 from hf_fst.training.settings import look_ahead_of
+
+logger = logging.get_logger(__name__)
 
 
 class AheadBatches:
@@ -107,7 +113,7 @@ def ahead_of(trainer) -> AheadBatches:
 def context_of(trainer) -> Context:
     """What all steps of a run share, with an objective that has seen the images it begins with."""
     begin(trainer)
-    return Context(
+    context = Context(
         trainer.teacher,
         trainer.learning_objective,
         trainer.optimizer,
@@ -117,6 +123,15 @@ def context_of(trainer) -> Context:
         lambda count, size: trainer.lookahead_groups(count, size),
         trainer.state.max_steps,
     )
+    if trainer.settings.capture:
+        # one of the user's own may do at a step what it did not do when it was recorded
+        known = context.objective.replayable and type(context.objective) in OBJECTIVES.values()
+        if not known:
+            name = type(context.objective).__name__
+            logger.warning(f"capture: {name} is not replayed as a CUDA graph; only the passes of the teacher are.")
+        student = partial(backward, context, trainer.model_wrapped) if known else None
+        context.capture = Capture(trainer.teacher, student)
+    return context
 
 
 def begin(trainer) -> None:

@@ -232,6 +232,13 @@ class FSTConfig(TrainingArguments):
         choices=("auto", "true", "false"),
         unused_by=("supervised", "entropy_drop", "unimatch", "unimatch_v2"),
     )
+    capture: bool = option(
+        False,
+        "replay the passes of student and teacher as CUDA graphs, a launch for each; one GPU, float32 or bf16. A network "
+        "that cannot be recorded runs as without",
+        group="Run",
+        card=False,
+    )
     max_nonfinite_steps: int = option(
         10,
         "a step whose loss is not finite is skipped and counted; so many in a row stop the run",

@@ -206,6 +206,29 @@ def refuse_launch(trainer: Trainer) -> None:
             "with merge_and_unload() after training, save it and publish that with `hf-fst push`."
         )
     refuse_sharding(trainer.accelerator, trainer.model)
+    if trainer.settings.capture:
+        refuse_capture(trainer.args)
+
+
+def refuse_capture(args) -> None:
+    """Refuse to replay passes where that cannot be done, or was never tried.
+
+    Raises:
+        UserError: with what to leave out.
+    """
+    reasons = {
+        f"the device is {args.device.type!r}": args.device.type != "cuda",
+        f"there are {args.world_size} processes": args.world_size > 1,
+        "fp16 is true, whose loss is scaled anew at every step": args.fp16,
+        "gradient_checkpointing is true": args.gradient_checkpointing,
+        "torch_compile is true": args.torch_compile,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise UserError(
+                f"capture replays passes as CUDA graphs of one process in float32 or bf16, but {reason}; leave one of "
+                "them out."
+            )
 
 
 def refuse_eval_classes(eval_classes: list[int] | None, num_labels: int) -> None:

@@ -41,6 +41,8 @@ class Objective:
 
     #: number of forward passes of the student, the length of `terms`
     passes: ClassVar[int] = 1
+    #: whether `terms` does the same at every step, so that it can be replayed (`hf_fst.method.capture`)
+    replayable: ClassVar[bool] = False
     #: whether batches need unlabeled images
     needs_unlabeled: ClassVar[bool] = False
     #: whether it changes what the encoder of the student hands to the decode head (`hf_fst.method.features`)

@@ -42,6 +42,7 @@ class EntropyDropObjective(Objective):
     """
 
     needs_unlabeled: ClassVar[bool] = True
+    replayable: ClassVar[bool] = True
 
     unlabeled_weight: float = option(1.0)
     drop_percent: float = option(80.0, "entropy_drop_percent")

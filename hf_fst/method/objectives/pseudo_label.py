@@ -34,6 +34,7 @@ class PseudoLabelObjective(Objective):
     """
 
     needs_unlabeled: ClassVar[bool] = True
+    replayable: ClassVar[bool] = True
 
     unlabeled_weight: float = option(1.0)
     weighting: str = option("constant", "unlabeled_weighting")
