@@ -146,9 +146,14 @@ def begin(trainer) -> None:
     images = trainer.get_total_train_batch_size(args) * trainer.settings.unlabeled_per_labeled
     count = math.ceil(objective.begin_passes * len(trainer.unlabeled_dataset) / images)
     groups = trainer.ahead.groups(trainer.state.max_steps, count, micro_batches)
+
+    def batches() -> Iterator[dict]:
+        for group in groups:
+            trainer.journal.note_skipped_images(group)
+            yield from map(trainer._prepare_inputs, group)
+
     with trainer.accelerator.autocast():
-        batches = (batch for group in groups for batch in trainer.journal.note_skipped_images(group))
-        objective.begin((trainer._prepare_inputs(batch) for batch in batches), trainer.accelerator)
+        objective.begin(batches(), trainer.accelerator)
 
 
 def received(trainer, group: list[dict]) -> list[dict]:
