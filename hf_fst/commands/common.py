@@ -74,8 +74,8 @@ def which(student: bool) -> str:
 
 
 def _resize_of_run(model: str) -> list[int] | None:
-    """[width, height] of the recipe beside the model, None where there is none."""
-    recipe = Path(model, "recipe.yaml")
+    """[width, height] of the recipe beside the model, or beside the checkpoints it is one of; None without one."""
+    recipe = (Path(model).parent if Path(model).name.startswith("checkpoint-") else Path(model)) / "recipe.yaml"
     if not recipe.is_file():
         return None
     import yaml

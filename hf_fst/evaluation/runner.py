@@ -14,12 +14,13 @@ import torch
 from accelerate import PartialState
 from torch.utils.data import DataLoader, Subset
 from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from hf_fst.data.labels import LabelMap
 from hf_fst.data.pairing import collate
-from hf_fst.data.transforms import ResizeWithin
+from hf_fst.data.transforms import PadTo, ResizeWithin
 from hf_fst.data.views import View
 from hf_fst.errors import UserError, printable
 from hf_fst.evaluation.boundary import BoundaryIoU
@@ -35,15 +36,16 @@ logger = logging.getLogger(__name__)
 class Prepare:
     """Turns image and mask into model input: the image processor's scaling and normalization, and a resize on request.
 
-    It never crops, and never touches the mask.
+    It never touches the mask, but for `crop`.
 
     Args:
         processor: The model's image processor.
         look: Says which size the image gets.
+        crop: Side of the middle part of image and mask that alone is looked at, padded where smaller (0, 255).
     """
 
-    def __init__(self, processor: Any, look: Look = WHOLE):
-        self.processor, self.own_size = processor, look.resize == "model"
+    def __init__(self, processor: Any, look: Look = WHOLE, crop: int | None = None):
+        self.processor, self.own_size, self.crop = processor, look.resize == "model", crop
         self.resize = None if look.resize is None or self.own_size else ResizeWithin(look.resize)
 
     def __call__(self, image: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,7 +55,11 @@ class Prepare:
             image = self.resize(image)
         image = image.as_subclass(torch.Tensor)
         options = {"do_resize": self.own_size, "do_center_crop": False, "do_pad": False}
-        return self.processor(images=image, return_tensors="pt", **options)["pixel_values"][0], mask
+        image = self.processor(images=image, return_tensors="pt", **options)["pixel_values"][0]
+        if self.crop is None:
+            return image, mask
+        both = PadTo(self.crop)(tv_tensors.Image(image), mask)
+        return tuple(F.center_crop(part, [self.crop, self.crop]) for part in both)
 
 
 def as_dataset(dataset: Any, split: str, names: list[str]) -> tuple[datasets.Dataset, str, bool]:
@@ -113,6 +119,7 @@ def evaluate_model(
     split: str = "validation",
     which: str = "teacher",
     look: Look = WHOLE,
+    crop: int | None = None,
     batch_size: int = 1,
     classes: Sequence[int] | str | None = None,
     ignore_index: int | None = 255,
@@ -138,6 +145,7 @@ def evaluate_model(
         split: which split of a DatasetDict.
         which: "teacher" or "student" of a training run.
         look: how the model looks at the images; the prediction always gets the size of the label.
+        crop: side of the middle part of image and label that alone is evaluated; all of it by default.
         batch_size: images of one size that are predicted at once, in each process.
         classes: indices, or a name in `CLASS_LISTS`, of the classes that the means are taken over; all by default.
         ignore_index: a label that is not counted (255 never is).
@@ -187,7 +195,7 @@ def evaluate_model(
     rims = BoundaryIoU(len(names), ignore_index) if boundary else None
 
     network = network.to(state.device).eval()
-    views = View(dataset, Prepare(processor, look))
+    views = View(dataset, Prepare(processor, look, crop))
     mine = range(state.process_index, len(views), state.num_processes)
     loader = DataLoader(Subset(views, mine), batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
     started, done = time.perf_counter(), 0
@@ -213,8 +221,8 @@ def evaluate_model(
     if not labeled:
         result |= dict.fromkeys(("mean_iou", "mean_accuracy", "overall_accuracy", "frequency_weighted_iou"))
     result |= {"classes": names, "scored_classes": scored, "confusion_matrix": counts[:, : len(names)].tolist()}
-    result["protocol"] = look.protocol
-    result["options"] = {**asdict(look), "ignore_index": ignore_index}
+    result["protocol"] = look.protocol + ("" if crop is None else f", the middle {crop} pixels")
+    result["options"] = {**asdict(look), "crop": crop, "ignore_index": ignore_index}
     result |= {"seconds": seconds, "images_per_second": len(views) / seconds}
     result |= {"batch_size": batch_size, "processes": state.num_processes}
     result |= {"device": hardware(state.device), "versions": versions()}

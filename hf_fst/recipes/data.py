@@ -58,12 +58,32 @@ class RunData:
         return {part: getattr(self, part) for part in parts if getattr(self, part) is not None}
 
 
-def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
-    """Loads and checks the datasets of a recipe.
+@dataclass
+class Chosen:
+    """The images of a recipe as they are stored.
+
+    Args:
+        sides: that the recipe names, under `labeled`, `unlabeled` and `evaluation`.
+        labeled: those whose labels are learned from.
+        few: those of the target whose labels are learned from, if any.
+        unlabeled: those without, if the objective learns from any.
+        evaluation: the side that is evaluated.
+        evaluated: its splits.
+    """
+
+    sides: dict[str, Side]
+    labeled: datasets.Dataset
+    few: datasets.Dataset | None
+    unlabeled: datasets.Dataset | None
+    evaluation: Side
+    evaluated: datasets.DatasetDict
+
+
+def choose(recipe: Recipe, objective: str) -> Chosen:
+    """Loads the datasets of a recipe and chooses what is labeled.
 
     Args:
         recipe: the recipe.
-        config: says whether there are evaluations while training.
         objective: the one in force, which may need no unlabeled images.
 
     Raises:
@@ -76,19 +96,34 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
     if recipe.class_map is not None:
         loaded = share_classes(recipe.class_map, loaded)
     labeled, unlabeled = take_labeled(loaded["labeled"], named["labeled"], recipe.labeled, recipe.split_seed)
-    label_map = _label_map(labeled, named["labeled"])
     few = None
     if "unlabeled" in named:
         taken = take_labeled(loaded["unlabeled"], named["unlabeled"], recipe.target_labeled, recipe.split_seed)
         few, unlabeled = (None, taken[0]) if recipe.target_labeled is None else taken
     elif recipe.target_labeled is not None:
         raise UsageError("target_labeled is set, but there is no unlabeled_dataset to take it from; use labeled.")
-    unlabeled = _needed(unlabeled, objective)
-
     evaluated = "unlabeled" if recipe.eval_split in loaded.get("unlabeled", ()) else "labeled"
     evaluated = "evaluation" if "evaluation" in named else evaluated
     evaluation = replace(named[evaluated], split=recipe.eval_split or "")
-    validation, test = _evaluated(recipe, config, loaded[evaluated], evaluation)
+    return Chosen(named, labeled, few, _needed(unlabeled, objective), evaluation, loaded[evaluated])
+
+
+def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
+    """Loads and checks the datasets of a recipe.
+
+    Args:
+        recipe: the recipe.
+        config: says whether there are evaluations while training.
+        objective: see `choose`.
+
+    Raises:
+        UsageError: the recipe contradicts itself.
+        UserError: the data is not as the recipe says.
+    """
+    chosen = choose(recipe, objective)
+    named, labeled, few, unlabeled = chosen.sides, chosen.labeled, chosen.few, chosen.unlabeled
+    label_map = _label_map(labeled, named["labeled"])
+    validation, test = evaluated_images(recipe, chosen, config)
 
     diagnosed = unlabeled if recipe.unlabeled_diagnostics else None
     sets = {"validation": validation, "test": test, "the unlabeled set": diagnosed, "the target": few}
@@ -133,8 +168,8 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
         {
             "labeled": named["labeled"],
             "unlabeled": named.get("unlabeled", named["labeled"]),
-            "evaluation": evaluation,
-            "test": replace(evaluation, split=recipe.test_split or "test"),
+            "evaluation": chosen.evaluation,
+            "test": replace(chosen.evaluation, split=recipe.test_split or "test"),
         },
         list(label_map.names),
         label_map.palette,
@@ -191,12 +226,19 @@ def _needed(unlabeled: datasets.Dataset | None, objective: str) -> datasets.Data
     return unlabeled
 
 
-def _evaluated(
-    recipe: Recipe, config: FSTConfig, loaded: datasets.DatasetDict, side: Side
+def evaluated_images(
+    recipe: Recipe, chosen: Chosen, config: FSTConfig | None = None
 ) -> tuple[datasets.Dataset | None, datasets.Dataset | None]:
-    """The validation and the test set, each None if it is missing or not wanted."""
+    """The validation and the test set, each None if it is missing or not wanted.
+
+    Args:
+        recipe: names the splits.
+        chosen: holds them.
+        config: says whether there are evaluations while training, which need a validation set.
+    """
     validation = test = None
-    wanted = config.eval_strategy != "no" or config.eval_on_start
+    loaded, side = chosen.evaluated, chosen.evaluation
+    wanted = config is not None and (config.eval_strategy != "no" or config.eval_on_start)
     if side.split and (side.split in loaded or wanted):
         validation = take_split(loaded, side, side.split, labels=True)
     elif wanted:

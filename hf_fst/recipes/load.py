@@ -52,7 +52,7 @@ def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, s
         UsageError: it is not a recipe, or a key or a value is wrong.
     """
     path = find_recipe(given)
-    values = _read(path, ())
+    values = read_keys(path)
     point = None
     points = _points(values.pop("sweep", None), str(given))
     if points:
@@ -94,7 +94,7 @@ def make_recipe(values: dict[str, object], file: str = "run.yaml", point: str | 
 
 def sweep_points(given: str | Path) -> list[str]:
     """The names of the points of a recipe's sweep, empty without one. Raises as `load_recipe`."""
-    return list(_points(_read(find_recipe(given), ()).get("sweep"), str(given)))
+    return list(_points(read_keys(find_recipe(given)).get("sweep"), str(given)))
 
 
 def merge(base: dict, new: dict) -> dict:
@@ -130,7 +130,7 @@ def as_dict(recipe: Recipe) -> dict[str, object]:
     return {**own, **recipe.options}
 
 
-def _read(path: Path, inside: tuple[Path, ...]) -> dict[str, object]:
+def read_keys(path: Path, inside: tuple[Path, ...] = ()) -> dict[str, object]:
     """A file's keys over those of its `defaults`, which are read first to last."""
     if path.resolve() in inside:
         raise UsageError(f"{path} is a default of itself; take it out of `defaults`.")
@@ -145,7 +145,7 @@ def _read(path: Path, inside: tuple[Path, ...]) -> dict[str, object]:
         raise UsageError(f"defaults in {path} is {bases!r}; give a list of recipes: names, or paths relative to it.")
     values: dict[str, object] = {}
     for base in bases:
-        values = _over(values, _read(find_recipe(base, path.parent), (*inside, path.resolve())))
+        values = _over(values, read_keys(find_recipe(base, path.parent), (*inside, path.resolve())))
     return _over(values, own)
 
 

@@ -93,7 +93,9 @@ def test_the_version_is_that_of_the_package(capsys):
 @pytest.mark.parametrize("dash", ["-", "_"])
 def test_dashes_and_underscores_are_the_same_and_a_list_takes_several_values(monkeypatch, dash):
     given = {}
-    monkeypatch.setattr("hf_fst.data.load", lambda name, data_dir, **options: given.update(options, data_dir=data_dir))
+    monkeypatch.setattr(
+        "hf_fst.recipes.evaluation.load", lambda name, data_dir, **options: given.update(options, data_dir=data_dir)
+    )
     monkeypatch.setattr("hf_fst.evaluation.runner.evaluate_model", lambda *args, **options: {**given.update(options)})
     with pytest.raises(TypeError):  # nothing was scored
         cli.main(

@@ -13,7 +13,7 @@ from hf_fst.recipes import load_recipe, sweep_points
 from hf_fst.recipes.dry_run import dry_run
 from hf_fst.recipes.load import to_config
 from hf_fst.recipes.names import LIBRARY
-from hf_fst.recipes.run import prepare
+from hf_fst.recipes.run import run
 from tests.data import trees
 
 FILES = sorted(path.name for path in LIBRARY.glob("*.yaml"))
@@ -76,7 +76,7 @@ def test_a_stage_before_the_one_it_needs_is_refused(tmp_path, monkeypatch):
         recipe.pretrained_backbone = None
         recipe.model_config = TINY_RESNET
         with pytest.raises(UserError) as error:
-            prepare(recipe, overwrite=False, resume=False)
+            run(recipe)
         assert str(error.value) == (
             f"{key} is runs/gta5_proda-{before}/student, which holds no network; train the stage that writes it first, "
             "or give its directory."
