@@ -42,19 +42,20 @@ def stated(dataset: Any) -> list[Normalization]:
     ]
 
 
-def following(dataset: Any, normalization: Normalization, name: str) -> Any:
+def following(dataset: Any, normalization: Normalization, name: str = "") -> Any:
     """The dataset, or a copy of it, whose transforms without numbers of their own have these.
 
     Args:
         dataset: one of ours, or made of such, or a dict of such; any other is left alone.
         normalization: of the image processor that is saved with the network.
-        name: of the dataset, for the sentence.
+        name: of the dataset, for the sentence; the keys of a dict go with it.
 
     Raises:
         UserError: the transforms were given other numbers.
     """
     if isinstance(dataset, dict):
-        return {key: following(part, normalization, f"{name}[{key!r}]") for key, part in dataset.items()}
+        names = {key: f"{name}[{key!r}]" if name else key for key in dataset}
+        return {key: following(part, normalization, names[key]) for key, part in dataset.items()}
     for own in stated(dataset):
         if own.bgr != normalization.bgr or not _close(own, normalization):
             raise UserError(

@@ -28,6 +28,7 @@ def count(network: nn.Module, pixel_values, labels, num_labels: int, look: Look 
         return torch.cat([count(network, p[None], l[None], num_labels, look) for p, l in pairs])
     modes = {module: module.training for module in network.modules()}
     network.eval()
+    pixel_values = pixel_values.to(next(network.parameters(), pixel_values).dtype)
     predictions = predict(network, pixel_values, labels.shape[-2:], look)
     for module, training in modes.items():
         module.training = training

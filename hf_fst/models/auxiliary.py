@@ -1,4 +1,4 @@
-"""Auxiliary heads of transformers' own networks, and weights that no output depends on."""
+"""Changes of transformers' own networks, in place: auxiliary heads, BatchNorm of one value, weights that do nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from .features import returns_features
-from .segmentation import SegmentationOutput
+from .segmentation import PooledBatchNorm2d, SegmentationOutput
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,16 @@ def return_auxiliary_logits(model: nn.Module) -> None:
             if _keep not in network.auxiliary_head._forward_hooks.values():
                 network.auxiliary_head.register_forward_hook(_keep)
                 network.register_forward_hook(_add)
+
+
+def allow_single_values(model: nn.Module) -> None:
+    """Lets BatchNorm layers behind a pooling to 1x1 train on batches of one image, in place (`PooledBatchNorm2d`).
+
+    Everywhere else they compute what they did, and names and values of weights stay.
+    """
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d and module.track_running_stats:
+            module.__class__ = PooledBatchNorm2d
 
 
 def freeze_unused(model: nn.Module, pixel_values: torch.Tensor) -> list[str]:

@@ -1,4 +1,5 @@
-"""The teacher made of a student, both made ready for training, and the image processor that is saved with them."""
+"""The teacher made of a student, both made ready for training and evaluation, and the image processor that is saved with
+them."""
 
 from __future__ import annotations
 
@@ -8,21 +9,27 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from hf_fst.data.agreement import stated
 from hf_fst.data.transforms import Normalization
 from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.teacher import EMATeacher
-from hf_fst.models.auxiliary import freeze_unused, return_auxiliary_logits
+from hf_fst.models.auxiliary import allow_single_values, freeze_unused, return_auxiliary_logits
 from hf_fst.models.features import return_features
 from hf_fst.models.loading import default_processor, saved_processor
 from hf_fst.publishing.facts import hub_id
 from hf_fst.training.adapters import is_adapted, keep_base_statistics
 from hf_fst.training.refusals import look_at_first_output
-from hf_fst.training.sharding import sharding_alike, synchronize_batchnorm
+from hf_fst.training.sharding import gathered, sharding_alike, synchronize_batchnorm
+
+logger = logging.get_logger(__name__)
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 def processor_for(model: nn.Module | None, processor: Any, train_dataset: Any) -> tuple[Any, Normalization]:
@@ -49,6 +56,50 @@ def processor_for(model: nn.Module | None, processor: Any, train_dataset: Any) -
     return processor, Normalization.of(processor)
 
 
+def master_weights(model: nn.Module | None, args) -> nn.Module | None:
+    """Makes half-precision weights float32, in place: what a step adds to them would be lost in their rounding.
+
+    The frozen base under adapters stays as it is where mixed precision computes with it.
+    """
+    frozen_may_stay = model is not None and is_adapted(model) and (args.bf16 or args.fp16)
+    tensors = [] if model is None else [*model.parameters(), *([] if frozen_may_stay else model.buffers())]
+    halves = [t for t in tensors if t.dtype in HALF and (t.requires_grad or not frozen_may_stay)]
+    if halves:
+        logger.warning_once(
+            f"The weights of the model are {str(halves[0].dtype).removeprefix('torch.')}; they are trained and saved in "
+            "float32. Set bf16 to compute in half precision."
+        )
+    for tensor in halves:
+        tensor.data = tensor.data.float()
+    return model
+
+
+@contextmanager
+def evaluating(trainer) -> Iterator[None]:
+    """Inside, sharded networks are whole.
+
+    With `fp16_full_eval` or `bf16_full_eval` they have such weights meanwhile, but not amid training, as in `Trainer`.
+    """
+    args, networks = trainer.args, list(trainer.networks().values())
+    dtype = torch.float16 if args.fp16_full_eval else torch.bfloat16 if args.bf16_full_eval else None
+    with gathered(trainer.accelerator, networks):
+        if dtype is None or trainer.is_in_train:
+            yield
+            return
+        weights = [(weight, weight.data) for network in networks for weight in network.parameters()]
+        modules = {module for network in networks for module in network.modules()}
+        buffers = [(module, name, buffer) for module in modules for name, buffer in module._buffers.items()]
+        try:
+            for network in networks:
+                network.to(dtype)
+            yield
+        finally:
+            for weight, kept in weights:
+                weight.data = kept
+            for module, name, buffer in buffers:
+                module._buffers[name] = buffer
+
+
 def teacher_of(student: nn.Module, settings, args, objective: Objective) -> EMATeacher:
     """A copy of a student that is not yet wrapped or sharded: afterwards none could be made.
 
@@ -59,7 +110,10 @@ def teacher_of(student: nn.Module, settings, args, objective: Objective) -> EMAT
         args: the `FSTConfig`, for device and processes.
         objective: what it will learn.
     """
+    if args.fp16_full_eval or args.bf16_full_eval:
+        student.to(args.device)  # which `Trainer` leaves to the evaluation
     synchronize_batchnorm(student, args)
+    allow_single_values(student)
     return_auxiliary_logits(student)
     if objective.needs_features:
         return_features(student)

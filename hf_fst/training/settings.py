@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hf_fst.data.transforms import Normalization
 from hf_fst.errors import UserError
 from hf_fst.evaluation.inference import Look, aligns_corners
 from hf_fst.method.lookahead import NO_MEMORY, LookAhead
@@ -181,7 +182,7 @@ def make_objective(
     return make("objective", OBJECTIVES, settings.objective, vars(settings), **context)
 
 
-def objective_of(settings: Settings, given, model, reference, device, **normalization) -> Objective:
+def objective_of(settings: Settings, given, model, reference, device, normalization: Normalization) -> Objective:
     """The objective that a trainer was given, or what the settings say.
 
     Args:
@@ -190,11 +191,12 @@ def objective_of(settings: Settings, given, model, reference, device, **normaliz
         model: the student, unwrapped.
         reference: the network of the feature distance, or of the warm-up; if None, `model` as it is now.
         device: of the run.
-        normalization: `image_mean` and `image_std` of the images, which any objective augments them with.
+        normalization: of the images, with which any objective augments them.
     """
+    numbers = {"image_mean": normalization.mean, "image_std": normalization.std}
     if isinstance(given, Objective):
-        has = normalization.keys() & {field.name for field in dataclasses.fields(given)}
-        other = {name: normalization[name] for name in has if getattr(given, name) != normalization[name]}
+        has = numbers.keys() & {field.name for field in dataclasses.fields(given)}
+        other = {name: numbers[name] for name in has if getattr(given, name) != numbers[name]}
         return dataclasses.replace(given, **other) if other else given
     reference = model if reference is None else reference
     kind = OBJECTIVES[settings.objective]
@@ -205,7 +207,7 @@ def objective_of(settings: Settings, given, model, reference, device, **normaliz
     else:
         reference = None
     auto = not any(isinstance(module, _BatchNorm) for module in model.modules())
-    more = {**normalization, "joint": {"true": True, "false": False, "auto": auto}[settings.joint_forward]}
+    more = {**numbers, "joint": {"true": True, "false": False, "auto": auto}[settings.joint_forward]}
     return make_objective(settings, model.config.num_labels, aligns_corners(model), reference, **more)
 
 

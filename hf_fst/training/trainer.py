@@ -22,10 +22,17 @@ from hf_fst.training.ahead import ahead_of, context_of, dead_workers, in_precisi
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.journal import Journal
-from hf_fst.training.networks import counted_once, processor_for, teacher_of, training_mode, wrapped_alike
+from hf_fst.training.networks import (
+    counted_once,
+    evaluating,
+    master_weights,
+    processor_for,
+    teacher_of,
+    training_mode,
+    wrapped_alike,
+)
 from hf_fst.training.pictures import Pictures
 from hf_fst.training.settings import look_of, objective_of, passes_a_step, resolve
-from hf_fst.training.sharding import gathered
 
 
 class FSTTrainer(Trainer):
@@ -102,10 +109,11 @@ class FSTTrainer(Trainer):
         if (args.metric_for_best_model or wanted) == "loss":
             network = "teacher" if self.has_teacher else "student"
             args.metric_for_best_model, args.greater_is_better = f"{network}_mean_iou", True
-        processing_class, self.normalization = processor_for(model, processing_class, train_dataset)
+        processing_class, self.normalization = processor_for(
+            master_weights(model, args), processing_class, train_dataset
+        )
         sets = {"train_dataset": train_dataset, "unlabeled_dataset": unlabeled_dataset, "eval_dataset": eval_dataset}
-        sets = {name: following(dataset, self.normalization, name) for name, dataset in sets.items()}
-        train_dataset, unlabeled_dataset, eval_dataset = sets.values()
+        train_dataset, unlabeled_dataset, eval_dataset = following(sets, self.normalization).values()
         refusals.refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset)
         own = ("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func")
         refusals.refuse_settings(args, **{key: kwargs[key] for key in own if key in kwargs})
@@ -125,12 +133,11 @@ class FSTTrainer(Trainer):
         refusals.refuse_launch(self)
         refusals.refuse_model(self.model)
         refusals.refuse_eval_classes(self.settings.eval_classes, self._num_labels())
-        self._reference_model = reference_model
+        self._reference_model = master_weights(reference_model, args)
         self.learning_objective = self._objective()
-        unlabeled_is_missing = train_dataset is not None and unlabeled_dataset is None
-        refusals.refuse_objective(
-            self.learning_objective, self.settings.objective, self.model, unlabeled_is_missing, args.torch_compile
-        )
+        missing = train_dataset is not None and unlabeled_dataset is None
+        name = self.settings.objective
+        refusals.refuse_objective(self.learning_objective, name, self.model, missing, args.torch_compile)
         self.teacher = teacher_of(self.model, self.settings, args, self.learning_objective)
         self.context: Context | None = None
         self.journal = Journal(self.settings.max_nonfinite_steps)
@@ -161,7 +168,7 @@ class FSTTrainer(Trainer):
 
     def call_model_init(self, trial=None):
         """A new model, and with it a new teacher."""
-        model = super().call_model_init(trial)
+        model = master_weights(super().call_model_init(trial), self.args)
         if self.teacher is not None:
             self.teacher = teacher_of(model.to(self.args.device), self.settings, self.args, self.learning_objective)
         return model
@@ -175,10 +182,8 @@ class FSTTrainer(Trainer):
             self.learning_objective = self._objective()
 
     def _objective(self):
-        numbers = {"image_mean": self.normalization.mean, "image_std": self.normalization.std}
-        return objective_of(
-            self.settings, self._given[1], self.model, self._reference_model, self.args.device, **numbers
-        )
+        given = self._given[1], self.model, self._reference_model
+        return objective_of(self.settings, *given, self.args.device, self.normalization)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """The optimizer of `optim`, over groups for heads and for parameters that do not decay where these are set."""
@@ -275,19 +280,19 @@ class FSTTrainer(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Confusion counts (B,2,C,C) of student and teacher, at the size of the labels ((B,1,C,C) without a teacher)."""
+        inputs = {**self._prepare_inputs(inputs)}
         if self.compute_metrics is not self._scores:
+            inputs["pixel_values"] = inputs["pixel_values"].to(next(model.parameters()).dtype)
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         refusals.refuse_no_labels(inputs)
-        inputs = self._prepare_inputs(inputs)
-        options = (self._num_labels(), look_of(self.settings))
+        counted = inputs["pixel_values"], inputs["labels"], self._num_labels(), look_of(self.settings)
         with self.accelerator.autocast():
-            counts = [count(n, inputs["pixel_values"], inputs["labels"], *options) for n in self.networks().values()]
-        counts = torch.stack(counts, dim=1)
+            counts = torch.stack([count(network, *counted) for network in self.networks().values()], dim=1)
         return None, counts, counts.new_zeros(len(counts))
 
     def evaluation_loop(self, *args, **kwargs):
-        """As `Trainer.evaluation_loop`; sharded networks are whole meanwhile."""
-        with gathered(self.accelerator, self.networks().values()):
+        """As `Trainer.evaluation_loop`; sharded networks are whole meanwhile, in half precision with `*_full_eval`."""
+        with evaluating(self):
             return super().evaluation_loop(*args, **kwargs)
 
     def networks(self) -> dict[str, nn.Module]:

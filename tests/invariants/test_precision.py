@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Trainer
 
 from hf_fst.method.rules import DeepFST, ImprovedFST, MeanTeacher, NaiveFST, Supervised, WideFST
@@ -58,19 +59,17 @@ def test_under_bf16_autocast_networks_average_and_optimizer_are_float32(tmp_path
     assert len(moved) > len(list(trainer.teacher.model.parameters())) // 2
 
 
-def test_a_student_of_bf16_weights_has_a_float32_teacher_that_moves_where_bf16_would_not(tmp_path):
-    network = make("segformer").to(torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_student_of_half_precision_is_trained_as_the_same_numbers_in_float32(tmp_path, dtype):
+    """A step of 1e-2 of Adam's is lost in the rounding of bf16 from weights of 4 on, one of 6e-5 from 0.02 on."""
+    network, whole = make("segformer").to(dtype), make("segformer").to(dtype).float()
     trainer = trained_in_bf16(tmp_path, network, MeanTeacher(), save_strategy="steps", save_steps=3)
-    assert dtypes(trainer.model.parameters()) == {torch.bfloat16}
-    assert dtypes(tiny.weights(trainer.teacher.model)) == {torch.float32}
-    # the same average kept in bf16: μ = 0.999 of a number and a thousandth of one a little larger is that number
-    half = torch.tensor([1.0], dtype=torch.bfloat16)
-    assert torch.equal(half.lerp(half * 1.01, 0.001), half)
-    # and both come back from a checkpoint as they were
-    student, teacher = tiny.weights(trainer.model), tiny.weights(trainer.teacher.model)
-    other = trained_in_bf16(tmp_path / "other", make("segformer", 1).to(torch.bfloat16), MeanTeacher())
-    other._load_from_checkpoint(str(tmp_path / "checkpoint-3"))
-    assert tiny.same(tiny.weights(other.model), student) and tiny.same(tiny.weights(other.teacher.model), teacher)
+    expected = trained_in_bf16(tmp_path / "whole", whole, MeanTeacher())
+    for name, student in trainer.networks().items():
+        assert dtypes(tiny.weights(student)) == {torch.float32}
+        assert tiny.same(tiny.weights(student), tiny.weights(expected.networks()[name]))
+    saved = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
+    assert dtypes(saved.values()) == {torch.float32}
 
 
 # float16 with a gradient scaler, on the CPU: the scaler is real, the overflows are made
