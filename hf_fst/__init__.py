@@ -30,6 +30,7 @@ _CONFIGURATIONS = {
     "deeplabv3plus": "DeepLabV3PlusConfig",
     "dpt-segmenter": "DPTSegmenterConfig",
     "pspnet": "PSPNetConfig",
+    "semantic-fpn": "FPNConfig",
     "universal-segmenter": "UniversalSegmenterConfig",
     "upernet-with-auxiliary": "UPerNetWithAuxiliaryConfig",
 }

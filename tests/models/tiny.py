@@ -37,6 +37,7 @@ TINY = {
         "backbone_config": {**VIT, "intermediate_size": 32, "image_size": 64},
     },
     "upernet-efficientnet-lite0": {"hidden_size": 16},
+    "fpn-efficientnet-lite0": {"hidden_size": 16},
     "dpt-dinov2-small": {**DPT, "backbone_config": {**VIT, "image_size": 56}},
     "dpt-dinov3-small": {**DPT, "backbone_config": {**VIT, "intermediate_size": 32}},
 }
