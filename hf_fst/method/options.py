@@ -180,8 +180,12 @@ TABLE = {
         choices=("paper", "coded"),
         only_with="contrast_weight",
     ),
-    "bank_size": Option(
-        "pixels of each class that are remembered as what it is not", low=1, only_with="contrast_weight"
+    "bank_size": Option("pixels that are remembered, of each class by u2pl, in all by cpsl", low=1),
+    "self_labeling_weight": Option("weight of the loss by which prototypes label themselves", low=0),
+    "self_labeling": Option(
+        "that loss of the 'paper', or as it is 'coded' by the authors of CPSL",
+        choices=("paper", "coded"),
+        only_with="self_labeling_weight",
     ),
     "distillation_weight": Option("weight of the divergence from the fixed network's probabilities", low=0),
     "distillation": Option(

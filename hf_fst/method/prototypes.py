@@ -31,25 +31,22 @@ def at(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(maps.unsqueeze(1).float(), size=tuple(size), mode="nearest").squeeze(1).to(maps.dtype)
 
 
-def class_means(
-    features: torch.Tensor, labels: torch.Tensor, num_labels: int, least: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def class_means(features: torch.Tensor, labels: torch.Tensor, num_labels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean feature of each class in each image.
 
     Args:
         features: (B,D,h,w).
         labels: (B,h,w), 255 is ignored.
         num_labels: number of classes C.
-        least: places that a class needs in an image.
 
     Returns:
-        means (B,C,D), and whether they are of enough places, (B,C) bool.
+        means (B,C,D), and of how many places, (B,C).
     """
     ids = labels.masked_fill(labels == IGNORE_INDEX, num_labels)
     ones = F.one_hot(ids, num_labels + 1)[..., :num_labels].to(features.dtype).flatten(1, 2)
     counts = ones.sum(dim=1)
     means = torch.einsum("bnc,bdn->bcd", ones, features.flatten(2)) / counts.clamp(min=1).unsqueeze(-1)
-    return means, counts >= least
+    return means, counts
 
 
 def cumulated(
@@ -60,7 +57,7 @@ def cumulated(
     Args:
         prototypes: η (C,D).
         counts: n (C,).
-        means, present: f (B,C,D) and where it is one (B,C), see `class_means`.
+        means, present: f (B,C,D), see `class_means`, and where it counts (B,C) bool.
     """
     for mean, has in zip(means, present, strict=True):
         n = counts.unsqueeze(1)

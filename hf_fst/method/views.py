@@ -6,6 +6,7 @@ An image is changed on the model's device; which operations, and how strong, is 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,19 +76,27 @@ def moved(maps: torch.Tensor, matrices: torch.Tensor, mode: str) -> torch.Tensor
 
 
 @torch.no_grad()
-def strong_view(images: torch.Tensor, count: int = 2, flip: float = 0.5, cutout: float = 1 / 3) -> View:
+def strong_view(
+    images: torch.Tensor,
+    image_mean: Sequence[float] = IMAGE_MEAN,
+    image_std: Sequence[float] = IMAGE_STD,
+    count: int = 2,
+    flip: float = 0.5,
+    cutout: float = 1 / 3,
+) -> View:
     """Mirror, `count` operations of RandAugment, and a hole: the strong view of ProDA (Zhang et al., 2021).
 
     Each operation is drawn from the pool with a strength of 1 to 9 tenths and happens half the time. The moves of an
     image are made at once, after its colors.
 
     Args:
-        images: (B,3,H,W), normalized with ImageNet's mean and deviation; what is outside of them, and holes, are 0.
+        images: (B,3,H,W), normalized; what is outside of them, and holes, are 0.
+        image_mean, image_std: with which they are normalized, for each channel.
         count: operations an image.
         flip: probability of mirroring.
         cutout: side of the hole over the short side of the image; 0 for none.
     """
-    mean, std = (images.new_tensor(numbers).view(3, 1, 1) for numbers in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (images.new_tensor(numbers).view(3, 1, 1) for numbers in (image_mean, image_std))
     height, width = images.shape[-2:]
     moves, side = tuple(MOVES.values()), int(cutout * min(height, width))
     views, matrices = [], []

@@ -70,6 +70,8 @@ OBJECTIVES = {
     "consistent with the image (ProDA, stage 1)",
     "u2pl": "as `entropy_drop`, and a contrast of pixels with classes that remembers for each class the unsure pixels "
     "that are not of it (U2PL)",
+    "cpsl": "as `proda`, with prototypes that learn from labels they give themselves, in which each class has its share, "
+    "and with rectangles of labeled images (CPSL, first stage)",
     "distill": "cross entropy on labeled images, and on strong views of unlabeled ones with the confident labels of a "
     "fixed network, whose probabilities they are kept near (ProDA, stages 2 and 3)",
 }

@@ -183,6 +183,8 @@ class FSTConfig(TrainingArguments):
     contrast_weight: float | None = option_of_method("contrast_weight")
     contrast: str | None = option_of_method("contrast")
     bank_size: int | None = option_of_method("bank_size")
+    self_labeling_weight: float | None = option_of_method("self_labeling_weight")
+    self_labeling: str | None = option_of_method("self_labeling")
     distillation_weight: float | None = option_of_method("distillation_weight")
     distillation: str | None = option_of_method("distillation")
     regularizer_weight: float | None = option_of_method("regularizer_weight")

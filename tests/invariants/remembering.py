@@ -36,6 +36,9 @@ REMEMBERING = {
     "proda": Case(
         {"prototype_passes": 1.0, "prototype_momentum": 0.9}, {"least_places": 2}, {"consistency_weight": 0.0}
     ),
+    "cpsl": Case(
+        {"prototype_passes": 1.0, "bank_size": 30, "cut_probability": 0.0}, {"least_places": 2, "samples": 8}
+    ),
     "u2pl": Case(
         {"bank_size": 30, "cut_probability": 0.0},
         {"first_bank_size": 40, "low_entropy_percent": 50.0, "ranks": (1, 3), "queries": 8, "keys": 4},

@@ -38,7 +38,8 @@ class Fixed(nn.Module):
 
 def recorded_means():
     inputs, outputs = recorded("proda_prototypes")
-    return inputs, outputs, class_means(inputs["feat"], inputs["logits"].argmax(dim=1), 5, least=10)
+    means, places = class_means(inputs["feat"], inputs["logits"].argmax(dim=1), 5)
+    return inputs, outputs, (means, places >= 10)
 
 
 def test_mean_features_are_the_authors():
@@ -105,7 +106,7 @@ def test_padding_has_no_corrected_label_and_moves_no_prototype():
     for key in ("corrected_labels", "pseudo_labels"):
         assert torch.equal(batch[key] != 255, valid)
     assert torch.equal(batch["places"], valid) and not batch["consistent"][1].any()
-    assert batch["class_present"].tolist() == [[True] + [False] * 4, [False] * 5]
+    assert batch["class_places"].tolist() == [[12 * 24] + [0] * 4, [0] * 5]
     mean = outputs["weak_feat"].double()[0, :, 4:].mean(dim=(1, 2))
     assert torch.allclose(batch["class_means"][0, 0], mean, atol=1e-12)
 
@@ -125,7 +126,7 @@ def test_the_losses_by_hand():
     objective.memory.update(prototypes=torch.tensor([[0.0], [3.0]], dtype=torch.float64))
     nothing = torch.full((1, 1, 2), 255)
     batch = {
-        **dict.fromkeys(("pixel_values", "unlabeled_pixel_values", "strong_pixel_values"), torch.zeros(1, 3, 1, 2)),
+        **dict.fromkeys(("pixel_values", "weak_pixel_values", "strong_pixel_values"), torch.zeros(1, 3, 1, 2)),
         "labels": nothing,
         "corrected_labels": torch.tensor([[[1, 255]]]),
         "places": torch.tensor([[[True, True]]]),
@@ -153,7 +154,7 @@ def test_a_reference_and_features_are_needed():
 # a run as a plain loop
 
 
-def mirrored(images):
+def mirrored(images, *normalization):
     """The strong view of this test: the mirror image, darker, with its left half cut out."""
     matrices = torch.tensor([[-1, 0, 0], [0, 1, 0]], dtype=images.dtype, device=images.device)
     holes = torch.zeros(len(images), 1, *images.shape[-2:], dtype=torch.bool, device=images.device)

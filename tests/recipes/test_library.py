@@ -37,6 +37,7 @@ def test_there_is_a_recipe_for_each_row_of_the_tables():
     assert points_of("voc_u2pl.yaml") == [f"{n}-{m}" for n in labels for m in ("published", "fst")]
     assert len(points_of("cityscapes_u2pl.yaml")) == 4 * 2
     assert points_of("gta5_proda.yaml") == ["warm_up", "stage1", "stage1_fst", "stage2", "stage3"]
+    assert points_of("gta5_cpsl.yaml") == points_of("gta5_proda.yaml")
     assert points_of("synthia_proda.yaml") == ["warm_up", "stage1", "stage2", "stage3"]
     assert {"gta5_daformer.yaml", "synthia_daformer.yaml", "street_da.yaml", "folders.yaml"} <= set(FILES)
 
@@ -57,6 +58,7 @@ def test_every_point_is_valid(name, point):
         ("cityscapes_semi.yaml", "cutmix-4th-fst", ("fst_d", 3, 1e-2, -1, 0.0)),
         ("voc_u2pl.yaml", "92-published", ("mean_teacher", None, 1e-3, -1, 0.0)),
         ("cityscapes_u2pl.yaml", "8th-fst", ("fst_d", 3, 1e-2, -1, 0.0)),
+        ("gta5_cpsl.yaml", "stage1", ("mean_teacher", None, 1e-4, 90000, 0.0)),
         ("gta5_proda.yaml", "stage1", ("mean_teacher", None, 1e-4, 62475, 0.0)),
         ("gta5_proda.yaml", "stage2", ("supervised", None, 6e-4, 62475, 0.0)),
     ],

@@ -36,6 +36,15 @@ OWN = {
     "u2pl": MIXED | {"cut_probability", "entropy_drop_percent", "contrast_weight", "contrast", "bank_size"},
     "distill": {"unlabeled_weight", "confidence_threshold", "distillation_weight", "distillation"},
     "proda": PROTOTYPES | {"regularizer_weight"},
+    "cpsl": PROTOTYPES
+    | {
+        "regularizer_weight",
+        "cut_probability",
+        "self_labeling_weight",
+        "self_labeling",
+        "contrast_weight",
+        "bank_size",
+    },
     "naive_fst": {"lookahead_batches"},
     "improved_fst": {"lookahead_batches", "lookahead_every"},
     "fst_d": {"lookahead_batches", "lookahead_steps", "lookahead_every"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hf_fst.method.objectives.base import Objective
 from hf_fst.method.objectives.class_mix import ClassMixObjective
+from hf_fst.method.objectives.cpsl import CPSLObjective
 from hf_fst.method.objectives.cut_mix import CutMixObjective
 from hf_fst.method.objectives.distill import DistillObjective
 from hf_fst.method.objectives.entropy_drop import EntropyDropObjective
@@ -25,6 +26,7 @@ OBJECTIVES = {
     "unimatch_v2": UniMatchV2Objective,
     "u2pl": U2PLObjective,
     "proda": ProDAObjective,
+    "cpsl": CPSLObjective,
     "distill": DistillObjective,
 }
 

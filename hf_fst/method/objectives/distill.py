@@ -57,7 +57,7 @@ class DistillObjective(Objective):
         images, valid = batch["unlabeled_pixel_values"], valid_pixels(batch)
         straight, mirror = (self.probabilities(x) for x in (images, images.flip(-1)))
         confidence, labels = ((straight + mirror.flip(-1)) / 2).max(dim=1)
-        view = strong_view(images)
+        view = strong_view(images, self.image_mean, self.image_std)
         moved = view.move(labels.unsqueeze(1).to(images.dtype), "nearest").squeeze(1).long()
         shown = view.shows(valid & (confidence > self.confidence_threshold))
         return batch | {

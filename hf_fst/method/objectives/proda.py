@@ -79,25 +79,27 @@ class ProDAObjective(Objective):
     def begin(self, batches: Iterator[dict], accelerator) -> None:
         """η_c: the mean over images of the mean feature where the fixed network predicts c."""
         prototypes, counts = 0.0, torch.zeros(self.num_labels, device=accelerator.device)
+        places = counts
         for batch in batches:
-            images = batch["unlabeled_pixel_values"]
-            output = self.reference(pixel_values=images)
-            found = self.seen(output, valid_pixels(batch))
-            means, present = accelerator.gather(found)
+            output = self.reference(pixel_values=batch["unlabeled_pixel_values"])
+            means, found = accelerator.gather(self.seen(output, valid_pixels(batch)))
+            present = found >= self.least_places
             prototypes, counts = cumulated(prototypes, counts.to(means.dtype), means, present, self.most_images)
-        self.memory.update(prototypes=prototypes, counts=counts)
+            places = places + found.sum(dim=0)
+        self.memory.update(prototypes=prototypes, counts=counts, shares=places / places.sum().clamp(min=1))
 
     def seen(self, output, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean features of the classes that an output predicts, see `class_means`; `valid` (B,H,W) leaves padding out."""
         features = features_of(output)
         labels = resize_to(output.logits, features.shape[-2:], self.align_corners).argmax(dim=1)
         labels = labels.masked_fill(~at(valid, labels.shape[-2:]), IGNORE_INDEX)
-        return class_means(features, labels, self.num_labels, self.least_places)
+        return class_means(features, labels, self.num_labels)
 
     def advance(self, group: list[dict], accelerator, learning_rate: float) -> None:
         """η_c ← λ η_c + (1-λ) f_c, image after image, f_c being the teacher's mean feature where it predicts c."""
         for batch in group:
-            means, present = accelerator.gather((batch["class_means"], batch["class_present"]))
+            means, found = accelerator.gather((batch["class_means"], batch["class_places"]))
+            present = found >= self.least_places
             prototypes, counts = followed(
                 self.memory["prototypes"], self.memory["counts"], means, present, self.momentum
             )
@@ -120,15 +122,24 @@ class ProDAObjective(Objective):
         corrected = weights * soft.to(weights.dtype)
         confidence, labels = (corrected / corrected.sum(dim=1, keepdim=True)).max(dim=1)
         batch |= self.labels(labels, confidence, valid, size)
-        view = strong_view(images)
-        batch |= {"strong_pixel_values": view.images, "assignment": self.assignment(view.move(features))}
+        view = strong_view(images, self.image_mean, self.image_std)
+        batch |= {
+            "weak_pixel_values": images,
+            "strong_pixel_values": view.images,
+            "assignment": self.assignment(view.move(features)),
+        }
         batch["consistent"] = view.shows(at(valid, size))
-        batch["class_means"], batch["class_present"] = self.seen(output, valid)
+        batch["class_means"], batch["class_places"] = self.seen(output, valid)
+        batch |= {"teacher_features": features, "teacher_logits": resize_to(output.logits, size, self.align_corners)}
         return batch
 
+    def scores(self, features: torch.Tensor) -> torch.Tensor:
+        """-‖f(x) - η_c‖ / τ, (B,C,h,w)."""
+        return -distances(features, self.memory["prototypes"]) / self.temperature
+
     def assignment(self, features: torch.Tensor) -> torch.Tensor:
-        """z(x) = softmax_c(-‖f(x) - η_c‖ / τ), (B,C,h,w)."""
-        return (-distances(features, self.memory["prototypes"]) / self.temperature).softmax(dim=1)
+        """z(x), the softmax of the scores over classes, (B,C,h,w)."""
+        return self.scores(features).softmax(dim=1)
 
     def labels(self, labels: torch.Tensor, confidence: torch.Tensor, valid: torch.Tensor, size) -> dict:
         """The labels (B,h,w) that are learned, `corrected_labels`, and all of them at the size of the images."""
@@ -156,11 +167,14 @@ class ProDAObjective(Objective):
         """CE on labels; consistency on the strong view; symmetric cross entropy and regularizer on the image itself."""
         yield self.labeled_term(student, batch, totals)
         yield {"consistency_loss": self.consistency_weight * self.consistency(student, batch, totals)}
-        output = student(pixel_values=batch["unlabeled_pixel_values"])
+        yield self.weak_losses(student(pixel_values=batch["weak_pixel_values"]), batch, totals)
+
+    def weak_losses(self, output, batch: dict, totals: dict) -> dict[str, torch.Tensor]:
+        """The named losses of the student's output on the image itself."""
         labels = batch["corrected_labels"]
         logits = resize_to(output.logits, labels.shape[-2:], self.align_corners)
         loss = self.symmetric_cross_entropy(logits, labels, totals["corrected"])
-        yield {
+        return {
             "unlabeled_loss": self.unlabeled_weight * loss + unused(output, "auxiliary_logits"),
             "regularizer": self.regularizer_weight * self.regularizer(logits, batch["places"], totals["places"]),
         }
@@ -168,7 +182,7 @@ class ProDAObjective(Objective):
     def consistency(self, student, batch: dict, totals: dict) -> torch.Tensor:
         """Mean over places and classes of KL(z_φ(x) ‖ z_θ(x̃)), z_φ moved as the strong view was."""
         output = student(pixel_values=batch["strong_pixel_values"])
-        log_z = (-distances(features_of(output), self.memory["prototypes"]) / self.temperature).log_softmax(dim=1)
+        log_z = self.scores(features_of(output)).log_softmax(dim=1)
         target = batch["assignment"]
         divergence = (torch.special.xlogy(target, target) - target * log_z).sum(dim=1) * batch["consistent"]
         mean = divergence.sum() / (totals["consistent"].clamp(min=1) * self.num_labels)
