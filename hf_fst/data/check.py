@@ -269,7 +269,7 @@ def _labels(seen: dict[str, Part], names: list[str]) -> list[Finding]:
         for i, count in part.ignored.items():
             ignored[i] = ignored.get(i, 0) + count
     binary = set(ignored) == {IGNORED} and total[1:].sum() == 0
-    hint = f", and {BINARY}" if binary else ""
+    hint = f" ({BINARY})" if binary else ""
     there = [name for name, count in zip(names, total, strict=True) if count]
     if not there:
         ids = ", ".join(map(str, sorted(ignored)))

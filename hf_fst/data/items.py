@@ -33,7 +33,8 @@ def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch
             f"{name[0].upper()}{name[1:]} {what}, but a dict with pixel_values and labels is expected; wrap a "
             "datasets.Dataset in hf_fst.data.View."
         )
-    made = {key: torch.as_tensor(value) for key, value in item.items() if isinstance(value, torch.Tensor | np.ndarray)}
+    others = {key: value for key, value in item.items() if key not in ("pixel_values", "labels")}
+    made = {key: torch.as_tensor(value) for key, value in others.items() if isinstance(value, torch.Tensor | np.ndarray)}
     made["pixel_values"] = _pixels(item["pixel_values"], name)
     if item.get("labels") is not None:
         made["labels"] = _labels(item["labels"], name)

@@ -182,9 +182,9 @@ def test_the_same_picture_in_two_parts_is_found_whatever_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("masks", "names", "message"),
     [
-        ([[[0, 255], [0, 0]]], ["background", "building"], r"is 'background'.*need id_map: \{0: 0, 255: 1\}\.$"),
+        ([[[0, 255], [0, 0]]], ["background", "building"], r"is 'background'.*need id_map: \{0: 0, 255: 1\}\)\.$"),
         ([[[0, 0], [0, 0]]], ["background", "building"], r"is 'background'.*; check masks and id map\.$"),
-        ([[[0, 255], [0, 0]]], ["background", "building", "tree"], r"is 'background'.*id_map: \{0: 0, 255: 1\}\.$"),
+        ([[[0, 255], [0, 0]]], ["background", "building", "tree"], r"is 'background'.*id_map: \{0: 0, 255: 1\}\)\.$"),
         (
             [[[255, 255], [255, 255]]],
             NAMES,
