@@ -34,7 +34,9 @@ def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch
             "datasets.Dataset in hf_fst.data.View."
         )
     others = {key: value for key, value in item.items() if key not in ("pixel_values", "labels")}
-    made = {key: torch.as_tensor(value) for key, value in others.items() if isinstance(value, torch.Tensor | np.ndarray)}
+    made = {
+        key: torch.as_tensor(value) for key, value in others.items() if isinstance(value, torch.Tensor | np.ndarray)
+    }
     made["pixel_values"] = _pixels(item["pixel_values"], name)
     if item.get("labels") is not None:
         made["labels"] = _labels(item["labels"], name)

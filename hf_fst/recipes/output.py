@@ -50,7 +50,8 @@ LOCAL_KEYS = (
 # keys that change no weight: a run may go on with others
 MAY_CHANGE = re.compile(
     r"check|license|report(_to)?|disable_tqdm|log(ging)?_.*|picture_steps|hub_.*|dataloader_.*|save_total_limit|use_cpu|ddp_.*|"
-    r"per_device_eval_batch_size|eval_accumulation_steps|gradient_checkpointing.*|torch_.*|max_nonfinite_steps|skip_.*"
+    r"per_device_eval_batch_size|eval_accumulation_steps|gradient_checkpointing.*|torch_.*|max_nonfinite_steps|skip_.*|"
+    r"on_bad_image"
 )
 
 
@@ -89,7 +90,8 @@ def check_output(output_dir: Path, overwrite: bool, resume: bool) -> str | None:
         if not complete:
             raise UserError(f"{output_dir} holds no complete checkpoint to resume from; start it without --resume.")
         return str(complete[-1])
-    there = {path.name for path in output_dir.iterdir()} - {LOCK_FILE}
+    # of several processes the first makes it, perhaps not yet
+    there = {path.name for path in output_dir.iterdir()} - {LOCK_FILE} if output_dir.is_dir() else set()
     if there and not overwrite:
         raise UserError(
             f"The output directory {output_dir} is not empty; give another output_dir, --resume to go on with its run, "

@@ -84,10 +84,11 @@ def prepare(recipe: Recipe, config: FSTConfig, overwrite: bool, overrides: dict[
     state = PartialState()
     with state.main_process_first():  # it counts pixels and downloads, the others read what it wrote
         data = build_data(recipe, config, resolve(config).objective)
-        wrong = [] if data.report is None else data.report.refuse(config.on_bad_image == "skip")
-        for sentence in wrong if state.is_main_process else ():
-            warnings.warn(sentence, stacklevel=2)
-        config.eval_classes = scored_classes(recipe, data.names)
+    wrong = [] if data.report is None else data.report.refuse(config.on_bad_image == "skip")
+    for sentence in wrong if state.is_main_process else ():
+        warnings.warn(sentence, stacklevel=2)
+    config.eval_classes = scored_classes(recipe, data.names)
+    with state.main_process_first():
         set_seed(config.seed)
         model = build_network(recipe, data.names)
         processor = build_processor(recipe, model)
