@@ -94,12 +94,12 @@ def work(file: Path) -> int:
 # the process that watches and writes
 
 
-def supported(case: Case) -> bool:
-    """Whether this version has the options of a case."""
+def supported(case: Case, device: str) -> bool:
+    """Whether a device can do what a case asks for, and this version has the options."""
     from hf_fst.training.config import FSTConfig
 
     needed = {*FORMS.get(case.form, {}), *(["lookahead_every"] if case.every > 1 else [])}
-    return needed <= {field.name for field in fields(FSTConfig)}
+    return needed <= {field.name for field in fields(FSTConfig)} and (case.form != "captured" or device == "cuda")
 
 
 def measure_all(cases: list[Case], args, write: Callable[[dict, dict], None]) -> None:
@@ -186,7 +186,8 @@ def content(args, given: list[str], cases: list[Case], found: dict[Case, dict], 
 
     steps = [case for case in cases if case in found and case.network != LOADER]
     loaders = {case.steps: found[case]["images_per_second"] for case in cases if case in found and case not in steps}
-    note = "A step sees 4 labeled and 4 unlabeled images of 512x512 pixels (DPT: 518x518), ClassMix with jitter and "
+    note = "Tiny networks and images in float32: this shows only that the script runs. " if args.quick else ""
+    note += "A step sees 4 labeled and 4 unlabeled images of 512x512 pixels (DPT: 518x518), ClassMix with jitter and "
     note += "blur. Kernels: the time in which one runs. "
     if loaders:
         rates = ", ".join(f"{rate:.0f}" for rate in loaders.values())
@@ -222,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--out" in given:  # a path of this machine
         del given[given.index("--out") : given.index("--out") + 2]
-    cases = [case for case in plan(args.networks) if supported(case)]
+    cases = [case for case in plan(args.networks) if supported(case, args.device)]
 
     def write(found: dict, failed: dict) -> None:
         args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ NETWORKS = ("SegFormer-B0", "SegFormer-B2", "DAFormer-MiT-B5", "DPT-DINOv2-B", "
 LOADER = "images a second"
 #: the forms of a step, and the options of `FSTConfig` that make them
 FORMS = {"trainer": {}, "bare": {}, "captured": {"capture": True}, "joint": {"joint_forward": "true"}}
-WARM_UP, WINDOWS = 3, 3
+WINDOWS = 3
 
 
 @dataclass(frozen=True)
@@ -155,23 +155,24 @@ def of_profile(events: Iterable, steps: int) -> dict[str, float | None]:
     return {"kernel": busy / 1e6 / steps, "kernels": kernels / steps, "launches": launches / steps}
 
 
-def measured(device: torch.device, cycle: int, seconds: float, found: dict) -> Iterator[None]:
+def measured(device: torch.device, case: Case, seconds: float, found: dict) -> Iterator[None]:
     """Measures the steps that are taken between one `next` and another, and puts numbers of a step into `found`.
 
     Args:
         device: of the step.
-        cycle: steps after which all repeats, M.
+        case: whose steps repeat after M.
         seconds: to time for, about; at least one cycle in a window.
         found: for wall (ms), kernel (ms), kernels, launches, waits, where, peak (bytes).
     """
-    for _ in range(WARM_UP if seconds else 1):
+    cycle = case.every
+    for _ in range(1 if case.steps else 3):  # a pass is replayed from its third time on
         yield
     synchronize(device)
     start = time.perf_counter()
     yield
     synchronize(device)
     one = time.perf_counter() - start
-    windows = WINDOWS if cycle == 1 and seconds else 1
+    windows = WINDOWS if cycle == 1 and 0 < one < seconds / 2 else 1
     steps, walls = cycle * max(1, round(seconds / windows / cycle / one)), []
     for _ in range(windows):
         start = time.perf_counter()
@@ -383,6 +384,6 @@ def run_case(case: Case, device: torch.device, quick: bool) -> dict:
             batch,
             directory,
             device,
-            lambda: measured(device, case.every, 0.0 if quick else 1.5, found),
+            lambda: measured(device, case, 0.0 if quick else 1.5, found),
         )
     return found

@@ -11,6 +11,7 @@ import random
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import NoneType
 from typing import Any
 
@@ -165,7 +166,8 @@ class Capture:
 
     def __init__(self, teacher, backward: Callable[[dict, dict], dict] | None):
         pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
-        self.teacher = teacher.replayed = Replayed(lambda inputs: teacher.model(**inputs), "the teacher's pass", pool)
+        self.teacher = Replayed(lambda inputs: teacher.model(**inputs), "the teacher's pass", pool)
+        teacher.faster = partial(self.label, teacher.model)
         self.student = None
         if backward is not None:
             self.student = Replayed(lambda inputs: backward(*_apart(inputs)), "the student's pass", pool)
@@ -173,6 +175,14 @@ class Capture:
         #: places of the parameters that get a gradient, once known, and the gradients
         self.places: list[int] | None = None
         self.gradients: list[torch.Tensor] = []
+
+    def label(self, network: torch.nn.Module, **inputs) -> Any:
+        """The teacher's output for its inputs."""
+        if inputs.keys() != {"pixel_values"}:
+            return network(**inputs)
+        kind = inputs["pixel_values"].device.type
+        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        return self.teacher(inputs, state=(network.training, half))
 
     def begin(self, parameters: list[torch.nn.Parameter]) -> None:
         """Before a gradient is taken: it is added up in tensors that stay, once it is known which parameters have one."""

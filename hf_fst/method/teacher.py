@@ -52,8 +52,8 @@ class EMATeacher:
             if tensor.dtype in (torch.float16, torch.bfloat16):
                 tensor.data = tensor.data.float()
         self.tensors = Tensors(self.model)
-        #: gives what the network does where its passes are replayed (`hf_fst.method.capture`)
-        self.replayed: Callable | None = None
+        #: does what the network does, faster: compiled, or replayed (`hf_fst.method.capture`)
+        self.faster: Callable | None = None
         # places in `parameters()` of what moves
         own = {id(p) for p in self.model.parameters()}.difference(map(id, frozen))
         self.moving = [i for i, p in enumerate(self.model.parameters()) if id(p) in own]
@@ -70,11 +70,8 @@ class EMATeacher:
     @torch.no_grad()
     def __call__(self, pixel_values: torch.Tensor, **kwargs):
         """Output of the teacher for `pixel_values` (B,3,H,W), without gradient."""
-        if self.replayed is None or kwargs:
-            return self.model(pixel_values=pixel_values, **kwargs)
-        kind = pixel_values.device.type
-        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-        return self.replayed({"pixel_values": pixel_values}, state=(self.model.training, half))
+        network = self.model if self.faster is None else self.faster
+        return network(pixel_values=pixel_values, **kwargs)
 
     @torch.no_grad()
     def follow(self, parameters: Sequence[torch.Tensor], buffers: Sequence[torch.Tensor], momentum: float) -> None:

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
@@ -152,7 +153,8 @@ def training_mode(model: nn.Module, student: nn.Module) -> None:
 def wrapped_alike(
     accelerator: Accelerator, student: nn.Module, teacher: EMATeacher, pairs: Sequence[dict]
 ) -> Iterator[None]:
-    """Inside, accelerate wraps the student: what DDP would wait for is frozen, FSDP2 shards the teacher as well.
+    """Inside, accelerate wraps the student: what DDP would wait for is frozen, FSDP2 shards the teacher as well. Where it
+    compiles the student, the teacher's passes are compiled alike.
 
     Args:
         accelerator: of the run.
@@ -164,3 +166,5 @@ def wrapped_alike(
         freeze_unused(student, pairs[0]["pixel_values"])
     with sharding_alike(accelerator, student, teacher.model):
         yield
+    if (compiler := accelerator.state.dynamo_plugin).backend != DynamoBackend.NO:
+        teacher.faster = torch.compile(teacher.model, **compiler.to_kwargs())
