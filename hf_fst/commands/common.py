@@ -11,7 +11,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from hf_fst.errors import UsageError
+from hf_fst.errors import UsageError, UserError
 
 VIEWS, LOADING = "How images are seen", "Loading"
 
@@ -42,11 +42,18 @@ Scales = Annotated[
 ]
 Flip = Annotated[bool, Option("--flip", help="Average with the mirrored image.", rich_help_panel=VIEWS)]
 
-BatchSize = Annotated[int, Option("--batch_size", min=1, metavar="N", help="Images at once.", rich_help_panel=LOADING)]
+BatchSize = Annotated[
+    int, Option("--batch_size", min=1, max=65536, metavar="N", help="Images at once.", rich_help_panel=LOADING)
+]
 Workers = Annotated[
     int,
     Option(
-        "--workers", "-j", min=0, metavar="N", help="Processes or threads that read images.", rich_help_panel=LOADING
+        *("--workers", "-j"),
+        min=0,
+        max=1024,
+        metavar="N",
+        help="Processes or threads that read images.",
+        rich_help_panel=LOADING,
     ),
 ]
 
@@ -80,8 +87,21 @@ def _resize_of_run(model: str) -> list[int] | None:
         return None
     import yaml
 
-    values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    return next((values[key] for key in ("eval_resize", "unlabeled_resize", "resize") if key in values), None)
+    try:
+        values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = f" ({' '.join(str(error).split())})"
+    if not isinstance(values, dict):
+        why = values if isinstance(values, str) and values.startswith(" (") else ""
+        raise UserError(
+            f"{recipe}, which says at what size the run was evaluated, is no recipe{why}; give --resize, or mend it."
+        )
+    size = next((values[key] for key in ("eval_resize", "unlabeled_resize", "resize") if key in values), None)
+    if size is not None and not (isinstance(size, list) and len(size) == 2 and all(type(s) is int for s in size)):
+        raise UserError(
+            f"{recipe} says that the run was evaluated at {size!r}, which is no [width, height]; give --resize."
+        )
+    return size
 
 
 def numbers(text: str, option: str, kind: type, count: int | None = None) -> list:
@@ -109,14 +129,20 @@ def options(pairs: list[str]) -> dict[str, object]:
     """`KEY=VALUE` pairs of a dataset's options, the values as YAML.
 
     Raises:
-        UsageError: one has no `=`.
+        UsageError: one has no `=`, or its value is no YAML.
     """
     import yaml
 
+    found = {}
     for pair in pairs:
-        if "=" not in pair:
-            raise UsageError(f"--options has {pair!r}; give KEY=VALUE.")
-    return {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+        key, equals, value = pair.partition("=")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            raise UsageError(f"--options has {pair!r}; give KEY=VALUE, the value as YAML.")
+    return found
 
 
 def is_first_process() -> bool:

@@ -39,7 +39,7 @@ def label(
         float,
         Option("--confidence_threshold", metavar="P", help="Pixels whose class is less probable become 255, ignored."),
     ] = 0.0,
-    shard_size: Annotated[int, Option("--shard_size", min=1, metavar="N", help="Images in a shard.")] = 500,
+    shard_size: Annotated[int, Option("--shard_size", min=1, max=10**9, metavar="N", help="Images in a shard.")] = 500,
     local_files: Annotated[
         bool, Option("--local_files", help="Rows of a table may name images of this machine by their paths.")
     ] = False,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import datasets
+from huggingface_hub.errors import HTTPError
 
 from hf_fst.data.files import split_of
 from hf_fst.data.folders import read_id2label, read_json
 from hf_fst.data.labels import LabelMap
 from hf_fst.errors import MissingError, UserError
+from hf_fst.hub import asked_once
 
 # The first that is there is taken; jpg and png are the columns of WebDataset shards with 0001.jpg, 0001.png.
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg", "jpeg")
@@ -51,9 +53,10 @@ def hub(
     if data_dir is None:
         raise UserError("data_dir is missing; give the id of a dataset on the Hub or a local path.")
     try:
-        loaded = datasets.load_dataset(str(data_dir), config, revision=revision, streaming=streaming)
-    except (FileNotFoundError, ConnectionError) as error:
-        reason = str(error).partition("\n")[0]
+        with asked_once(data_dir) as fault:
+            loaded = datasets.load_dataset(str(data_dir), config, revision=revision, streaming=streaming)
+    except (FileNotFoundError, ConnectionError, HTTPError) as error:
+        reason = str(error).strip().partition("\n")[0] if fault is None else f"the Hub does not answer: {fault}"
         raise MissingError(f"There is no dataset {str(data_dir)!r} on the Hub or in a folder ({reason}).") from error
     except ValueError as error:  # such as a configuration that it does not have; `datasets` lists those it has
         reason = str(error).strip().partition("\n")[0]
@@ -116,7 +119,13 @@ def _palette(count: int, data_dir: str) -> list[list[int]] | None:
     """The colors in the `palette.json` of a local dataset, None where it has none for as many classes."""
     path = Path(data_dir) / "palette.json"
     colors = read_json(path) if path.is_file() else []
+    if not isinstance(colors, list) or not all(_is_color(color) for color in colors):
+        raise UserError(f"{path} must hold an [r, g, b] of 0 to 255 for each class; correct it or remove it.")
     return colors if len(colors) == count else None
+
+
+def _is_color(color: object) -> bool:
+    return isinstance(color, list) and len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color)
 
 
 def _find(given: str | None, usual: tuple[str, ...], features: dict, what: str, needed: bool = True) -> str | None:
@@ -144,6 +153,8 @@ def _names(names: list[str] | dict | str | None, feature: datasets.Image, data_d
         raise UserError("The masks have no class names; give names as a list or as the path of an id2label.json.")
     if isinstance(names, str):
         return read_id2label(names)
+    if not names:
+        raise UserError("names is empty; name one class at least, as a list or as the path of an id2label.json.")
     if isinstance(names, dict):
         by_id = {int(key): name for key, name in names.items()}
         if set(by_id) != set(range(len(by_id))):

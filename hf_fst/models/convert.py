@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import codecs
+import encodings
+import io
 import os
 import pickle
+import pickletools
+import pkgutil
 import re
+import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from encodings import aliases
 
 import numpy as np
 import torch
@@ -127,8 +132,24 @@ _NUMPY_SCALARS = [
     np._core.multiarray.scalar,
     np.dtype,
     *[type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")],
-    codecs.encode,
 ]
+
+# names that a checkpoint of tensors unpickles with
+_TENSORS = re.compile(
+    r"collections\.OrderedDict|torch\.(_utils\._rebuild_\w+|\w+Storage|storage\.\w+|Size|device|Tensor|b?float\d*|u?int\d+)"
+    r"|torch\.(nn\.parameter\.Parameter|serialization\._get_layout|_tensor\._rebuild_\w+)|_codecs\.encode"
+    r"|numpy\.(_core|core)\.multiarray\.scalar|numpy\.dtype(s\.(Float|Int)\d+DType|s\.BoolDType)?"
+)
+ENCODE = (
+    "_codecs.encode"  # of bytes that Python 2 wrote; torch lets it take any codec, to compress or to import modules
+)
+PLAIN_CODECS = ("latin_1", "utf_8", "ascii")
+# what torch raises for a file that is none of its own, or for what it does not unpickle
+UNREADABLE = (
+    *(OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, MemoryError, OverflowError),
+    *(struct.error, pickle.UnpicklingError, zipfile.BadZipFile),
+)
+HEAD = 1 << 28  # bytes of a file without an archive in which names are looked for
 
 
 def convert(
@@ -186,18 +207,75 @@ def _load(path: str) -> object:
     """The content of the file, with no code in it run."""
     if not os.path.isfile(path):
         raise MissingError(f"There is no file {path}: give the path of a .pth checkpoint.")
+    foreign, codecs = _looked_up(path)
+    if not codecs:
+        try:
+            with torch.serialization.safe_globals(_NUMPY_SCALARS):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except UNREADABLE as error:
+            if type(error) is LookupError:  # of a codec that Python does not know
+                foreign = [*foreign, ENCODE]
+            if not foreign:
+                raise UserError(f"{path} is truncated or no PyTorch checkpoint: download it again.") from error
+    raise UserError(
+        f"{path} holds objects besides tensors ({', '.join([*codecs, *foreign][:3])}), whose loading could run code, and "
+        "is refused: give a checkpoint of tensors, numbers and containers."
+    )
+
+
+def _looked_up(path: str) -> tuple[list[str], list[str]]:
+    """What a checkpoint would unpickle with, found without doing so and whatever torch says of it.
+
+    Returns: names that are not those of tensors, and codecs that are asked for where `ENCODE` is.
+    """
+    names: dict[str, None] = {}
+    texts: set[str] = set()
     try:
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "WeightsUnpickler" in str(error):
-            raise UserError(
-                f"{path} holds objects besides tensors, whose loading could run code, and is refused: "
-                "give a checkpoint of tensors, numbers and containers."
-            ) from error
-        raise UserError(f"{path} cannot be read as a PyTorch checkpoint; download it again.") from error
-    except (EOFError, RuntimeError, KeyError, ValueError, IndexError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is truncated or no PyTorch checkpoint: download it again.") from error
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                pickles = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+        else:
+            with open(path, "rb") as file:
+                pickles = [file.read(HEAD)]
+        for content in map(io.BytesIO, pickles):
+            for _ in range(5):  # the old format holds four pickles before the tensors
+                for kind, text in _strings(content):
+                    if kind == "name":
+                        names[text] = None
+                    else:
+                        texts.add(text)
+    except UNREADABLE:  # it is cut, or no pickle
+        pass
+    known = {*aliases.aliases, *(module.name for module in pkgutil.iter_modules(encodings.__path__))}
+    asked = {text: encodings.normalize_encoding(text).lower() for text in texts} if ENCODE in names else {}
+    codecs = [
+        f"the codec {text!r}"
+        for text, name in asked.items()
+        # numbers are tensors' names, and as codecs but tables of letters
+        if name in known and aliases.aliases.get(name, name) not in PLAIN_CODECS and not text.isdecimal()
+    ]
+    return [name for name in names if re.fullmatch(r"[\w.]+", name) and not _TENSORS.fullmatch(name)], codecs
+
+
+def _strings(file: io.BytesIO) -> Iterator[tuple[str, str]]:
+    """Each name ("name") that one pickle looks up, and each other text ("text") in it."""
+    pushed: list[str | None] = []
+    memo: dict[int, str | None] = {}
+    for code, value, _ in pickletools.genops(file):
+        if code.name in ("GLOBAL", "INST"):
+            yield "name", value.replace(" ", ".")
+        elif code.name == "STACK_GLOBAL":
+            yield "name", ".".join(map(str, pushed[-2:]))
+        elif code.name.startswith("EXT"):
+            yield "name", f"copyreg.{code.name}"
+        elif code.name == "MEMOIZE" or "PUT" in code.name:
+            memo[len(memo) if value is None else int(value)] = pushed[-1] if pushed else None
+        elif "GET" in code.name:
+            pushed.append(memo.get(int(value)))
+        else:
+            pushed.append(value if isinstance(value, str) else None)
+            if isinstance(value, str):
+                yield "text", value
 
 
 def _tensors(container: object, prefix: str = "") -> State:

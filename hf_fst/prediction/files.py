@@ -169,7 +169,13 @@ def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
         for name in there:
             shutil.rmtree(output / name)
     elif path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError) as error:
+            lock.release()
+            raise UserError(
+                f"{path} does not tell how {output} was made; give another folder, or --overwrite to start over."
+            ) from error
         for key in {**before, **settings}:
             if before.get(key) != settings.get(key):
                 lock.release()

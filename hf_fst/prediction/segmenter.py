@@ -113,7 +113,8 @@ def palette_of(model: str | Path, names: list[str]) -> np.ndarray:
     """Colors of the classes, uint8 (C, 3): those of the run, else of a known dataset with these classes, else our own."""
     if (Path(model) / FACTS_FILE).is_file():
         facts = RunFacts.load(model)
-        if facts.palette and facts.classes == [name.replace(" ", "_") for name in names]:  # as the log spells them
+        spelled = [name.replace(" ", "_") for name in names]  # as the log does
+        if len(facts.palette or ()) == len(names) and facts.classes == spelled:
             return np.array(facts.palette, dtype=np.uint8)
     known = next((palette for theirs, palette in PALETTES if list(theirs) == names), None)
     return default_palette(len(names)) if known is None else np.array(known, dtype=np.uint8)

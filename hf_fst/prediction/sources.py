@@ -16,6 +16,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from hf_fst.data.files import SUFFIXES
 from hf_fst.data.hub import IMAGE_COLUMNS
 from hf_fst.errors import DataError, MissingError, RunError, UserError
+from hf_fst.hub import asked_once, in_a_line
 from hf_fst.prediction.files import fingerprint, list_inputs, stamp
 
 STREAMED = {".parquet": "parquet", ".tar": "webdataset"}
@@ -123,11 +124,6 @@ def is_remote(path: str) -> bool:
     return "://" in path.split("::")[-1] and place in REMOTE and set(inside) <= ARCHIVES
 
 
-def in_a_line(error: Exception) -> str:
-    """The words of an error, or its kind, as a part of a sentence."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
 def open_source(
     source: str,
     split: str = "train",
@@ -180,10 +176,11 @@ def _hub(
     source: str, split: str, column: str | None, config: str | None, revision: str | None, local_files: bool
 ) -> Stream:
     try:
-        revision = HfApi().dataset_info(source, revision=revision).sha  # the order must not change while we read
-        dataset = datasets.load_dataset(source, config, split=split, revision=revision, streaming=True)
+        with asked_once(source) as fault:
+            revision = HfApi().dataset_info(source, revision=revision).sha  # the order must not change while we read
+            dataset = datasets.load_dataset(source, config, split=split, revision=revision, streaming=True)
     except (FileNotFoundError, ConnectionError, HTTPError, HFValidationError) as error:  # HTTPError: no network, too
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0] if fault is None else f"the Hub does not answer: {fault}"
         raise MissingError(f"There is no dataset {source!r} on the Hub, nor such a folder ({reason}).") from error
     except ValueError as error:  # `datasets` lists the splits and configurations that there are
         reason = str(error).strip().partition("\n")[0]

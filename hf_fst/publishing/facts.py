@@ -227,6 +227,9 @@ class RunFacts:
             in_a_line = isinstance(value, str) and value.isprintable() and "`" not in value
             if not (WORD.fullmatch(key) and (in_a_line or _is_plain(value))):
                 raise UserError(f"facts.overrides[{key!r}] is {value!r}; a card holds what fits into a line of code.")
+        for color in self.palette or ():
+            if len(color) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in color):
+                raise UserError(f"facts.palette has the color {color!r}; give [red, green, blue] of 0 to 255.")
         if not NAME.fullmatch(self.model_name):
             raise UserError(f"facts.model_name is {self.model_name!r}; give letters, digits, blanks and . , + ( ) -.")
         for where in ("rule", "objective", "architecture", "license"):
@@ -235,8 +238,11 @@ class RunFacts:
         if self.recipe is not None and not FILE.fullmatch(self.recipe):
             raise UserError(f"facts.recipe is {self.recipe!r}; give the file's name without its folder.")
         for repository in (self.base_model, self.hub_id):
-            if repository is not None:
-                validate_repo_id(repository)
+            try:
+                if repository is not None:
+                    validate_repo_id(repository)
+            except HFValidationError as error:
+                raise UserError(f"facts name the repository {repository!r}; give an id such as owner/name.") from error
         if self.saved not in ("best", "last") or {e.weights for e in self.evaluations} - {"best", "last"}:
             raise UserError("facts.saved and the weights of each evaluation must be 'best' or 'last'.")
         for evaluation in self.evaluations:
@@ -266,6 +272,15 @@ class RunFacts:
             raise MissingError(f"{directory} has no {FACTS_FILE}, which training writes at its end.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            for name, kind in {
+                "rule": str,
+                "objective": str,
+                "architecture": str,
+                "classes": list,
+                "steps": int,
+            }.items():
+                if not isinstance(content[name], kind):
+                    raise TypeError(f"{name} is {content[name]!r}")
             content["labeled"] = DatasetFacts(**content["labeled"])
             content["unlabeled"] = content["unlabeled"] and DatasetFacts(**content["unlabeled"])
             content["cost"] = content["cost"] and Cost(**content["cost"])
@@ -275,8 +290,13 @@ class RunFacts:
                 for other in content.get("compared", [])
             ]
             return cls(**content)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path} does not hold the facts of a run: {error}.") from error
+        except UserError:
+            raise
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path} does not hold the facts of a run ({type(error).__name__}: {error}); restore it, or remove it, "
+                "without which there is no card."
+            ) from error
 
 
 def _evaluations(content: list[dict]) -> list[Evaluation]:

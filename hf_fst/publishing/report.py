@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_fst.drawing.overlays import default_palette, grid
+from hf_fst.errors import UserError
 from hf_fst.models.loading import STUDENT_DIR, refuse_broken_files
 from hf_fst.publishing.card import FIGURES, as_comparison, write_card
 from hf_fst.publishing.facts import RunFacts
@@ -80,9 +81,20 @@ def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), *
         for name in ("curves.png", "class_iou.png"):
             (directory / name).unlink(missing_ok=True)
         palette = default_palette(len(facts.classes)) if facts.palette is None else facts.palette
-        _plots(directory, facts, json.loads(history.read_text(encoding="utf-8")), palette)
+        _plots(directory, facts, _history(history), palette)
     facts.save(directory)
     return write_card(directory, facts)
+
+
+def _history(path: Path) -> list[dict]:
+    """The log of a training. Raises `UserError` for a file that is none."""
+    try:
+        log = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        log = None
+    if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
+        raise UserError(f"{path} is no log of a training; restore it, or remove it for a card without curves.")
+    return log
 
 
 def _plots(output_dir: Path, facts: RunFacts, log_history: Sequence[Mapping], palette) -> None:

@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL.Image import Resampling
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
 
-from hf_fst.errors import MissingError, UsageError, did_you_mean
+from hf_fst.errors import MissingError, RunError, UsageError, did_you_mean
 from hf_fst.models import BUILDS, build
 from hf_fst.models.loading import default_processor, load_network, processor_of, words
 from hf_fst.recipes.keys import Recipe
@@ -48,6 +48,8 @@ def _network(recipe: Recipe, options: dict, names: list[str], labels: dict) -> P
         _refuse_unknown(BUILDS[recipe.model].model.config_class(), dict.fromkeys(options))
         try:
             return build(recipe.model, len(names), recipe.pretrained_backbone, **options, **labels)
+        except (MissingError, RunError):  # of the backbone's weights
+            raise
         except (TypeError, ValueError, StrictDataclassError) as error:
             raise UsageError(f"model {recipe.model!r} cannot be built: {words(error)}") from error
     if recipe.pretrained_backbone:

@@ -1,5 +1,7 @@
 """Published checkpoints of every family become models; what is no such checkpoint gets one sentence."""
 
+import codecs
+import os
 import pickle
 from collections import OrderedDict
 
@@ -196,6 +198,52 @@ def test_pickle_with_code_is_refused_and_not_run(zipped, tmp_path):
     with pytest.raises(ValueError, match="could run code, and is refused"):
         convert(path, "deeplabv2-resnet50", "student")
     assert not victim.exists()
+
+
+class Calls:
+    def __init__(self, function, *arguments):
+        self.calls = function, arguments
+
+    def __reduce__(self):
+        return self.calls
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (Calls(os.system, "true"), r"posix.system"),
+        (Calls(eval, "1"), r"\w+.eval"),
+        (Calls(codecs.encode, "abc", "rot13"), "the codec 'rot13'"),
+        (Calls(codecs.encode, b"a" * 99, "zlib"), "the codec 'zlib'"),
+        (Calls(codecs.encode, "abc", "no such codec"), "_codecs.encode"),
+        (Calls(codecs.decode, "abc", "latin1"), "_codecs.decode"),
+        (torch.nn.Linear(1, 1), r"torch.nn.modules.linear.Linear"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_could_run_code_is_named_whatever_torch_says(monkeypatch, tmp_path, value, named, zipped):
+    path = tmp_path / "published.pth"
+    torch.save({"state_dict": value, "best": np.float64(1)}, path, _use_new_zipfile_serialization=zipped)
+    load = torch.load
+
+    def wordless(*arguments, **options):
+        try:
+            return load(*arguments, **options)
+        except pickle.UnpicklingError as error:
+            raise pickle.UnpicklingError from error
+
+    monkeypatch.setattr(torch, "load", wordless)
+    with pytest.raises(ValueError, match=rf"besides tensors \(.*{named}.*could run code, and is refused"):
+        convert(path, "deeplabv2-resnet50", "student")
+
+
+@pytest.mark.parametrize(
+    "content", [b"<!doctype html><html></html>", bytes(99), b"hello", b"\x80\x02ctorch\nTensor\n)\x81}b."]
+)
+def test_what_is_no_checkpoint_is_not_called_dangerous(tmp_path, content):
+    (tmp_path / "published.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="is truncated or no PyTorch checkpoint"):
+        convert(tmp_path / "published.pth", "deeplabv2-resnet50", "student")
 
 
 def test_other_content_and_missing_files_are_refused(tmp_path):
