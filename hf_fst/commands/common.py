@@ -20,6 +20,8 @@ Student = Annotated[bool, Option("--student", help="The student of a run, not it
 Output = Annotated[str, Option("--output", "-o", metavar="DIR", help="The folder to write.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Start over, even with another model or other settings.")]
 
+Trust = Annotated[bool, Option("--trust_remote_code", help="Run code that comes with the model; read it first.")]
+
 Resize = Annotated[
     str | None,
     Option(

@@ -16,6 +16,7 @@ from hf_fst.commands.common import (
     Scales,
     Stride,
     Student,
+    Trust,
     Window,
     Workers,
     is_first_process,
@@ -51,6 +52,7 @@ def label(
     flip: Flip = False,
     batch_size: BatchSize = 1,
     workers: Workers = 0,
+    trust_remote_code: Trust = False,
     split: Annotated[str, Option(metavar="NAME", help="Its split.", rich_help_panel=HUB)] = "train",
     image: Annotated[
         str | None,
@@ -86,6 +88,7 @@ def label(
         dataset_revision=revision,
         local_files=local_files,
         overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
         which=which(student),
         batch_size=batch_size,
         num_workers=workers,

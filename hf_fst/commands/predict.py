@@ -17,6 +17,7 @@ from hf_fst.commands.common import (
     Scales,
     Stride,
     Student,
+    Trust,
     Window,
     Workers,
     is_first_process,
@@ -40,6 +41,7 @@ def predict(
     flip: Flip = False,
     batch_size: BatchSize = 1,
     workers: Workers = 0,
+    trust_remote_code: Trust = False,
 ) -> dict:
     """Predict the classes in images and videos.
 
@@ -60,6 +62,7 @@ def predict(
         output,
         overlays=overlays,
         overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
         which=which(student),
         batch_size=batch_size,
         num_workers=workers,

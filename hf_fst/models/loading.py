@@ -15,6 +15,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
@@ -61,12 +62,13 @@ def default_processor(config: PreTrainedConfig | None = None) -> SegformerImageP
     return SegformerImageProcessor(do_resize=False, **numbers)
 
 
-def saved_processor(model: str | Path, subfolder: str = "") -> Any | None:
+def saved_processor(model: str | Path, subfolder: str = "", trust_remote_code: bool = False) -> Any | None:
     """The image processor that is saved with a network; None if there is truly none.
 
     Args:
         model: a directory or a Hub id.
         subfolder: of the network in it, which may use that of the whole.
+        trust_remote_code: whether code that comes with it may run; it is never asked for.
 
     Raises:
         UserError: there is one, or there may be, but it cannot be fetched or read.
@@ -76,7 +78,9 @@ def saved_processor(model: str | Path, subfolder: str = "") -> Any | None:
         with asked_once(name):
             for place in dict.fromkeys((subfolder, "")):
                 if any(_is_there(name, place, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
-                    return AutoImageProcessor.from_pretrained(name, subfolder=place)
+                    return AutoImageProcessor.from_pretrained(
+                        name, subfolder=place, trust_remote_code=trust_remote_code
+                    )
     except UNREADABLE as error:
         raise UserError(
             f"The image processor of {name} cannot be read, so that mean and deviation of its images are not known: "
@@ -101,12 +105,12 @@ def _is_there(name: str, subfolder: str, file: str) -> bool:
     return True
 
 
-def processor_of(model: str | Path, subfolder: str = "") -> Any:
+def processor_of(model: str | Path, subfolder: str = "", trust_remote_code: bool = False) -> Any:
     """The image processor that is saved with a network, or one with ImageNet's numbers and a warning.
 
     Args and raises: see `saved_processor`.
     """
-    processor = saved_processor(model, subfolder)
+    processor = saved_processor(model, subfolder, trust_remote_code)
     if processor is None:
         logger.warning_once(f"{model} has no image processor; one with ImageNet's mean and deviation is used.")
     return processor or default_processor()
@@ -149,6 +153,7 @@ def load_network(
     which: str | None = None,
     id2label: dict[int, str] | None = None,
     replace_head: bool = True,
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
     """Loads a segmentation network; `is_whole` of it says whether every weight was found, its head's too.
@@ -158,6 +163,7 @@ def load_network(
         which: see `locate`.
         id2label: class names to give it; its own by default.
         replace_head: whether a trained head for another number of classes is replaced by a new one, or refused.
+        trust_remote_code: whether code that comes with the network may run; it is never asked for.
         options: fields of the configuration to change.
 
     Raises:
@@ -168,13 +174,16 @@ def load_network(
     where = f"{name}, subfolder {subfolder}" if subfolder else name
     try:
         with hub(name):
-            config = AutoConfig.from_pretrained(name, subfolder=subfolder, **options)
+            trust = {"subfolder": subfolder, "trust_remote_code": trust_remote_code}
+            if not trust_remote_code:
+                _refuse_code(name, subfolder, where)
+            config = AutoConfig.from_pretrained(name, **trust, **options)
             if id2label is None:
                 _check_names(config, where)
             else:
                 _give_names(config, id2label, replace_head, name)
             network, found = AutoModelForSemanticSegmentation.from_pretrained(
-                name, subfolder=subfolder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+                name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **trust
             )
     except UserError:
         raise
@@ -185,6 +194,16 @@ def load_network(
         refuse_other_weights(network, found, id2label is None, where)
     refuse_nonfinite(network.state_dict().items(), where)
     return network
+
+
+def _refuse_code(name: str, subfolder: str, where: str) -> None:
+    """Refuses a network that needs code of its own, before transformers asks on the terminal. Raises `UserError`."""
+    config, _ = PreTrainedConfig.get_config_dict(name, subfolder=subfolder)
+    if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
+        raise UserError(
+            f"{where} needs code that comes with it, which is not run unasked; read that code, then give "
+            "--trust_remote_code (in Python trust_remote_code=True)."
+        )
 
 
 def _check_names(config: PreTrainedConfig, where: str) -> None:
@@ -212,7 +231,11 @@ def _give_names(config: PreTrainedConfig, id2label: dict[int, str], replace_head
 
 
 def load(
-    model: str | Path, which: str | None = None, processor: Any = None, id2label: dict[int, str] | None = None
+    model: str | Path,
+    which: str | None = None,
+    processor: Any = None,
+    id2label: dict[int, str] | None = None,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, Any]:
     """Loads a network and its image processor (`processor_of`).
 
@@ -221,14 +244,15 @@ def load(
         which: see `locate`.
         processor: image processor to use in place of its own.
         id2label: class names to give the network; a head for another number of classes is replaced by a new one.
+        trust_remote_code: see `load_network`.
 
     Raises:
         UserError: see `load_network` and `saved_processor`.
     """
-    network = load_network(model, which, id2label)
+    network = load_network(model, which, id2label, trust_remote_code=trust_remote_code)
     if processor is not None:
         return network, processor
-    return network, processor_of(*locate(model, which))
+    return network, processor_of(*locate(model, which), trust_remote_code)
 
 
 def refuse_nonfinite(weights: Iterable[tuple[str, torch.Tensor]], where: str | Path) -> None:

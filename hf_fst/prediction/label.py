@@ -72,6 +72,7 @@ def label_collection(
     num_workers: int = 0,
     local_files: bool = False,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Labels every image of a collection exactly once, and writes Parquet shards that `datasets.load_dataset` reads.
@@ -96,6 +97,7 @@ def label_collection(
         num_workers: threads that read images ahead.
         local_files: whether rows of a table may name images by a path on this machine, which are then in the shards.
         overwrite: start over where `output` holds the results of other settings.
+        trust_remote_code: whether code that comes with the model may run; it is never asked for.
         progress: show a progress bar.
 
     Returns: counts of shards and images in the whole collection and in this run, `failed` (a list of `{"file",
@@ -116,7 +118,7 @@ def label_collection(
             raise UserError(f"{name} is {value}, but at least {least} is needed.")
     output = Path(output)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
-    segmenter = Segmenter(model, which, look=look, device=state.device)
+    segmenter = Segmenter(model, which, look=look, device=state.device, trust_remote_code=trust_remote_code)
     if len(segmenter.names) > IGNORED:
         raise UserError(f"The model has {len(segmenter.names)} classes, but masks hold {IGNORED} at most.")
     collection = open_source(str(source), split, image, config, dataset_revision, (output / DATA,), local_files)

@@ -50,6 +50,7 @@ def predict_files(
     batch_size: int = 1,
     num_workers: int = 0,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Predicts every image and video of a folder, the folders in it included.
@@ -70,6 +71,7 @@ def predict_files(
         batch_size: images that are predicted at once, those of one size together.
         num_workers: threads that read images ahead.
         overwrite: start over where `output` holds the results of other settings.
+        trust_remote_code: whether code that comes with the model may run; it is never asked for.
         progress: show a progress bar.
 
     Returns: counts, `failed` (a list of `{"file", "reason"}`), seconds and images per second, videos' frames counted.
@@ -89,7 +91,7 @@ def predict_files(
         check_video_support()
     named = list(zip(files, output_names(files, source if source.is_dir() else source.parent), strict=True))
     state = PartialState(cpu=not torch.accelerator.is_available())
-    segmenter = Segmenter(model, which, look=look, device=state.device)
+    segmenter = Segmenter(model, which, look=look, device=state.device, trust_remote_code=trust_remote_code)
     with claimed(output, SETTINGS_FILE, segmenter.settings, owned, overwrite):
         work = _pending(named[state.process_index :: state.num_processes], output, overlays)
         work.failed += unusable if state.is_main_process else []

@@ -40,6 +40,7 @@ class Segmenter:
         which: "teacher" or "student" of a training run.
         look: how it looks at images.
         device: where the network computes; the accelerator, if there is one, by default.
+        trust_remote_code: whether code that comes with the model may run; it is never asked for.
 
     Attributes: `name` (Hub id, or the directory's name without its path), `names` and `palette` of the classes,
     `revision` (see `revision_of`), `settings` (what its results depend on, as plain data).
@@ -55,8 +56,9 @@ class Segmenter:
         *,
         look: Look = WHOLE,
         device: str | torch.device | None = None,
+        trust_remote_code: bool = False,
     ):
-        network, self.processor = load(model, which)
+        network, self.processor = load(model, which, trust_remote_code=trust_remote_code)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         self.network: PreTrainedModel = network.to(device).eval()
