@@ -52,7 +52,7 @@ def reported(function: Callable[..., dict]) -> Callable[..., int]:
         except KeyboardInterrupt:
             say("Stopped.")
             return INTERRUPTED
-        except (OSError, RuntimeError, ValueError) as error:
+        except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
             if debug:
                 raise
             return _failed(error)
@@ -92,6 +92,10 @@ def _failed(error: Exception) -> int:
             "The memory of the accelerator is full; take smaller crops or batches (with more "
             "gradient_accumulation_steps in training), or look at images in windows."
         )
+    elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        say("The memory of this machine is full; take smaller images, crops or batches, or look at images in windows.")
+    elif isinstance(error, ImportError) and error.name is None:  # raised by a library for an option that needs more
+        say(f"{' '.join(str(error).split()).rstrip('.')}; or leave out the option that needs it.")
     else:
         ask_for_report(type(error), error, error.__traceback__)
     return FAILURE

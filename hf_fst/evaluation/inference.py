@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hf_fst.data.images import MAX_SIDE
 from hf_fst.errors import UserError
+
+MOST = 100  # times that a view may be larger than the image
 
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
@@ -45,8 +47,8 @@ class Look:
 
     def __post_init__(self) -> None:
         scales = tuple(self.scales)
-        if not scales or not all(0 < scale < math.inf for scale in scales):
-            raise UserError(f"scales is {scales}; give one or more positive numbers.")
+        if not scales or not all(0 < scale <= MOST for scale in scales):
+            raise UserError(f"scales is {scales}; give one or more positive numbers, up to {MOST}.")
         window, stride, resize = self.window, self.stride, self.resize
         if window is not None:
             window = _pair(window, "window")
@@ -61,6 +63,8 @@ class Look:
             raise UserError(f"resize is {resize!r}; give None, (height, width) or 'model'.")
         if resize is not None and resize != "model":
             resize = tuple(sorted(_pair(resize, "resize")))
+            if resize[1] > MAX_SIDE:
+                raise UserError(f"resize is {self.resize}; give sides of {MAX_SIDE} pixels at most.")
         for name, value in (("window", window), ("stride", stride), ("scales", scales), ("resize", resize)):
             object.__setattr__(self, name, value)
 

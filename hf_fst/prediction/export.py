@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.transforms import Normalization
 from hf_fst.errors import RunError, UserError
 from hf_fst.evaluation.inference import aligns_corners, resize_logits
@@ -77,8 +78,10 @@ def export_onnx(
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
         raise RunError('Export needs onnx, onnxruntime and onnxscript: pip install "hf_fst[onnx]".')
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise UserError(f"size is {tuple(size)}, but (height, width) in pixels is needed, or None for any size.")
+    if size is not None and (len(size) != 2 or not 1 <= min(size) <= max(size) <= MAX_SIDE):
+        raise UserError(
+            f"size is {tuple(size)}, but (height, width) in pixels is needed, {MAX_SIDE} at most, or None for any size."
+        )
     if output is None:
         name, subfolder = locate(model, which)
         output = Path(name, subfolder) / "model.onnx" if Path(name).is_dir() else Path("model.onnx")

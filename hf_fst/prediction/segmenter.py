@@ -17,11 +17,12 @@ from torchvision import tv_tensors
 from transformers import PreTrainedModel
 
 from hf_fst.data import PALETTES
-from hf_fst.data.images import decode_image
+from hf_fst.data.images import decode_image, file_of
 from hf_fst.drawing.overlays import default_palette
+from hf_fst.errors import DataError
 from hf_fst.evaluation.inference import WHOLE, Look, predict, segment
 from hf_fst.evaluation.runner import Prepare
-from hf_fst.models.loading import load
+from hf_fst.models.loading import load, words
 from hf_fst.publishing.facts import FACTS_FILE, RunFacts
 
 
@@ -73,7 +74,11 @@ class Segmenter:
 
     def read(self, stored: dict[str, Any]) -> Picture:
         """Reads a stored image `{"path", "bytes"}`. Raises `DataError`, naming it, where it is missing or broken."""
-        return self.look(np.asarray(decode_image(stored)[0]))
+        pixels = np.asarray(decode_image(stored)[0])
+        try:
+            return self.look(pixels)
+        except RuntimeError as error:  # torch's, for sides of no pixel or of more than there is memory for
+            raise DataError(f"{file_of(stored)} cannot be brought to the size of the view ({words(error)})") from error
 
     def look(self, pixels: np.ndarray) -> Picture:
         """Prepares an image (H, W, 3) uint8."""

@@ -119,7 +119,7 @@ def to_config(recipe: Recipe) -> FSTConfig:
     try:
         config = FSTConfig(**recipe.options)
         resolve(config)
-    except ValueError as error:
+    except (OSError, TypeError, ValueError) as error:
         raise UsageError(" ".join(str(error).split())) from error
     return config
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 from transformers import Trainer
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import ModelOutput
 
 from hf_fst.data.items import tidy
@@ -56,6 +57,11 @@ def refuse_settings(args, optimizers=(None, None), optimizer_cls_and_kwargs=None
             f"train_sampling_strategy is {args.train_sampling_strategy!r}, but pairs are always drawn at random; leave "
             "it at 'random'."
         )
+    for option in ("neftune_noise_alpha", "use_liger_kernel"):
+        if getattr(args, option):
+            raise UserError(
+                f"{option} is {getattr(args, option)}, but it is for networks that read text; leave it out."
+            )
     if compute_loss_func is not None:
         raise UserError("compute_loss_func is given, but what is learned is an objective; give objective instead.")
 
@@ -193,6 +199,11 @@ def refuse_launch(trainer: Trainer) -> None:
             adapters that are to be pushed, or as `refuse_own_loss`.
     """
     refuse_own_loss(trainer)
+    if trainer.args.gradient_checkpointing and not _can_checkpoint(trainer.model):
+        raise UserError(
+            f"gradient_checkpointing is true, but {type(trainer.model).__name__} has none; leave it out, and for less "
+            "memory take smaller crops or batches (with more gradient_accumulation_steps)."
+        )
     if trainer.args.n_gpu > 1:
         raise UserError(
             f"This process sees {trainer.args.n_gpu} GPUs; start one process for each with `accelerate launch`, or show "
@@ -229,6 +240,13 @@ def refuse_capture(args) -> None:
                 f"capture replays passes as CUDA graphs of one process in float32 or bf16, but {reason}; leave one of "
                 "them out."
             )
+
+
+def _can_checkpoint(model: nn.Module) -> bool:
+    layers = any(
+        isinstance(m, GradientCheckpointingLayer) or "gradient_checkpointing" in vars(m) for m in model.modules()
+    )
+    return layers and bool(getattr(model, "supports_gradient_checkpointing", False))
 
 
 def refuse_eval_classes(eval_classes: list[int] | None, num_labels: int) -> None:

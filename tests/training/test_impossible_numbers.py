@@ -1,0 +1,90 @@
+"""Numbers and names with which no run could go on are refused when the config is made, in a sentence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+from hf_fst.errors import UserError
+from hf_fst.evaluation import Look
+from hf_fst.training.config import FSTConfig
+from tests import tiny
+from tests.recipes import tiny as recipe
+
+WRONG = {
+    "seed": (-1, 2**32, 2**70),
+    "data_seed": (-3,),
+    "learning_rate": (-0.5, float("nan"), float("inf")),
+    "weight_decay": (-1, float("nan")),
+    "adam_beta1": (1.5, -0.1),
+    "adam_beta2": (2,),
+    "adam_epsilon": (-1e-8,),
+    "max_grad_norm": (-1,),
+    "per_device_train_batch_size": (0, -2, 10**30),
+    "per_device_eval_batch_size": (0,),
+    "gradient_accumulation_steps": (0, -1),
+    "dataloader_num_workers": (-1,),
+    "lookahead_steps": (-1, 10**30, 10**9),
+    "unlabeled_per_labeled": (0, 10**30),
+    "report_to": ("wandbb", ["tensorboard", "nothing"]),
+    "torch_compile_backend": ("nothing",),
+    "torch_compile_mode": ("nothing",),
+    "remove_unused_columns": (True,),
+    "eval_classes": ([],),
+    "feature_distance_classes": ([],),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_what_cannot_be_is_refused_by_name(tmp_path, name, value):
+    with pytest.raises(UserError, match=name) as error:
+        FSTConfig(output_dir=str(tmp_path), **{name: value})
+    assert "\n" not in str(error.value) and ";" in str(error.value)
+
+
+def test_students_of_fst_w_are_bounded_too(tmp_path):
+    with pytest.raises(UserError, match="lookahead_students is .* use 1000 at most"):
+        FSTConfig(output_dir=str(tmp_path), rule="fst_w", lookahead_students=10**30)
+
+
+def test_the_ends_of_what_can_be_are_taken(tmp_path):
+    ends = {
+        "seed": 2**32 - 1,
+        "learning_rate": 0.0,
+        "dataloader_num_workers": 0,
+        "report_to": "none",
+        "lookahead_steps": 0,
+    }
+    assert FSTConfig(output_dir=str(tmp_path), **ends).seed == 2**32 - 1
+
+
+def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_fst.training.config.get_available_reporting_integrations", lambda: ["trackio"])
+    with pytest.raises(UserError, match="report_to is 'wandb', which is not installed; install it or leave it out"):
+        FSTConfig(output_dir=str(tmp_path), report_to=["trackio", "wandb"])
+
+
+def test_checkpointing_where_a_network_has_none(tmp_path):
+    with pytest.raises(UserError, match="gradient_checkpointing is true, but TinySegmenter has none; leave it out"):
+        tiny.trainer(tmp_path, rule="mean_teacher", gradient_checkpointing=True)
+    sizes = {key: value for key, value in recipe.MODEL.items() if key != "model_type"}
+    network = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3, **sizes))
+    images = [tiny.images(2, seed, (32, 32), labels=seed == 1, dtype=torch.float32) for seed in (1, 2)]
+    tiny.trainer(tmp_path, network, sets=images, rule="mean_teacher", gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize("option", [{"neftune_noise_alpha": 5.0}, {"use_liger_kernel": True}])
+def test_options_for_text_are_refused(tmp_path, option):
+    with pytest.raises(UserError, match=f"{next(iter(option))} is .* for networks that read text"):
+        tiny.trainer(tmp_path, rule="mean_teacher", **option)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"scales": (float("inf"),)}, {"scales": (float("nan"),)}, {"scales": (1e30,)}, {"scales": ()}, {"resize": (0, 0)},
+     {"resize": (10**6, 5)}, {"window": 0}],
+)  # fmt: skip
+def test_views_that_no_machine_could_make(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        Look(**options)
