@@ -57,6 +57,7 @@ def run(
     config = to_config(recipe)
     output_dir, state = Path(config.output_dir), PartialState()
     with claimed(output_dir) if state.is_main_process else contextlib.nullcontext():
+        state.wait_for_everyone()  # till the first process has the directory
         if resume and is_finished(output_dir, config.report):
             refuse_other_settings(recipe, output_dir)
             results = json.loads((output_dir / RESULTS_FILE).read_text(encoding="utf-8"))
@@ -66,7 +67,6 @@ def run(
         checkpoint = check_output(output_dir, overwrite, resume) or config.resume_from_checkpoint
         if checkpoint is not None:
             refuse_other_settings(recipe, Path(checkpoint).parent)
-        state.wait_for_everyone()  # before anybody writes there
         work = prepare(recipe, config, overwrite, overrides or {})
         if state.is_main_process:
             settings = work.trainer.settings
