@@ -27,16 +27,8 @@ NO_LOOKAHEAD = ("supervised", "mean_teacher")
 MOST = 1000  # virtual steps in a step, or unlabeled images for a labeled one
 # trackers of which transformers can tell whether they are installed
 CHECKED = (
-    "comet_ml",
-    "mlflow",
-    "neptune",
-    "tensorboard",
-    "trackio",
-    "wandb",
-    "codecarbon",
-    "clearml",
-    "dagshub",
-    "swanlab",
+    *("comet_ml", "mlflow", "neptune", "tensorboard", "trackio", "wandb"),
+    *("codecarbon", "clearml", "dagshub", "swanlab"),
 )
 # of `TrainingArguments`: least and most of what would be an error of torch's, or of numpy's, much later
 LIMITS = {
