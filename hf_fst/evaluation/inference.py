@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from hf_fst.data.images import MAX_SIDE
 from hf_fst.errors import UserError
@@ -102,6 +104,32 @@ def aligns_corners(model: nn.Module) -> bool:
     return getattr(getattr(model, "config", None), "align_corners", False)
 
 
+# architectures whose position embedding fits images of `config.image_size` alone, and those that take squares alone
+FIXED, SQUARE = ("eomt", "eomt_dinov3", "data2vec-vision"), ("dpt",)
+
+
+def fixed_size(config: Any, kinds: Sequence[str] = FIXED) -> tuple[int, int] | None:
+    """The only size (height, width) of images that a network takes, by its configuration; None where it takes others."""
+    config = vars(config).get("segmenter_config") or config  # of a `UniversalSegmenter`
+    return _pair(config.image_size, "image_size") if config.model_type in kinds else None
+
+
+def fitting(model: nn.Module, look: Look) -> Look:
+    """The look, with windows of its own where a network takes one size of images alone.
+
+    Raises:
+        UserError: `look` has windows of another size.
+    """
+    size = fixed_size(model.config) if isinstance(model, PreTrainedModel) else None
+    if size is None or look.window == size:
+        return look
+    if look.window is not None:
+        raise UserError(
+            f"window is {look.window}, but {type(model).__name__} takes images of {size} alone; leave it out."
+        )
+    return replace(look, window=size)
+
+
 def resize_logits(logits: torch.Tensor, size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
     """Resizes logits (B, C, h, w) to float32 (B, C, *size), bilinear."""
     if tuple(logits.shape[-2:]) == tuple(size):
@@ -109,8 +137,13 @@ def resize_logits(logits: torch.Tensor, size: Sequence[int], align_corners: bool
     return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
-def _slide(model: nn.Module, pixel_values: torch.Tensor, look: Look) -> torch.Tensor:
+def _slide(model: nn.Module, pixel_values: torch.Tensor, look: Look, whole: bool = False) -> torch.Tensor:
+    """Logits (B, C, H, W), means over the windows; `whole`: an image smaller than a window is padded up to it."""
     height, width = pixel_values.shape[-2:]
+    if whole and (height < look.window[0] or width < look.window[1]):
+        missing = [max(window - side, 0) for window, side in zip(look.window, (height, width), strict=True)]
+        padded = F.pad(pixel_values, (0, missing[1], 0, missing[0]))
+        return _slide(model, padded, look)[..., :height, :width]
     window_height, window_width = min(look.window[0], height), min(look.window[1], width)
     total, seen = None, pixel_values.new_zeros(height, width, dtype=torch.float32)
     for top in window_starts(height, look.window[0], look.stride[0]):
@@ -128,6 +161,10 @@ def _slide(model: nn.Module, pixel_values: torch.Tensor, look: Look) -> torch.Te
 def _views(model: nn.Module, pixel_values: torch.Tensor, look: Look) -> Iterator[torch.Tensor]:
     """Yields the logits of each scaled and mirrored view, turned back, at the size they come in."""
     height, width = pixel_values.shape[-2:]
+    look, config = fitting(model, look), model.config if isinstance(model, PreTrainedModel) else None
+    whole = config is not None and fixed_size(config) is not None
+    if config is not None and look.window is None and height != width and (square := fixed_size(config, SQUARE)):
+        look, whole = replace(look, window=square), True
     for scale in look.scales:
         view = pixel_values
         if scale != 1:
@@ -135,7 +172,7 @@ def _views(model: nn.Module, pixel_values: torch.Tensor, look: Look) -> Iterator
             view = F.interpolate(view, size=sides, mode="bilinear", align_corners=False, antialias=scale < 1)
         for mirrored in (False, True) if look.flip else (False,):
             pixels = view.flip(-1) if mirrored else view
-            logits = model(pixel_values=pixels).logits if look.window is None else _slide(model, pixels, look)
+            logits = model(pixel_values=pixels).logits if look.window is None else _slide(model, pixels, look, whole)
             yield logits.flip(-1) if mirrored else logits
 
 

@@ -25,7 +25,7 @@ from hf_fst.data.views import View
 from hf_fst.errors import UserError, printable
 from hf_fst.evaluation.boundary import BoundaryIoU
 from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, scores
-from hf_fst.evaluation.inference import WHOLE, Look, predict
+from hf_fst.evaluation.inference import WHOLE, Look, fitting, predict
 from hf_fst.evaluation.machine import hardware, versions
 from hf_fst.evaluation.results import Pictures, write_scores
 from hf_fst.models.loading import load
@@ -55,6 +55,8 @@ class Prepare:
             image = self.resize(image)
         image = image.as_subclass(torch.Tensor)
         options = {"do_resize": self.own_size, "do_center_crop": False, "do_pad": False}
+        if "do_split_image" in vars(self.processor):
+            options["do_split_image"] = False  # windows are slid over it later
         image = self.processor(images=image, return_tensors="pt", **options)["pixel_values"][0]
         if self.crop is None:
             return image, mask
@@ -194,7 +196,7 @@ def evaluate_model(
     matrix = ConfusionMatrix(len(names), ignore_index)
     rims = BoundaryIoU(len(names), ignore_index) if boundary else None
 
-    network = network.to(state.device).eval()
+    network, look = network.to(state.device).eval(), fitting(network, look)
     views = View(dataset, Prepare(processor, look, crop))
     mine = range(state.process_index, len(views), state.num_processes)
     loader = DataLoader(Subset(views, mine), batch_size=batch_size, num_workers=num_workers, collate_fn=collate)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.transforms import Normalization
 from hf_fst.errors import RunError, UserError
-from hf_fst.evaluation.inference import aligns_corners, resize_logits
+from hf_fst.evaluation.inference import aligns_corners, fixed_size, resize_logits
 from hf_fst.models.loading import load, locate
 from hf_fst.prediction.segmenter import palette_of, revision_of
 
@@ -64,8 +64,8 @@ def export_onnx(
         model: directory or Hub id.
         output: the file; by default `model.onnx` in the model's directory, or in the working directory for a Hub id.
         which: "teacher" or "student" of a training run.
-        size: (height, width) of the images; None for any size, which networks with pyramid pooling do not allow. The
-            batch is of any size in both cases.
+        size: (height, width) of the images; None for any size, which networks with pyramid pooling do not allow, or
+            for the only one that the network takes. The batch is of any size in both cases.
         full_size: give logits (B, C, H, W) at the size of the input, not at the head's stride.
         overwrite: replace a file that is there.
 
@@ -89,7 +89,7 @@ def export_onnx(
     if output.exists() and not overwrite:
         raise UserError(f"{output} is there already; give another file, or --overwrite to replace it.")
     network, processor = load(model, which)
-    normalization = Normalization.of(processor)
+    normalization, size = Normalization.of(processor), size or fixed_size(network.config)
     module = Logits(network.float().eval(), full_size, normalization.bgr).eval()
     program = _trace(module, size)
     program.model.metadata_props.update(

@@ -20,7 +20,7 @@ from hf_fst.data import PALETTES
 from hf_fst.data.images import decode_image, file_of
 from hf_fst.drawing.overlays import default_palette
 from hf_fst.errors import DataError
-from hf_fst.evaluation.inference import WHOLE, Look, predict, segment
+from hf_fst.evaluation.inference import WHOLE, Look, fitting, predict, segment
 from hf_fst.evaluation.runner import Prepare
 from hf_fst.models.loading import load, words
 from hf_fst.publishing.facts import FACTS_FILE, RunFacts
@@ -60,6 +60,7 @@ class Segmenter:
         trust_remote_code: bool = False,
     ):
         network, self.processor = load(model, which, trust_remote_code=trust_remote_code)
+        look = fitting(network, look)
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         self.network: PreTrainedModel = network.to(device).eval()

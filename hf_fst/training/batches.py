@@ -8,6 +8,7 @@ from transformers.utils import logging
 from hf_fst.data.labels import IGNORED
 from hf_fst.data.pairing import check_ids
 from hf_fst.errors import UserError
+from hf_fst.evaluation.inference import fixed_size
 
 logger = logging.get_logger(__name__)
 
@@ -22,8 +23,8 @@ def look_at_first(batch: dict, config) -> None:
         config: of the network.
 
     Raises:
-        UserError: another number of channels than the network takes, or class ids that it does not have, which would end
-            in an assertion of a GPU.
+        UserError: another number of channels or another size than the network takes, or class ids that it does not have,
+            which would end in an assertion of a GPU.
     """
     channels = vars(config).get("num_channels")
     for key in ("pixel_values", "unlabeled_pixel_values"):
@@ -34,6 +35,12 @@ def look_at_first(batch: dict, config) -> None:
             raise UserError(
                 f"The {key} of a batch have the shape {tuple(pixels.shape)}, but the network takes {channels} channels; "
                 f"give (images, {channels}, height, width)."
+            )
+        size = fixed_size(config)
+        if size is not None and tuple(pixels.shape[-2:]) != size:
+            raise UserError(
+                f"The {key} of a batch have {pixels.shape[-2]}x{pixels.shape[-1]} pixels, but the network takes images "
+                f"of {size[0]}x{size[1]} alone; make that the crop (crop_size in a recipe)."
             )
         if pixels.abs().max() > LARGEST:
             logger.warning(

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
@@ -51,8 +52,9 @@ def processor_for(model: nn.Module | None, processor: Any, train_dataset: Any) -
         processor.image_mean, processor.image_std = numbers.mean, numbers.std
     elif config is not None:
         source = config.name_or_path
-        source = source if source and Path(source).is_dir() else hub_id(source)
-        processor = saved_processor(source) if source else None
+        # a name alone may be no id on the Hub; one that a network was loaded from is in the cache
+        known = hub_id(source) and isinstance(try_to_load_from_cache(source, "config.json"), str)
+        processor = saved_processor(source) if known or (source and Path(source).is_dir()) else None
     processor = processor or default_processor(config)
     return processor, Normalization.of(processor)
 

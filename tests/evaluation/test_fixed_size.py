@@ -1,0 +1,75 @@
+"""Networks that take images of one size alone are given windows of it by themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import EomtConfig, EomtForUniversalSegmentation, EomtImageProcessor
+
+from hf_fst.errors import UserError
+from hf_fst.evaluation.inference import Look, predict, segment
+from hf_fst.models import UniversalSegmenter
+from hf_fst.prediction.segmenter import Segmenter
+from hf_fst.training.trainer import FSTTrainer
+from tests import tiny
+from tests.architectures import make
+
+
+def eomt() -> UniversalSegmenter:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_blocks": 1, "num_queries": 5}
+    config = EomtConfig(image_size=32, patch_size=8, num_upscale_blocks=1, num_labels=3, **sizes)
+    return UniversalSegmenter.wrap(EomtForUniversalSegmentation(config)).eval()
+
+
+def noise(height: int, width: int) -> torch.Tensor:
+    return torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("make_network", [eomt, lambda: make("data2vec").eval()], ids=["eomt", "data2vec"])
+def test_larger_images_are_windowed_and_smaller_ones_padded(make_network):
+    network, large = make_network(), noise(48, 70)
+    expected = segment(network, large, look=Look(window=32))
+    assert torch.equal(segment(network, large), expected) and torch.equal(predict(network, large), expected.argmax(1))
+    whole = noise(32, 32)
+    with torch.no_grad():
+        logits = network(pixel_values=whole).logits
+    up = torch.nn.functional.interpolate(logits, (32, 32), mode="bilinear")
+    assert torch.allclose(segment(network, whole), up, atol=1e-6)
+    small = whole[..., :20, :25].clone()
+    padded = torch.zeros_like(whole)
+    padded[..., :20, :25] = small
+    assert torch.allclose(segment(network, small), segment(network, padded)[..., :20, :25], atol=1e-6)
+    assert segment(network, noise(20, 70), look=Look(flip=True, scales=(0.5, 1.5))).isfinite().all()
+    with pytest.raises(UserError, match=r"window is \(16, 16\), but .* takes images of \(32, 32\) alone"):
+        segment(network, large, look=Look(window=16))
+
+
+def test_what_takes_squares_alone_gets_them():
+    network = make("dpt").eval()
+    assert torch.equal(segment(network, noise(48, 80)), segment(network, noise(48, 80), look=Look(window=32)))
+    with torch.no_grad():
+        logits = network(pixel_values=noise(48, 48)).logits
+    whole = torch.nn.functional.interpolate(logits, (48, 48), mode="bilinear")
+    assert torch.equal(segment(network, noise(48, 48)), whole)  # a square is looked at as it is
+
+
+def test_commands_and_training_too(tmp_path):
+    eomt().save_pretrained(tmp_path / "model")
+    EomtImageProcessor(do_split_image=True, size={"shortest_edge": 32}).save_pretrained(tmp_path / "model")
+    segmenter = Segmenter(tmp_path / "model", device="cpu")
+    picture = segmenter.look(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    assert segmenter.classes([picture])[0].shape == (40, 60) and "windows of 32" in segmenter.protocol
+
+    def trainer(size):
+        sets = [tiny.images(2, seed, (size, size), dtype=torch.float32) for seed in (1, 2, 3)]
+        sets[2] = tiny.images(2, 3, (40, 60), dtype=torch.float32)
+        config = tiny.config(tmp_path / "run", max_steps=1)
+        return FSTTrainer(eomt(), config, None, None, *sets)
+
+    run = trainer(32)
+    run.train()
+    assert run.evaluate()["eval_teacher_mean_iou"] >= 0
+    with pytest.raises(UserError, match="have 48x48 pixels, but the network takes images of 32x32 alone"):
+        trainer(48).train()
