@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from hf_fst.models import TwoBranches
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.trainer import FSTTrainer
 from tests.device import DEVICE, USE_CPU
@@ -49,10 +50,24 @@ class TinySegmenter(PreTrainedModel):
         return SemanticSegmenterOutput(loss=loss, logits=logits)
 
 
+AutoConfig.register(TinyConfig.model_type, TinyConfig)
+AutoModelForSemanticSegmentation.register(TinyConfig, TinySegmenter)
+
+
 def model(seed: int = 0, dtype=torch.float64, **options) -> TinySegmenter:
     """The tiny network with weights by a seed."""
     torch.manual_seed(seed)
     return TinySegmenter(TinyConfig(num_labels=CLASSES, **options)).to(DEVICE, dtype)
+
+
+def branches(**options) -> TwoBranches:
+    """Two branches of the tiny network, which differ in their heads."""
+    return TwoBranches.of(model(**options))
+
+
+def network_of(objective: str, **options) -> PreTrainedModel:
+    """A tiny network that the objective can train."""
+    return branches(**options) if objective == "cps" else model(**options)
 
 
 def images(

@@ -48,10 +48,11 @@ class Pairs(Dataset):
     comes twice gets two crops. `pairs["ahead", step, k, position]` is an item for a look-ahead on other images, drawn
     uniformly from (seed, step, k, position).
 
-    An item is a flat dict: `pixel_values` (3,H,W), `labels` (H,W), and with unlabeled images `unlabeled_pixel_values`
-    and, where that set yields them, `unlabeled_valid` (False on padding) and `unlabeled_labels` (for diagnostics); these
-    have a leading dimension where `unlabeled_per_labeled` > 1, which `collate` takes away again. With `partner`, a second
-    view of each unlabeled image follows as `unlabeled_partner_pixel_values` and `unlabeled_partner_valid`.
+    An item is a flat dict: `pixel_values` (3,H,W), `labels` (H,W), where known `valid` (False on padding), and with
+    unlabeled images `unlabeled_pixel_values` and, where that set yields them, `unlabeled_valid` and `unlabeled_labels`
+    (for diagnostics). With `partner`, a second view of each unlabeled image follows as `unlabeled_partner_pixel_values`
+    and `unlabeled_partner_valid`. All `unlabeled_*` have a leading dimension where `unlabeled_per_labeled` > 1, which
+    `collate` takes away again.
 
     Args:
         labeled: gives dicts with `pixel_values` and `labels` (a `View`).
@@ -128,7 +129,6 @@ class Pairs(Dataset):
     def _item(self, index: int, others: list[int], words: tuple[int, ...]) -> dict[str, torch.Tensor]:
         skipped: list[str] = []
         index, item = self._read(self.labeled, "labeled", index, (*words, 0), skipped)
-        item.pop("valid", None)  # padding has no label
         if "labels" not in item:
             raise UserError(
                 f"Item {index} of the labeled set yields no labels; give a dataset with `labels` (H,W), without rows "

@@ -121,6 +121,41 @@ def first_fitting(
     return top, left, height, width
 
 
+def toggled_cut_mask(
+    batch: int, size: tuple[int, int], device: torch.device, probability: float = 1.0, boxes: int = 3
+) -> torch.Tensor:
+    """The CutMix of cross pseudo supervision (Chen et al., CVPR 2021; their code): everything outside a few boxes, which
+    toggle where they overlap.
+
+    A box has the share s ~ U(0.25, 0.5) of the image's area and s^u of its height, u ~ U(0, 1), before both sides are
+    shrunk alike, so that all boxes together have that area. It lies anywhere inside.
+
+    Args:
+        batch: number of masks B.
+        size: (H,W) in pixels.
+        probability: with which an image is cut at all.
+        boxes: how many.
+
+    Returns:
+        (B,1,H,W) bool, False inside an odd number of boxes.
+    """
+    area, height, top, left = torch.rand(4, batch, boxes, 1, 1, device=device)
+    inside = toggled_boxes(0.25 + 0.25 * area, height, top, left, size)
+    cut = torch.rand(batch, 1, 1, device=device) < probability
+    return ~(inside & cut).unsqueeze(1)
+
+
+def toggled_boxes(
+    area: torch.Tensor, height: torch.Tensor, top: torch.Tensor, left: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
+    """True inside an odd number of boxes, (B,H,W), from shares of the area and numbers in [0, 1), each (B,boxes,1,1)."""
+    shrunk = area.shape[1] ** -0.5
+    share = (height * area.log()).exp()  # of the image's height
+    h = (share * shrunk * size[0]).round()
+    w = (area / share * shrunk * size[1]).round()
+    return rectangle(((size[0] - h) * top).round(), ((size[1] - w) * left).round(), h, w, size).sum(dim=1) % 2 == 1
+
+
 def mix(mask: torch.Tensor, kept: torch.Tensor, pasted_under: torch.Tensor) -> torch.Tensor:
     """`kept` where the mask is True, `pasted_under` elsewhere; images (B,3,H,W) or maps (B,H,W)."""
     if kept.dim() == 3:

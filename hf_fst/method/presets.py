@@ -35,6 +35,7 @@ OFFICIAL_SEMI = {
 
 # other methods as their authors' code runs them, where their published numbers come from that
 OFFICIAL_METHODS = {
+    "cps": {"teacher_follows": "live", "teacher_buffers": "batch", "cut_partner": "same"},
     "unimatch": {"teacher_follows": "live", "teacher_buffers": "batch", "cut_partner": "same"},
     "unimatch_v2": {"teacher_follows": "after", "momentum_warmup": True, "teacher_buffers": "ema"},
 }

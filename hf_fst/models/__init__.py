@@ -17,6 +17,7 @@ from .dpt import DPTSegmenter, DPTSegmenterConfig
 from .fpn import FPNConfig, FPNForSemanticSegmentation
 from .pspnet import PSPNetConfig, PSPNetForSemanticSegmentation
 from .segmentation import SegmentationOutput
+from .two_branches import TwoBranches, TwoBranchesConfig
 from .universal import UniversalSegmenter, UniversalSegmenterConfig
 from .upernet import UPerNetWithAuxiliary, UPerNetWithAuxiliaryConfig
 
@@ -27,6 +28,7 @@ MODELS = {
     DPTSegmenterConfig: DPTSegmenter,
     FPNConfig: FPNForSemanticSegmentation,
     PSPNetConfig: PSPNetForSemanticSegmentation,
+    TwoBranchesConfig: TwoBranches,
     UniversalSegmenterConfig: UniversalSegmenter,
     UPerNetWithAuxiliaryConfig: UPerNetWithAuxiliary,
 }

@@ -66,7 +66,7 @@ def allow_single_values(model: nn.Module) -> None:
             module.__class__ = PooledBatchNorm2d
 
 
-def freeze_unused(model: nn.Module, pixel_values: torch.Tensor) -> list[str]:
+def freeze_unused(model: nn.Module, pixel_values: torch.Tensor, **options: bool) -> list[str]:
     """Freezes the trainable parameters on which no logits depend, nor features asked for, and gives their names.
 
     Such are the layers of transformers' BEiT behind its last feature level, and Swin's final norm. They never learn, and
@@ -75,13 +75,16 @@ def freeze_unused(model: nn.Module, pixel_values: torch.Tensor) -> list[str]:
     Args:
         model: a network with `logits`; its mode, buffers and gradients, and the random states, stay as they are.
         pixel_values: an image (3,H,W).
+        options: what else training gives to `forward`.
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()  # nothing random, no statistics
     first = next(model.parameters())
     with torch.enable_grad():
-        output = model(pixel_values=pixel_values[None].to(first.device, first.dtype))
-        outputs = [output.logits, *(output.get("auxiliary_logits") or {}).values()]
+        output = model(pixel_values=pixel_values[None].to(first.device, first.dtype), **options)
+        outputs = []
+        for part in output.get("branches") or [output]:
+            outputs += [part.logits, *(part.get("auxiliary_logits") or {}).values()]
         outputs += [output.features] if returns_features(model) else []
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         total = sum(logits.float().mean() for logits in outputs)

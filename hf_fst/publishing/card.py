@@ -112,6 +112,7 @@ def bare_card(directory: str | Path, hub_id: str, has_student: bool = False) -> 
         has_student=has_student,
         architecture=inert((config.get("architectures") or [config["model_type"]])[0]),
         own_architecture="auto_map" in config,
+        answer=config["answer"] if config["model_type"] == "two-branches" else None,
         # a config leaves out the names of two classes that nobody named
         classes=[inert(name) for name in config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).values()],
     )

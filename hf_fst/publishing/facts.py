@@ -182,6 +182,7 @@ class RunFacts:
         start: The commands that made the weights it started from, first to last.
         own_architecture: Whether `import hf_fst.models` is needed to load it.
         compared: Other runs on the same data.
+        answer: Which of two branches answers, 0 or 1; None for a network of one.
 
     Raises:
         ValueError: If a text looks like a local path or a token, or numbers do not fit together.
@@ -210,6 +211,7 @@ class RunFacts:
     start: list[str] = field(default_factory=list)
     own_architecture: bool = False
     compared: list[Comparison] = field(default_factory=list)
+    answer: int | None = None
 
     def __post_init__(self):
         if self.model_name is None:

@@ -288,6 +288,8 @@ def _check(recipe: Recipe) -> None:
     pair = recipe.random_resize
     if pair is not None and (len(pair) != 2 or not 0 < pair[0] <= 1 <= pair[1]):
         raise UsageError(f"random_resize is {pair}; give [low, high] with 0 < low <= 1 <= high.")
+    if recipe.branches not in (1, 2):
+        raise UsageError(f"branches is {recipe.branches}; use 1 or 2.")
     if not 0 < recipe.cat_max_ratio <= 1:
         raise UsageError(f"cat_max_ratio is {recipe.cat_max_ratio}; use a number above 0, up to 1.")
     for own, given in (recipe.class_map or {}).items():

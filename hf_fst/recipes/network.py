@@ -12,7 +12,7 @@ from PIL.Image import Resampling
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
 
 from hf_fst.errors import MissingError, RunError, UsageError, did_you_mean
-from hf_fst.models import BUILDS, build
+from hf_fst.models import BUILDS, TwoBranches, build
 from hf_fst.models.loading import default_processor, load_network, processor_of, words
 from hf_fst.recipes.keys import Recipe
 
@@ -40,7 +40,9 @@ def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
             )
     network = _network(recipe, options, names, labels)
     _refuse_unknown(network.config, options)
-    return network
+    if recipe.branches == 1 or isinstance(network, TwoBranches):
+        return network
+    return TwoBranches.of(network)
 
 
 def _network(recipe: Recipe, options: dict, names: list[str], labels: dict) -> PreTrainedModel:

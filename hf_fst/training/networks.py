@@ -153,7 +153,7 @@ def training_mode(model: nn.Module, student: nn.Module) -> None:
 
 @contextmanager
 def wrapped_alike(
-    accelerator: Accelerator, student: nn.Module, teacher: EMATeacher, pairs: Sequence[dict]
+    accelerator: Accelerator, student: nn.Module, teacher: EMATeacher, pairs: Sequence[dict], objective: Objective
 ) -> Iterator[None]:
     """Inside, accelerate wraps the student: what DDP would wait for is frozen, FSDP2 shards the teacher as well. Where it
     compiles the student, the teacher's passes are compiled alike.
@@ -163,9 +163,10 @@ def wrapped_alike(
         student: not yet wrapped.
         teacher: its teacher.
         pairs: items with `pixel_values` (3,H,W); the first shows which weights the outputs depend on.
+        objective: says what else the student is given besides images.
     """
     if (ddp := accelerator.ddp_handler) is not None and not ddp.find_unused_parameters:
-        freeze_unused(student, pairs[0]["pixel_values"])
+        freeze_unused(student, pairs[0]["pixel_values"], **objective.forward_options)
     with sharding_alike(accelerator, student, teacher.model):
         yield
     if (compiler := accelerator.state.dynamo_plugin).backend != DynamoBackend.NO:

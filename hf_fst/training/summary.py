@@ -12,6 +12,7 @@ from hf_fst.data.pairing import collate
 from hf_fst.errors import UserError
 from hf_fst.evaluation.inference import predict
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
+from hf_fst.models import TwoBranches
 from hf_fst.publishing.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores, hub_id
 from hf_fst.publishing.report import write_report
 from hf_fst.training.settings import shown
@@ -110,6 +111,7 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
         saved="last" if best_step(trainer) is None else "best",
         cost=cost_of(trainer),
         base_model=hub_id(student.config._name_or_path),
+        answer=student.config.answer if isinstance(student, TwoBranches) else None,
         own_architecture=type(student).__module__.startswith("hf_fst."),
         **facts,
     )

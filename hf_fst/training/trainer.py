@@ -160,7 +160,7 @@ class FSTTrainer(Trainer):
             scaler.set_growth_interval(round(scaler.get_growth_interval() * passes_a_step(self.settings)))
 
     def _prepare_for_training(self, *args, **kwargs):
-        with wrapped_alike(self.accelerator, self.model, self.teacher, self.pairs):
+        with wrapped_alike(self.accelerator, self.model, self.teacher, self.pairs, self.learning_objective):
             return super()._prepare_for_training(*args, **kwargs)
 
     def _num_labels(self) -> int:

@@ -178,5 +178,5 @@ def test_a_batch_knows_the_padding_of_its_unlabeled_images(tmp_path, per_labeled
     view = View(made, T.training((8, 8)))
     pairs = Pairs(view, view, unlabeled_per_labeled=per_labeled)
     batch = collate([pairs[0], pairs[1]])
-    assert batch["unlabeled_valid"].shape == (2 * per_labeled, 8, 8) and "valid" not in batch
+    assert batch["unlabeled_valid"].shape == (2 * per_labeled, 8, 8) and batch["valid"].shape == (2, 8, 8)
     assert batch["unlabeled_valid"].sum() == 2 * per_labeled * 24

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from hf_fst.method.objectives import UniMatchObjective, UniMatchV2Objective
+from hf_fst.method.objectives import CPSObjective, UniMatchObjective, UniMatchV2Objective
 from hf_fst.method.rules import DeepFST
 from tests import tiny
 from tests.distributed.worker import IMAGES_A_STEP, sets
@@ -19,6 +19,7 @@ from tests.distributed.worker import IMAGES_A_STEP, sets
 VIEWS = {"confidence_threshold": 0.4, "cut_probability": 0.0}
 VIEWS |= {"jitter_probability": 0.0, "gray_probability": 0.0, "blur_probability": 0.0}
 OBJECTIVES = {
+    "cps": CPSObjective(cut_probability=0.0),
     "unimatch": UniMatchObjective(feature_dropout=0.0, **VIEWS),
     "unimatch_v2": UniMatchV2Objective(kept_share=1.0, **VIEWS),
 }
@@ -29,7 +30,7 @@ def run(directory, name: str, accumulation: int) -> dict:
     processes = int(os.environ.get("WORLD_SIZE", 1))
     trainer = tiny.trainer(
         directory,
-        tiny.model(),
+        tiny.network_of(name),
         sets=sets(),
         trainer_options={"rule": DeepFST(1), "objective": OBJECTIVES[name]},
         **{

@@ -181,7 +181,7 @@ def test_cut_mix_that_never_cuts_is_the_plain_pseudo_label():
 
 def ready(name, batch, **network):
     """The objective by its name with its defaults, and a teacher that can label for it."""
-    student = tiny.model(**network)
+    student = tiny.network_of(name, **network)
     if OBJECTIVES[name].needs_features:
         return_features(student)
     args = tiny.config("unused", objective=name, rule="mean_teacher")

@@ -8,7 +8,7 @@ import sys
 import torch
 from transformers import AutoModelForSemanticSegmentation
 
-from hf_fst.models import MODELS
+from hf_fst.models import MODELS, TwoBranches
 from tests.tolerance import SHARE, assert_same_weights
 
 from .test_universal import PIXELS, adapter
@@ -37,6 +37,8 @@ for folder in sys.argv[1:]:
 def test_upload_loads_without_the_package(tmp_path):
     folders = []
     models = [(tiny(name), image(name)) for name in NAMES.values()] + [(adapter("eomt"), PIXELS)]
+    branch = "deeplabv3plus-resnet101-unimatch"
+    models.append((TwoBranches.of(tiny(branch)), image(branch)))
     assert {type(model) for model, _ in models} == set(MODELS.values())
     for model, pixel_values in models:
         folder = tmp_path / type(model).__name__

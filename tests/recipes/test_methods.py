@@ -11,7 +11,10 @@ from hf_fst.recipes.names import LIBRARY
 from hf_fst.training.settings import resolve
 
 CLASSIC, CITY = ["92", "183", "366", "732", "1464"], ["16th", "8th", "4th", "2nd"]
+NETS, MIXING = ("r50", "r101"), ("plain", "cutmix")
 ROWS = {
+    "voc_cps": [f"{net}-{mixing}-{labels}" for net in NETS for mixing in MIXING for labels in CITY],
+    "cityscapes_cps": [f"{net}-{mixing}-{labels}" for net in NETS for mixing in MIXING for labels in CITY],
     "voc_unimatch": [*CLASSIC, "16th", "8th", "4th"],
     "cityscapes_unimatch": CITY,
     "voc_unimatch_v2": [f"{size}-{labels}" for size in ("small", "base") for labels in CLASSIC],
@@ -31,6 +34,8 @@ OHEM = (0.7, 200_000)
 @pytest.mark.parametrize(
     ("row", "length", "images", "crop", "rates", "teacher", "confidence", "ohem"),
     [
+        ("voc_cps-r50-plain-8th", 34, 2, 512, (2.5e-3, None), ("live", 0.0), None, None),
+        ("cityscapes_cps-r101-cutmix-2nd", 240, 1, 800, (2.5e-3, None), ("live", 0.0), None, (0.7, 50_000)),
         ("voc_unimatch-732", 80, 2, 321, (1e-3, 10), ("live", 0.0), 0.95, None),
         ("voc_unimatch-8th", 80, 2, 513, (1e-3, 10), ("live", 0.0), 0.95, None),
         ("cityscapes_unimatch-16th", 240, 2, 801, (5e-3, None), ("live", 0.0), 0.0, OHEM),

@@ -31,6 +31,7 @@ OWN = {
     "class_mix": PSEUDO | DISTANCE | {"mix_classes"},
     "cut_mix": PSEUDO | DISTANCE | {"cut_probability"},
     "entropy_drop": MIXED | {"cut_probability", "entropy_drop_percent"},
+    "cps": {"unlabeled_weight", "cut_probability", "cut_partner"},
     "unimatch": VIEWS | {"feature_stream_weight", "strong_views_weight", "feature_dropout"},
     "unimatch_v2": VIEWS | DISTANCE,
     "u2pl": MIXED | {"cut_probability", "entropy_drop_percent", "contrast_weight", "contrast", "bank_size"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hf_fst.method.objectives.base import Objective
 from hf_fst.method.objectives.class_mix import ClassMixObjective
+from hf_fst.method.objectives.cps import CPSObjective
 from hf_fst.method.objectives.cpsl import CPSLObjective
 from hf_fst.method.objectives.cut_mix import CutMixObjective
 from hf_fst.method.objectives.distill import DistillObjective
@@ -22,6 +23,7 @@ OBJECTIVES = {
     "class_mix": ClassMixObjective,
     "cut_mix": CutMixObjective,
     "entropy_drop": EntropyDropObjective,
+    "cps": CPSObjective,
     "unimatch": UniMatchObjective,
     "unimatch_v2": UniMatchV2Objective,
     "u2pl": U2PLObjective,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -45,6 +46,8 @@ class Objective:
     replayable: ClassVar[bool] = False
     #: whether batches need unlabeled images
     needs_unlabeled: ClassVar[bool] = False
+    #: what `forward` of the student is given besides images
+    forward_options: ClassVar[dict[str, bool]] = {}
     #: whether it changes what the encoder of the student hands to the decode head (`hf_fst.method.features`)
     perturbs_features: ClassVar[bool] = False
     #: whether batches need a second view of each unlabeled image, `unlabeled_partner_pixel_values`
@@ -82,6 +85,11 @@ class Objective:
         Raises:
             UserError: with what to use instead.
         """
+        if labels_itself(network):
+            raise UserError(
+                f"The network has two branches that label each other, but {type(self).__name__} trains one network; use "
+                "objective 'cps', or the network of one branch."
+            )
 
     def prepare(self, teacher, batch: dict) -> dict:
         """The batch with whatever `terms` needs; labels (B,H,W) have 255 where they are ignored.
@@ -185,6 +193,11 @@ class Objective:
                 own, total = labels.masked_fill(~hard, IGNORE_INDEX), hard.sum() * totals["batches"]
             loss = loss + weight * cross_entropy(logits, own, total, align_corners=self.align_corners)
         return loss
+
+
+def labels_itself(network: nn.Module) -> bool:
+    """Whether a network has several branches, whose outputs `forward` gives with `all_branches`."""
+    return "all_branches" in inspect.signature(network.forward).parameters
 
 
 def refuse_two_sizes(objective: str, batch: dict) -> None:
