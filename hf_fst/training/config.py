@@ -7,37 +7,22 @@ import typing
 from dataclasses import dataclass, field, fields
 
 import torch
-from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from hf_fst.data.pairing import BAD_IMAGES
-from hf_fst.errors import UserError, did_you_mean
+from hf_fst.errors import UserError
 from hf_fst.method.lookahead import FOLLOWS, STATES, WARMUP_COUNTS
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.method.options import TABLE, Option, defaults_of
 from hf_fst.method.presets import PRESETS
 from hf_fst.method.rules import RULES
 from hf_fst.method.teacher import BUFFER_POLICIES
+from hf_fst.training.limits import refuse_impossible
 from hf_fst.training.settings import options, resolve
 
 NO_DEEPSPEED = "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
 NO_TEACHER = ("supervised",)
 NO_LOOKAHEAD = ("supervised", "mean_teacher")
-MOST = 1000  # virtual steps in a step, or unlabeled images for a labeled one
-# trackers of which transformers can tell whether they are installed
-CHECKED = (
-    *("comet_ml", "mlflow", "neptune", "tensorboard", "trackio", "wandb"),
-    *("codecarbon", "clearml", "dagshub", "swanlab"),
-)
-# of `TrainingArguments`: least and most of what would be an error of torch's, or of numpy's, much later
-LIMITS = {
-    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
-    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm"), (0, None)),
-    **dict.fromkeys(("adam_beta1", "adam_beta2"), (0, 1)),
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, 65536)),
-    **{"gradient_accumulation_steps": (1, 65536), "dataloader_num_workers": (0, 1024)},
-}
 
 
 def option(default, help: str, *, ours=None, **facts):
@@ -324,43 +309,12 @@ class FSTConfig(TrainingArguments):
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{name} is {value}; use a finite number.")
-        for name, (low, high) in LIMITS.items():
-            Option(name, low=low, high=high).check(name, getattr(self, name), hints[name])
-        for name in ("lookahead_steps", "lookahead_students", "unlabeled_per_labeled"):
-            if (getattr(self, name) or 0) > MOST:
-                raise UserError(f"{name} is {getattr(self, name)}; use {MOST} at most, or a step would never end.")
-        self._check_names()
-        if self.remove_unused_columns:
-            raise UserError(
-                "remove_unused_columns is true, which removes the unlabeled images too; leave it at false."
-            )
+        refuse_impossible(self, hints)
         if self.eval_stride is not None and (self.eval_window is None or self.eval_stride > self.eval_window):
             raise UserError(
                 f"eval_stride is {self.eval_stride} and eval_window {self.eval_window}; give a window at least as "
                 "large as the stride, or pixels would be left out."
             )
-
-    def _check_names(self) -> None:
-        """Check names of trackers and of what compiles, which are else looked up when the run has begun."""
-        given = self.report_to or []
-        known = (*INTEGRATION_TO_CALLBACK, "all", "none")
-        for name in [given] if isinstance(given, str) else given:
-            if name not in known:
-                hint = did_you_mean(str(name), known) or f"use one of {', '.join(known)}."
-                raise UserError(f"report_to is {name!r}; {hint}")
-            if name in CHECKED and name not in get_available_reporting_integrations():
-                raise UserError(f"report_to is {name!r}, which is not installed; install it or leave it out.")
-        backends = [backend.lower() for backend in DynamoBackend.__members__]
-        if self.torch_compile_backend is not None and self.torch_compile_backend.lower() not in backends:
-            raise UserError(
-                f"torch_compile_backend is {self.torch_compile_backend!r}; use one of {', '.join(backends)}."
-            )
-        if self.torch_compile_mode is not None:
-            from torch._inductor import list_mode_options  # takes long to import
-
-            modes = ["default", *(mode for mode in list_mode_options() if mode != "default")]
-            if self.torch_compile_mode not in modes:
-                raise UserError(f"torch_compile_mode is {self.torch_compile_mode!r}; use one of {', '.join(modes)}.")
 
 
 def _word(value: object) -> str:

@@ -60,7 +60,7 @@ def test_the_ends_of_what_can_be_are_taken(tmp_path):
 
 
 def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_fst.training.config.get_available_reporting_integrations", lambda: ["trackio"])
+    monkeypatch.setattr("hf_fst.training.limits.get_available_reporting_integrations", lambda: ["trackio"])
     with pytest.raises(UserError, match="report_to is 'wandb', which is not installed; install it or leave it out"):
         FSTConfig(output_dir=str(tmp_path), report_to=["trackio", "wandb"])
 
