@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from hf_fst.commands.parser import Command
 
-FLAGS = ("--overwrite", "--resume", "--dry_run", "--json", "--debug", "--help")
+FLAGS = ("--overwrite", "--resume", "--dry_run", "--list", "--print_config", "--json", "--debug", "--help")
 SHORT = ("-o",)
 LISTS = ("--rules",)  # options that take several words
 
@@ -60,6 +60,14 @@ class Train(Command):
         formatter.write(f"\n{key_table()}\n")
 
 
+def show_recipes(wanted: bool) -> None:
+    if wanted:
+        from hf_fst.recipes.names import described_recipes
+
+        typer.echo(described_recipes())
+        raise typer.Exit
+
+
 def train(
     ctx: typer.Context,
     recipe: Annotated[str, Argument(metavar="RECIPE", help="The name of a recipe, or the path of a YAML file.")],
@@ -77,6 +85,13 @@ def train(
         bool,
         Option("--dry_run", help="Build model and schedule, make one small step, print sizes; no data is read."),
     ] = False,
+    print_config: Annotated[
+        bool, Option("--print_config", help="Print the recipe with its defaults and overrides applied, and end.")
+    ] = False,
+    list_recipes: Annotated[
+        bool,
+        Option("--list", callback=show_recipes, is_eager=True, help="List the recipes that ship with the package."),
+    ] = False,
 ) -> dict:
     """Train what a recipe says.
 
@@ -85,6 +100,7 @@ def train(
     option, --key value; they are listed below.
 
     Examples:
+      hf-fst train --list
       hf-fst train street-da
       hf-fst train street-da --lookahead_steps 1 --seed 2 -o runs/one-step
       hf-fst train camvid-semi --sweep fst_w --data_dir camvid
@@ -98,6 +114,13 @@ def train(
     disable_progress_bar()  # of every file that is read or written; training has its own
     overrides = ctx.obj
     loaded = load_recipe(recipe, overrides, sweep)
+    if print_config:
+        import yaml
+
+        from hf_fst.recipes.load import as_dict
+
+        typer.echo(yaml.safe_dump(as_dict(loaded), sort_keys=False, allow_unicode=True), nl=False)
+        return {}
     if dry_run:
         from hf_fst.recipes.dry_run import dry_run
 

@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from hf_fst.drawing.tables import in_a_picture
 from hf_fst.errors import printable
 
-IGNORED_COLOR = (0, 0, 0)
+#: ignored pixels are white with gray diagonals, for which no class can be taken; grays, and pixels from line to line
+PAPER, LINE, EVERY = 255, 144, 4
 TITLES = ("image", "label", "student", "teacher")
 # Okabe and Ito, "Color Universal Design" (2008): eight colors that stay apart for color-blind readers.
 OKABE_ITO = (
@@ -42,7 +43,7 @@ def default_palette(num_labels: int) -> np.ndarray:
 
 
 def colorize(index_map: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
-    """The label map in the palette's colors, ignored pixels black: uint8 (H, W, 3).
+    """The label map in the palette's colors, ignored pixels hatched: uint8 (H, W, 3).
 
     Raises:
         ValueError: If the map is not (H, W) of integers, or has a label the palette has no color for.
@@ -56,7 +57,8 @@ def colorize(index_map: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndar
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise ValueError(f"The label map has label {wrong}, but the palette has colors for 0 to {len(palette) - 1}.")
     colors = palette[labels]
-    colors[ignored] = IGNORED_COLOR
+    diagonals = np.add.outer(*map(np.arange, index_map.shape)) % EVERY == 0
+    colors[ignored] = np.where(diagonals, LINE, PAPER)[ignored, None]
     return colors
 
 
@@ -176,7 +178,7 @@ def grid(
         for label in labels_in(*maps)
     ]
     if any(_ignored(index_map).any() for index_map in maps):
-        patches.append(Patch(facecolor=np.asarray(IGNORED_COLOR) / 255, edgecolor="#808080", label="ignored"))
+        patches.append(Patch(facecolor="white", edgecolor="#909090", hatch="////", label="ignored"))
 
     column, title_height, line_height = 3.0, 0.3, 0.27
     width = column * len(titles)

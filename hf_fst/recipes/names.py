@@ -14,6 +14,16 @@ def recipe_names() -> list[str]:
     return sorted(path.stem.replace("_", "-") for path in LIBRARY.glob("*.yaml"))
 
 
+def described_recipes() -> str:
+    """A line for each recipe of the library: its name, and the first sentence of the comment at its top."""
+    lines = []
+    for name in recipe_names():
+        comment = (LIBRARY / f"{name}.yaml".replace("-", "_")).read_text(encoding="utf-8").partition("\n\n")[0]
+        words = " ".join(line[1:].strip() for line in comment.splitlines() if line.startswith("#"))
+        lines.append(f"{name:26} {words.partition('. ')[0].rstrip('.:')}.")
+    return "\n".join(lines)
+
+
 def find_recipe(given: str | Path, folder: Path = Path()) -> Path:
     """The file of a recipe.
 

@@ -208,7 +208,7 @@ def _resized(picture: np.ndarray) -> Image.Image:
 
 
 def _labels_title(title: str, labels: torch.Tensor) -> str:
-    return f"{title} (black: ignored)" if (labels == IGNORE_INDEX).any() else title
+    return f"{title} (hatched: ignored)" if (labels == IGNORE_INDEX).any() else title
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -12,6 +12,8 @@ import pytest
 from hf_fst import cli
 from hf_fst.commands.train import split_overrides
 from hf_fst.method.objectives import OBJECTIVES
+from hf_fst.recipes.load import as_dict, load_recipe
+from hf_fst.recipes.names import recipe_names
 from tests.recipes import tiny
 
 
@@ -197,3 +199,18 @@ def test_overrides_are_taken_out_of_the_arguments():
         {"rule": "fst_w", "bf16": "true", "model_config.depth": "3", "output_dir": "x"},
     )
     assert split_overrides(["train", "--replace_head", "-o", "x"])[1] == {"replace_head": "true", "output_dir": "x"}
+
+
+def test_the_recipes_of_the_library_are_listed_with_a_line_each(capsys):
+    assert cli.main(["train", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert "folders                    Two folders of your own: one with labels, one without." in lines
+
+
+def test_the_config_of_a_run_is_printed_as_a_recipe_that_can_be_trained(capsys, tmp_path):
+    assert cli.main(["train", "camvid-semi", "--sweep", "fst_d", "--print_config", "--seed", "3"]) == 0
+    path = tmp_path / "mine.yaml"
+    path.write_text(capsys.readouterr().out, encoding="utf-8")
+    printed, recipe = load_recipe(path), load_recipe("camvid-semi", {"seed": "3"}, "fst_d")
+    assert as_dict(printed) == as_dict(recipe) and recipe.options["seed"] == 3

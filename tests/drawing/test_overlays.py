@@ -10,14 +10,16 @@ PALETTE = [[200, 0, 0], [0, 100, 50], [10, 20, 30]]
 NAMES = ["road", "car", "sky"]
 
 
-def test_colorize_uses_the_palette_and_black_for_ignored_pixels():
+def test_colorize_uses_the_palette_and_hatches_ignored_pixels():
     colors = overlays.colorize(np.array([[0, 1, 255], [2, -100, 0]]), PALETTE)
     assert colors.dtype == np.uint8
     assert colors.tolist() == [
-        [[200, 0, 0], [0, 100, 50], [0, 0, 0]],
-        [[10, 20, 30], [0, 0, 0], [200, 0, 0]],
+        [[200, 0, 0], [0, 100, 50], [255] * 3],
+        [[10, 20, 30], [255] * 3, [200, 0, 0]],
     ]
-    assert overlays.colorize(np.array([[255, 2]], dtype=np.uint8), PALETTE).tolist() == [[[0, 0, 0], [10, 20, 30]]]
+    # a gray line from lower left to upper right through every fourth pixel
+    lines = overlays.colorize(np.full((2, 6), 255, dtype=np.uint8), PALETTE)[..., 0].tolist()
+    assert lines == [[144, 255, 255, 255, 144, 255], [255, 255, 255, 144, 255, 255]]
 
 
 def test_overlay_mixes_image_and_color_and_leaves_ignored_pixels_alone():

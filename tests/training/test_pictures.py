@@ -158,12 +158,12 @@ def test_changed_pixels_are_in_color_and_the_others_faded():
     first, second = (dict(row) for row in seen.rows(PALETTE))
     assert list(first) == [
         "labeled crop",
-        "its labels (black: ignored)",
+        "its labels (hatched: ignored)",
         "mixed image",
         "mixed labels (faded: weight 0)",
         "student on it",
     ]
-    assert first["its labels (black: ignored)"].tolist() == [[[0, 0, 50], [0, 0, 0]], [[200, 0, 0], [200, 0, 0]]]
+    assert first["its labels (hatched: ignored)"].tolist() == [[[0, 0, 50], [255] * 3], [[200, 0, 0], [200, 0, 0]]]
     # 0.2 · color + 0.8 · 255, but for the pixel that counts
     assert first["mixed labels (faded: weight 0)"].tolist() == [
         [[0, 0, 50], [204, 204, 204]],
