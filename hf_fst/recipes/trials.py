@@ -16,6 +16,9 @@ from hf_fst.drawing.tables import interval
 from hf_fst.publishing.report import HISTORY_FILE
 from hf_fst.recipes.output import RESULTS_FILE
 
+#: runs that fail in a row at the start, before the others are given up
+TRIES = 3
+
 
 @dataclass(frozen=True, eq=False)
 class Trial:
@@ -69,7 +72,7 @@ def run_trials(
     """
     folder.mkdir(parents=True, exist_ok=True)
     waiting, running, found = list(trials), {}, {}
-    seconds = 0.0  # that a pass has taken at most
+    seconds, failed = 0.0, 0  # that a pass has taken at most, and runs without results
     while waiting or running:
         while waiting and len(running) < jobs:
             trial = waiting.pop(0)
@@ -95,6 +98,10 @@ def run_trials(
                 say(f"{trial.name}: {took:.0f} s")
             else:
                 say(f"{trial.name}: failed, see {folder / trial.name}.log")
+                failed += 1
+                if failed == TRIES and not found:
+                    waiting.clear()
+                    say(f"The first {TRIES} runs have failed; the others are left out.")
     return found
 
 

@@ -63,6 +63,13 @@ def test_what_would_not_end_in_time_is_left_out_and_what_has_not_is_stopped(tmp_
     assert "stopped" in said[3]
 
 
+def test_where_the_first_runs_fail_the_others_are_left_out(tmp_path, made):
+    said = []
+    runs = [Trial("broken", seed, {"fail": 1}) for seed in range(6)]
+    assert run_trials("mine", runs, tmp_path, say=said.append) == {} and len(made) == 3
+    assert said[-1] == "The first 3 runs have failed; the others are left out."
+
+
 def test_interval_is_that_of_students_t():
     values = [0.31, 0.35, 0.30, 0.38, 0.33]
     low, high = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))

@@ -166,7 +166,7 @@ def test_changed_pixels_are_in_color_and_the_others_faded():
     assert first["its labels (hatched: ignored)"].tolist() == [[[0, 0, 50], [255] * 3], [[200, 0, 0], [200, 0, 0]]]
     # 0.2 · color + 0.8 · 255, but for the pixel that counts
     assert first["mixed labels (faded: weight 0)"].tolist() == [
-        [[0, 0, 50], [204, 204, 204]],
+        [[0, 0, 50], [255, 255, 255]],
         [[244, 204, 204], [244, 204, 204]],
     ]
     assert list(second) == [
