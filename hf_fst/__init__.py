@@ -31,6 +31,7 @@ _CONFIGURATIONS = {
     "dpt-segmenter": "DPTSegmenterConfig",
     "pspnet": "PSPNetConfig",
     "semantic-fpn": "FPNConfig",
+    "two-branches": "TwoBranchesConfig",
     "universal-segmenter": "UniversalSegmenterConfig",
     "upernet-with-auxiliary": "UPerNetWithAuxiliaryConfig",
 }

@@ -19,6 +19,7 @@ from hf_fst.data.labels import IGNORED
 from hf_fst.data.pairing import seeded
 from hf_fst.errors import UserError, did_you_mean
 from hf_fst.evaluation.counting import SCORES, StreamingScores
+from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.training.adapters import is_adapted
 from hf_fst.training.config import NO_DEEPSPEED, FSTConfig
 from hf_fst.training.sharding import refuse_sharding
@@ -280,8 +281,12 @@ def refuse_objective(
         )
 
 
-def refuse_model(model: nn.Module) -> None:
+def refuse_model(model: nn.Module, objective: str) -> None:
     """Refuse a model that says itself that it has no per-pixel classes; one that does not say is looked at when used.
+
+    Args:
+        model: the student, unwrapped.
+        objective: name of what it learns.
 
     Raises:
         ValueError: no `config.num_labels`, one class alone, another ignored label than ours, or a declared output without
@@ -290,7 +295,7 @@ def refuse_model(model: nn.Module) -> None:
     name = type(model).__name__
     if getattr(getattr(model, "config", None), "num_labels", None) is None:
         raise UserError(f"The model is a {name} without config.num_labels; {SEGMENTATION}.")
-    if model.config.num_labels < 2:
+    if model.config.num_labels < 2 and objective in OBJECTIVES:  # one of the user's own may learn from one
         raise UserError(
             f"The {name} has one class, which there is nothing to tell from; give it two, as num_labels=2 with "
             "id2label={0: 'background', 1: ...}."

@@ -131,7 +131,7 @@ class FSTTrainer(Trainer):
             **kwargs,
         )
         refusals.refuse_launch(self)
-        refusals.refuse_model(self.model)
+        refusals.refuse_model(self.model, self.settings.objective)
         refusals.refuse_eval_classes(self.settings.eval_classes, self._num_labels())
         self._reference_model = master_weights(reference_model, args)
         self.learning_objective = self._objective()

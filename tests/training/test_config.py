@@ -232,9 +232,9 @@ def test_a_wrong_kind_of_arguments_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "objective, option, value, owner",
     [
-        ("class_mix", "entropy_drop_percent", 50.0, "entropy_drop"),
+        ("class_mix", "entropy_drop_percent", 50.0, "entropy_drop or u2pl"),
         ("pseudo_label", "mix_classes", "image", "class_mix"),
-        ("cut_mix", "entropy_drop_percent", 80.0, "entropy_drop"),
+        ("cut_mix", "entropy_drop_percent", 80.0, "entropy_drop or u2pl"),
         ("entropy_drop", "unlabeled_weighting", "quality", "pseudo_label or class_mix or cut_mix"),
     ],
 )
