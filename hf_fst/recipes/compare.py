@@ -116,7 +116,7 @@ def compare(
     }
     curves_over_time(curves, folder / PLOT)
     best, sentence = verdict(scores, costs)
-    command = shlex.join(["hf-fst", "train", given, *_words(options_for(best, recipe.options)), *words])
+    command = shlex.join(["hf-fst", "train", given, *words, *_words(options_for(best, recipe.options))])
     result = kept | {
         "steps": steps,
         "scores": scores,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hf_fst.drawing.tables import interval
 from hf_fst.publishing.report import HISTORY_FILE
-from hf_fst.recipes.output import RESULTS_FILE
+from hf_fst.recipes.output import RECIPE_FILE, RESULTS_FILE, write_json
 
 #: runs that fail in a row at the start, before the others are given up
 TRIES = 3
@@ -42,9 +42,9 @@ class Trial:
         return f"{self.method.translate(str.maketrans(' ,=/', '____'))}-{self.seed}"
 
     def words(self, recipe: str, more: Sequence[str]) -> list[str]:
-        """What is typed for it, but for the output directory."""
+        """What is typed for it, but for the output directory; its own options beat those in `more`."""
         own = [word for key, value in self.options.items() for word in (f"--{key}", json.dumps(value).strip('"'))]
-        return ["train", recipe, "--seed", str(self.seed), *own, *more]
+        return ["train", recipe, *more, "--seed", str(self.seed), *own]
 
 
 def run_trials(
@@ -56,7 +56,7 @@ def run_trials(
     deadline: float = math.inf,
     say=print,
 ) -> dict[Trial, dict]:
-    """Makes runs through `hf-fst train`, in the order given; one whose results are in its folder is not made again.
+    """Makes runs through `hf-fst train`, in the order given; one that was made with the same words is not made again.
 
     Args:
         recipe: name or path.
@@ -76,10 +76,14 @@ def run_trials(
     while waiting or running:
         while waiting and len(running) < jobs:
             trial = waiting.pop(0)
-            if (results := results_of(folder / trial.name)) is not None:
+            words = trial.words(recipe, more)
+            typed = folder / f"{trial.name}.json"
+            same = typed.is_file() and json.loads(typed.read_text(encoding="utf-8")) == words
+            if same and (results := results_of(folder / trial.name)) is not None:
                 found[trial] = results
             elif time.monotonic() + seconds * trial.cost <= deadline:
-                running[trial] = (_start(trial, recipe, folder, more, jobs), time.monotonic())
+                write_json(typed, words)
+                running[trial] = (_start(folder / trial.name, words, jobs), time.monotonic())
             else:
                 say(f"{trial.name}: left out, it would not end in time")
         time.sleep(0.2)
@@ -105,12 +109,12 @@ def run_trials(
     return found
 
 
-def _start(trial: Trial, recipe: str, folder: Path, more: Sequence[str], jobs: int) -> subprocess.Popen:
-    words = [*trial.words(recipe, more), "--output_dir", str(folder / trial.name), "--disable_tqdm", "true"]
-    if (folder / trial.name).is_dir():
+def _start(run: Path, words: list[str], jobs: int) -> subprocess.Popen:
+    words = [*words, "--output_dir", str(run), "--disable_tqdm", "true"]
+    if (run / RECIPE_FILE).is_file():
         words.append("--overwrite")
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs)), **os.environ}
-    with open(folder / f"{trial.name}.log", "w", encoding="utf-8") as log:
+    with open(run.with_name(f"{run.name}.log"), "w", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "hf_fst", *words], stdout=log, stderr=subprocess.STDOUT, env=environment
         )

@@ -47,9 +47,11 @@ def test_runs_are_made_in_order_and_once(tmp_path, made):
     wanted = [Trial("fst_d, M=4", seed, {"rule": "fst_d", "model": None, "crop_size": [4, 8]}) for seed in (0, 1)]
     found = run_trials("mine", wanted, tmp_path, ["--data_dir", "images"])
     assert list(found) == wanted and len(made) == 2
-    expected = ["--seed", "0", "--rule", "fst_d", "--model", "null", "--crop_size", "[4, 8]", "--data_dir", "images"]
+    expected = ["--data_dir", "images", "--seed", "0", "--rule", "fst_d", "--model", "null", "--crop_size", "[4, 8]"]
     assert made[0][:2] == ["train", "mine"] and made[0][2:12] == expected
-    assert run_trials("mine", wanted, tmp_path).keys() == found.keys() and len(made) == 2
+    assert list(run_trials("mine", wanted, tmp_path, ["--data_dir", "images"])) == wanted and len(made) == 2
+    run_trials("mine", wanted, tmp_path, ["--data_dir", "others"])  # the same folders, other words
+    assert len(made) == 4 and made[3][2:4] == ["--data_dir", "others"]
 
 
 def test_what_would_not_end_in_time_is_left_out_and_what_has_not_is_stopped(tmp_path, made):
