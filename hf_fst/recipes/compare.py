@@ -24,6 +24,8 @@ from hf_fst.training.settings import virtual_steps
 
 DEFAULT_RULES = ("supervised", "mean_teacher", "fst_d")
 PROBE_STEPS, LEAST_STEPS, EVALUATIONS = 8, 8, 4
+#: of the time that is left after the first steps, which are quicker than those of a long run
+RESERVED = 0.7
 PLAN, RESULT, PLOT = "plan.json", "comparison.json", "comparison.png"
 
 
@@ -71,21 +73,25 @@ def compare(
     base = {"logging_steps": 10, "save_strategy": "no", "load_best_model_at_end": False, "test_split": False}
     base |= {"report": False, "eval_strategy": "steps", "push_to_hub": False}
 
-    def trial(rule: str, seed: int, steps: int, name: str | None = None) -> Trial:
+    def trial(rule: str, seed: int, steps: int, name: str | None = None, start: float = 0) -> Trial:
         evaluations = {"max_steps": steps, "eval_steps": math.ceil(steps / EVALUATIONS)}
         options = base | evaluations | options_for(rule, recipe.options)
-        return Trial(name or rule, seed, options, costs[rule] * steps)
+        return Trial(name or rule, seed, options, start + costs[rule] * steps)
 
     if kept is None:
         cheapest = min(rules, key=costs.__getitem__)
         probe = trial(cheapest, seeds[0], PROBE_STEPS, "probe")
         found = run_trials(given, [probe], folder, words, 1, begun + budget)
         if probe not in found:
-            raise RunError(f"The first few steps did not end well; see {folder / probe.name}.log, or give more time.")
+            log = (folder / f"{probe.name}.log").read_text(encoding="utf-8", errors="replace").strip()
+            raise RunError(
+                f"The first few steps did not end in {budget:.0f} s; the last line of {probe.name}.log in {folder} is: "
+                f"{log.rpartition(chr(10))[2][-300:] or 'empty'}"
+            )
         took = time.monotonic() - begun
         second = found[probe]["seconds_per_step"] / costs[cheapest]
         once = max(0.0, took - PROBE_STEPS * costs[cheapest] * second)  # start, data, evaluation
-        left = 0.9 * (budget - took) * jobs - once * len(rules) * len(seeds)
+        left = RESERVED * (budget - took) * jobs - once * len(rules) * len(seeds)
         share = sum(costs.values()) if equal == "steps" else len(rules) * max(costs.values())
         steps = min(int(left / (second * share * len(seeds))), config.max_steps if config.max_steps > 0 else 10**9)
         if steps < LEAST_STEPS:
@@ -93,12 +99,12 @@ def compare(
                 f"{budget:.0f} s are too few for {len(rules)} rules and {len(seeds)} seeds: a run takes {once:.0f} s to "
                 f"start and evaluate, and a step of a mean teacher {second:.2g} s; give more time or fewer seeds."
             )
-        kept = plan | {"steps": steps}
+        kept = plan | {"steps": steps, "start": once / second}  # the latter in steps of a mean teacher
         write_json(folder / PLAN, kept)
     factor = {rule: max(costs.values()) / costs[rule] if equal == "time" else 1 for rule in rules}
     steps = {rule: round(kept["steps"] * factor[rule]) for rule in rules}
     print(", ".join(f"{rule}: {count} steps" for rule, count in steps.items()) + f", {len(seeds)} seeds each")
-    trials = [trial(rule, seed, steps[rule]) for seed in seeds for rule in rules]
+    trials = [trial(rule, seed, steps[rule], start=kept["start"]) for seed in seeds for rule in rules]
     found = run_trials(given, trials, folder, words, jobs, begun + budget)
     runs = {rule: {t.seed: results for t, results in found.items() if t.method == rule} for rule in rules}
     shared = [seed for seed in seeds if all(seed in runs[rule] for rule in rules)]
@@ -161,6 +167,8 @@ def _plan(folder: Path, plan: dict) -> dict | None:
         return None
     path = folder / PLAN
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if kept is None and any(not entry.name.startswith("probe-") for entry in folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no comparison; give another --output.")
     if kept is not None and {key: kept[key] for key in plan} != plan:
         raise UserError(f"{folder} holds another comparison; give another --output, or remove it.")
     return kept
@@ -193,7 +201,7 @@ def verdict(scores: Mapping[str, Mapping[int, float]], costs: Mapping[str, float
         chosen = min(as_good, key=costs.__getitem__)
         mean, width = level[chosen]
         return chosen, (
-            f"Take {chosen}: {best} scored {_points(mean, width)} points more (95 %, {len(scores[best])} seeds), which "
+            f"Take {chosen}: {best} scored {_points(mean, width)} points more (95 %, seeds: {len(scores[best])}), which "
             "cannot be told from none, and costs more."
         )
     if not level:

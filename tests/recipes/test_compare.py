@@ -1,0 +1,34 @@
+"""Where a comparison may write, and what it says where its first steps fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_fst import cli
+from tests.recipes import tiny
+
+
+@pytest.fixture
+def says(tmp_path, capsys):
+    """What a comparison prints as its last line."""
+    recipe = tiny.write(tmp_path / "mine.yaml", tiny.STREET)
+
+    def last(*words):
+        code = cli.main(["compare", recipe, "--rules", "mean_teacher", "fst_d", "--seeds", "1", *words])
+        assert code != 0
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    return last
+
+
+def test_a_folder_with_something_else_in_it_is_not_written_to(says, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "letter.txt").write_text("dear reader")
+    assert "is not empty and holds no comparison" in says("-o", str(folder))
+    assert [path.name for path in folder.iterdir()] == ["letter.txt"]
+
+
+def test_first_steps_that_fail_say_why(says, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_fst.recipes.trials.sys.executable", "false")  # a program that ends with an error
+    assert "is: empty" in says("-o", str(tmp_path / "out"), "--budget", "30s")
