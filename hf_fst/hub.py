@@ -80,10 +80,3 @@ def silence() -> str | None:
     except (HTTPError, OSError, ValueError) as error:  # ValueError: an address that is none
         return in_a_line(error)
     return f"it answers {answer.status_code}" if answer.status_code >= 500 else None
-
-
-def _unreachable(name: str | Path, fault: str) -> RunError:
-    return RunError(
-        f"{name} was not downloaded before, and the Hub at {constants.ENDPOINT} does not answer ({fault}); see to the "
-        "connection, or give a directory."
-    )

@@ -108,13 +108,13 @@ def test_who_may_not_push_is_told_before_anything_is_trained(hub, train, tmp_pat
 
 def test_a_failed_push_keeps_the_run_and_says_what_to_type(hub, train):
     hub.fail("POST", "/commit/", CUT)
-    out, code, error = train("cut", hub_strategy="end", report=True)
-    assert code == 1 and error.strip().endswith(f"then run `hf-fst push {out} alice/cut`.")
+    out, code, error = train("hung-up", hub_strategy="end", report=True)
+    assert code == 1 and error.strip().endswith(f"then run `hf-fst push {out} alice/hung-up`.")
     assert {"model.safetensors", "results.json", "README.md"} <= {path.name for path in out.iterdir()}
-    assert hub.files("alice/cut") == {}
+    assert hub.files("alice/hung-up") == {}
     hub.faults.clear()
-    assert cli.main(["push", str(out), "alice/cut"]) == 0
-    assert hub.files("alice/cut")["model.safetensors"] == weights(out)
+    assert cli.main(["push", str(out), "alice/hung-up"]) == 0
+    assert hub.files("alice/hung-up")["model.safetensors"] == weights(out)
 
 
 def test_a_push_that_fails_on_the_way_is_a_warning_and_the_last_one_counts(hub, train):
