@@ -49,8 +49,10 @@ def reported(function: Callable[..., dict]) -> Callable[..., int]:
         try:
             with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
                 result = function(**arguments)
-        except KeyboardInterrupt:
-            say("Stopped.")
+        except KeyboardInterrupt as stop:
+            if sys.stderr.isatty():
+                print(file=sys.stderr)  # below a bar and ^C
+            say(str(stop) or "Stopped.")
             return INTERRUPTED
         except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
             if debug:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -129,7 +130,23 @@ def train(
 
     words = ["--sweep", sweep] if sweep else []
     command = _command(recipe, overrides, words, overwrite=overwrite, resume=resume)
-    return run(loaded, overwrite=overwrite, resume=resume, command=command, overrides=overrides)
+    try:
+        return run(loaded, overwrite=overwrite, resume=resume, command=command, overrides=overrides)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(_stopped(recipe, overrides, words, loaded.options["output_dir"])) from stop
+
+
+def _stopped(recipe: str, overrides: dict[str, str], words: list[str], output_dir: str) -> str:
+    """How to go on after Ctrl-C, in a sentence."""
+    from hf_fst.training.checkpoints import complete_checkpoints
+
+    typed = ["hf-fst", "train", recipe, *words, *(f"--{key}={value}" for key, value in overrides.items())]
+    saved = complete_checkpoints(Path(output_dir))
+    if saved:
+        return f"Stopped. To go on from {saved[-1]}: {shlex.join([*typed, '--resume'])}"
+    there = Path(output_dir).is_dir()  # the run may have begun
+    again = shlex.join([*typed, *["--overwrite"] * there])
+    return f"Stopped before the first checkpoint (save_steps says when one is written). To start again: {again}"
 
 
 def _command(recipe: str, overrides: dict[str, str], words: list[str], **flags: bool) -> str:

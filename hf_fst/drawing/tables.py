@@ -29,7 +29,9 @@ import json
 import math
 import os
 import re
+import shutil
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,14 +63,33 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: 
     return "\n".join(lines) + "\n"
 
 
-def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same table for a terminal: aligned columns under a line."""
+def columns_of_terminal() -> int | None:
+    """The width of the terminal, or what COLUMNS says; None for files and pipes, whose lines may have any length."""
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return shutil.get_terminal_size().columns if known else None
+
+
+def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int | None = None) -> str:
+    """The same table for a terminal: aligned columns under a line.
+
+    Args:
+        columns: titles.
+        rows: cells, as many in each.
+        width: of the lines. In a table that is too wide the words of a title stand one below the other; where that is
+            not enough, each row is a list of lines `title: cell`. None for any.
+    """
     _check_widths(columns, rows)
     rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
-    lines = ["  ".join(_aligned(row, widths)).rstrip() for row in (columns, *rows)]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines) + "\n"
+    for heads in ([[column] for column in columns], [column.split() for column in columns]):
+        height = max(map(len, heads), default=1)
+        titles = [*zip(*([""] * (height - len(head)) + head for head in heads), strict=True)]
+        widths = [max(len(row[i]) for row in (*titles, *rows)) for i in range(len(columns))]
+        if width is None or sum(widths) + 2 * (len(widths) - 1) <= width:
+            lines = ["  ".join(_aligned(row, widths)).rstrip() for row in (*titles, *rows)]
+            lines.insert(height, "  ".join("-" * w for w in widths))
+            return "\n".join(lines) + "\n"
+    blocks = ("\n".join(f"{c}: {cell}" if c else cell for c, cell in zip(columns, row, strict=True)) for row in rows)
+    return "\n\n".join(blocks) + "\n"
 
 
 def in_a_picture(name: str) -> str:

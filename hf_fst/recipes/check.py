@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import textwrap
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -36,16 +38,32 @@ def check_recipe(recipe: Recipe) -> tuple[Report, list[str]]:
     config = to_config(recipe)
     objective = resolve(config).objective
     plain = replace(recipe, check=True, rare_class_sampling=None)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    with collected_notes() as notes:
         try:
             report = build_data(plain, config, objective).report
         except DataError:
             plain = replace(plain, labeled=None, target_labeled=None)
             objective = objective if "unlabeled" in sides(plain) else "supervised"
             report = build_data(plain, config, objective).report
-    notes = [str(warning.message) for warning in caught if warning.category is UserWarning]
-    return report, list(dict.fromkeys(notes))
+    return report, notes
+
+
+@contextlib.contextmanager
+def collected_notes() -> Iterator[list[str]]:
+    """Gathers what the loaders warn of, each sentence once, in the list that it gives; other warnings, and all of them
+    where there is an error, are shown as ever."""
+    notes: list[str] = []
+    kept: tuple[type[Warning], ...] = ()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            yield notes
+        kept = (UserWarning,)
+    finally:
+        notes += dict.fromkeys(str(warning.message) for warning in caught if warning.category in kept)
+        for warning in caught:
+            if warning.category not in kept:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 def page(report: Report, notes: list[str], title: str, width: int) -> str:
@@ -69,7 +87,7 @@ def _parts(report: Report) -> str:
             name,
             f"{len(part.files):,}",
             f"{len(part.errors):,}",
-            _sizes(part),
+            sizes(part),
             percent(part.ignored_share),
             percent(part.padding),
         ]
@@ -78,8 +96,10 @@ def _parts(report: Report) -> str:
     return text_table(columns, rows)
 
 
-def _sizes(part: Part) -> str:
-    sizes = np.unique(part.sizes[part.sizes[:, 0] > 0], axis=0).tolist()
+def sizes(*parts: Part) -> str:
+    """The size of the images, or of the smallest and the largest: width x height."""
+    found = np.concatenate([part.sizes for part in parts])
+    sizes = np.unique(found[found[:, 0] > 0], axis=0).tolist()
     if not sizes:
         return ABSENT
     ends = [min(sizes, key=np.prod), max(sizes, key=np.prod)] if len(sizes) > 1 else sizes
@@ -93,7 +113,7 @@ def _classes(report: Report, width: int) -> str:
     totals = {name: pixels.sum(0) for name, pixels in masked.items()}
     rows = []
     for i, name in enumerate(report.names):
-        shares = [_share(pixels[i], pixels.sum()) for pixels in totals.values()]
+        shares = [share(pixels[i], pixels.sum()) for pixels in totals.values()]
         rows.append([name, *shares, f"{(masked['labeled'][:, i] > 0).sum():,}"])
     text = text_table(columns, rows)
     if len(rows) <= MOST_ROWS:
@@ -107,7 +127,7 @@ def _classes(report: Report, width: int) -> str:
     return "".join("   ".join(line).rstrip() + "\n" for line in zip(*padded, strict=True))
 
 
-def _share(pixels: int, total: int) -> str:
+def share(pixels: float, total: float = 1) -> str:
     """In percent; a class with pixels is never 0.0."""
     if not pixels:
         return "none"

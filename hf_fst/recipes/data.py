@@ -37,6 +37,7 @@ class RunData:
         palette: their colors.
         rare: the sampler of `labeled` by class, if any.
         few: the number of target images with labels.
+        crop: (height, width) of the training crops.
         report: what a look at all their files found, if the recipe asks for one.
     """
 
@@ -49,6 +50,7 @@ class RunData:
     palette: list[list[int]] | None
     rare: RareClasses | None
     few: int
+    crop: tuple[int, int]
     report: Report | None
 
     @property
@@ -175,6 +177,7 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
         label_map.palette,
         rare,
         0 if few is None else len(few),
+        crop,
         report,
     )
 

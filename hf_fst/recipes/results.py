@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from hf_fst.drawing.tables import percent, text_table
+from hf_fst.drawing.tables import columns_of_terminal, percent, text_table
 from hf_fst.evaluation.counting import SCORES
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
-from hf_fst.models.loading import STUDENT_DIR
 from hf_fst.publishing.facts import Evaluation
 from hf_fst.publishing.report import HISTORY_FILE
 from hf_fst.publishing.start import commands_before
@@ -17,6 +16,7 @@ from hf_fst.recipes.data import RunData
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import as_dict
 from hf_fst.recipes.output import RESULTS_FILE, as_typed, shareable, write_json
+from hf_fst.recipes.summary import after
 from hf_fst.recipes.work import Work
 from hf_fst.training.hub_strategy import push_output
 from hf_fst.training.summary import best_step, evaluation_of
@@ -88,7 +88,7 @@ def publish(work: Work, results: dict, tested: list[Evaluation]) -> None:
         trainer.create_model_card(**work.card, tested=tested)
     if trainer.is_world_process_zero():
         print(table(results))
-        print(f"The teacher is in {output_dir}, the student in {output_dir / STUDENT_DIR}.")
+        print(after(work.recipe, results["rule"], output_dir))
         if trainer.args.push_to_hub:
             print(f"Published: {push_output(trainer).commit_url}")
 
@@ -96,7 +96,7 @@ def publish(work: Work, results: dict, tested: list[Evaluation]) -> None:
 def table(results: dict) -> str:
     """The scores of a run for a terminal."""
     networks = ["student"] if results["rule"] == "supervised" else ["student", "teacher"]
-    columns = ["", "step", "images", *(f"{network} mIoU (%)" for network in networks)]
+    columns = ["weights", "step", "images", *(f"{network} mIoU (%)" for network in networks)]
     columns += [f"{network} accuracy (%)" for network in networks]
     rows = []
     for entry in results["metrics"]:
@@ -104,8 +104,8 @@ def table(results: dict) -> str:
         cells += [percent(entry[network]["overall_accuracy"]) for network in networks]
         rows.append([entry["weights"], str(entry["step"]), f"{entry['split']} ({entry['images']})", *cells])
     if not rows:
-        return "No evaluation: the dataset has no split to evaluate on."
-    return "\n" + text_table(columns, rows)
+        return "\nNo evaluation: the dataset has no split to evaluate on.\n"
+    return "\n" + text_table(columns, rows, columns_of_terminal())
 
 
 def _logged_metrics(work: Work) -> list[dict]:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-import warnings
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import ProgressCallback, set_seed
+from transformers import PrinterCallback, set_seed
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.utils import logging as transformers_logging
 
 from hf_fst.errors import UsageError
+from hf_fst.recipes.check import collected_notes
 from hf_fst.recipes.data import build_data, scored_classes
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import to_config
 from hf_fst.recipes.network import build_network, build_processor, earlier_network
 from hf_fst.recipes.output import RESULTS_FILE, check_output, claimed, is_finished, refuse_other_settings
+from hf_fst.recipes.progress import Progress, Stopwatch
 from hf_fst.recipes.results import card_facts, publish, score, table
-from hf_fst.recipes.work import Progress, Records, Stopwatch, Work
-from hf_fst.training.callbacks import Report
+from hf_fst.recipes.summary import before
+from hf_fst.recipes.work import Records, Work
+from hf_fst.training.callbacks import PaddingNotice, Report
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.refusals import refuse_blank_labels
-from hf_fst.training.settings import pace_words, resolve
+from hf_fst.training.settings import resolve
 from hf_fst.training.summary import facts_of
 from hf_fst.training.trainer import FSTTrainer
 
@@ -69,8 +72,8 @@ def run(
             refuse_other_settings(recipe, Path(checkpoint).parent)
         work = prepare(recipe, config, overwrite, overrides or {})
         if state.is_main_process:
-            settings = work.trainer.settings
-            print(f"{pace_words(settings)}; objective {settings.objective}")
+            parameters = sum(weights.numel() for weights in work.trainer.networks()["student"].parameters())
+            print(before(recipe, config, work.trainer.settings, parameters, work.data, work.notes))
         work.trainer.train(resume_from_checkpoint=checkpoint)
         results, tested = score(work, command)
         publish(work, results, tested)
@@ -82,11 +85,9 @@ def prepare(recipe: Recipe, config: FSTConfig, overwrite: bool, overrides: dict[
     transformers_logging.disable_progress_bar()  # a bar for every file written would hide the one for the training
     set_seed(config.seed)
     state = PartialState()
-    with state.main_process_first():  # it counts pixels and downloads, the others read what it wrote
+    with state.main_process_first(), collected_notes() as notes:  # it counts pixels and downloads, the others read it
         data = build_data(recipe, config, resolve(config).objective)
-    wrong = [] if data.report is None else data.report.refuse(config.on_bad_image == "skip")
-    for sentence in wrong if state.is_main_process else ():
-        warnings.warn(sentence, stacklevel=2)
+    notes += [] if data.report is None else data.report.refuse(config.on_bad_image == "skip")
     config.eval_classes = scored_classes(recipe, data.names)
     with state.main_process_first():
         set_seed(config.seed)
@@ -108,13 +109,13 @@ def prepare(recipe: Recipe, config: FSTConfig, overwrite: bool, overrides: dict[
     )
     trainer.remove_callback(Report)  # `publish` writes it, with what only the recipe knows
     trainer.pictures.palette = data.palette
-    if not config.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(Progress)
+    for kind in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK, *([PaddingNotice] if data.report is not None else [])):
+        trainer.remove_callback(kind)  # `Progress` shows their numbers, and the summary says how much is padding
+    trainer.add_callback(Progress(stopwatch))
     trainer.callback_handler.callbacks.insert(0, Records(recipe, data, overwrite))
     card = card_facts(recipe, data, trainer.hub_model_id, overrides)
     if config.report:
         facts_of(trainer, **card)  # what a card may not hold is refused here, not after the training
     if data.test is not None:
         refuse_blank_labels(data.test, "test", config.eval_classes)
-    return Work(recipe, trainer, data, stopwatch, card)
+    return Work(recipe, trainer, data, stopwatch, card, notes)

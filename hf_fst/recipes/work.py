@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 from accelerate import PartialState
-from transformers import ProgressCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from hf_fst.drawing.plots import sampling_bars
 from hf_fst.drawing.tables import percent, text_table
@@ -16,34 +15,8 @@ from hf_fst.recipes.data import RunData
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import as_dict
 from hf_fst.recipes.output import CLASS_SAMPLING, LOCAL_FILE, RECIPE_FILE, local_keys, remove_run, shareable
+from hf_fst.recipes.progress import Stopwatch
 from hf_fst.training.trainer import FSTTrainer
-
-
-class Stopwatch(TrainerCallback):
-    """Seconds of training steps, without evaluation and saving, and without the first step, which sets things up."""
-
-    def __init__(self):
-        self.steps, self.seconds, self._since = 0, 0.0, None
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-            self.steps += 1
-        self._since = time.perf_counter()
-
-    def _restart(self, args, state, control, **kwargs):
-        if self._since is not None:
-            self._since = time.perf_counter()
-
-    on_evaluate = on_save = _restart
-
-
-class Progress(ProgressCallback):
-    """The progress bar; what is written beside it leaves out the numbers of single classes."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        shown = {key: value for key, value in (logs or {}).items() if "_iou_" not in key and "_share_" not in key}
-        super().on_log(args, state, control, logs=shown, **kwargs)
 
 
 class Records(TrainerCallback):
@@ -79,6 +52,7 @@ class Work:
     data: RunData
     stopwatch: Stopwatch
     card: dict[str, object]
+    notes: list[str]
 
 
 def _show_sampling(rows: list[dict], path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import torch
+from transformers.utils import logging
 
 from hf_fst.evaluation.confusion import confusion_matrix, scores
 from hf_fst.method.lookahead import sum_over_processes
 from hf_fst.method.losses import IGNORE_INDEX, ignore_as_255, pseudo_labels
 from hf_fst.training.watching import Watcher
+
+logger = logging.get_logger(__name__)
+PATIENCE = 200  # steps without a confident pseudo-label before that is told
 
 
 @torch.no_grad()
@@ -103,6 +107,10 @@ class PseudoLabelHealth:
 class Health(Watcher):
     """Puts the statistics of steps that are logged, where there are pseudo-labels, into the trainer's journal."""
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        """None of the pseudo-labels that were looked at was above the threshold."""
+        self.none_yet = True
+
     def watch(self, batch: dict) -> bool:
         """Whether the step is logged."""
         trainer, objective = self.trainer, self.trainer.learning_objective
@@ -122,4 +130,13 @@ class Health(Watcher):
     def after(self, student, batch: dict) -> None:
         """Over all processes."""
         sums = sum_over_processes(self.trainer.accelerator, [self.seen.after(student, batch)])
-        self.trainer.journal.health = self.seen.logs(sums)
+        self.trainer.journal.health = logs = self.seen.logs(sums)
+        step = self.trainer.state.global_step + 1
+        self.none_yet = self.none_yet and not logs["pseudo_above_threshold"]
+        if self.none_yet and step >= PATIENCE and step - self.trainer.state.logging_steps < PATIENCE:
+            logger.warning(
+                f"After {step} steps no pseudo-label that was looked at is above the confidence threshold "
+                f"({self.seen.threshold:g}; the mean is {logs['pseudo_confidence']:.2f}), so that little or nothing is "
+                "learned from the unlabeled images. Train longer, from pretrained weights or with a higher "
+                "learning_rate, or lower confidence_threshold."
+            )

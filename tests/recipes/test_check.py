@@ -81,9 +81,9 @@ def test_a_run_is_refused_or_warned_before_its_first_step(keys, tmp_path, capsys
     mask = np.array(PIL.Image.open(tmp_path / "labeled/masks/0.png"))
     mask[:20] = 0
     PIL.Image.fromarray(mask).save(tmp_path / "labeled/masks/0.png")
-    with pytest.warns(UserWarning, match="The unlabeled images include 1 of the labeled images"):
-        PIL.Image.open(tmp_path / "labeled/images/0.png").save(tmp_path / "unlabeled/images/9.png")
-        assert cli.main(argv) == 0
+    PIL.Image.open(tmp_path / "labeled/images/0.png").save(tmp_path / "unlabeled/images/9.png")
+    assert cli.main(argv) == 0
+    assert "warning  The unlabeled images include 1 of the labeled images" in capsys.readouterr().out
 
 
 def test_the_check_can_be_left_out(keys, tmp_path, capsys):
@@ -99,8 +99,8 @@ def test_bad_images_are_skipped_where_the_recipe_says_so_but_not_where_scored(ke
     argv = ["train", recipe, "-o", str(tmp_path / "out")]
     assert cli.main(argv) == 1
     assert "2.png is not an image; replace it or take it out of the dataset." in capsys.readouterr().err
-    with pytest.warns(UserWarning, match="2.png is not an image"):
-        assert cli.main([*argv, "--on_bad_image", "skip"]) == 0
+    assert cli.main([*argv, "--on_bad_image", "skip"]) == 0
+    assert "2.png is not an image" in " ".join(capsys.readouterr().out.split())
     assert re.search(r"gave way to others \d times:\n +\d x .*labeled/images/2.png is not an image", caplog.text)
     assert json.loads((tmp_path / "out/results.json").read_text())["skipped_images"] > 0
     scored = {"eval_dataset": "folder", "eval_data_dir": keys["data_dir"], "eval_split": "train"}
