@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import typing
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 from transformers import Trainer
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.training_args import ParallelMode
 from transformers.utils import ModelOutput
 
 from hf_fst.data.items import tidy
@@ -26,9 +28,21 @@ from hf_fst.training.sharding import refuse_sharding
 
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation"
 OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that moves weights only in step()"
+# what `Trainer` is given besides data and model, and is judged here
+JUDGED = (
+    *("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func"),
+    *("compute_metrics", "preprocess_logits_for_metrics"),
+)
 
 
-def refuse_settings(args, optimizers=(None, None), optimizer_cls_and_kwargs=None, compute_loss_func=None) -> None:
+def refuse_settings(
+    args,
+    optimizers=(None, None),
+    optimizer_cls_and_kwargs=None,
+    compute_loss_func=None,
+    compute_metrics=None,
+    preprocess_logits_for_metrics=None,
+) -> None:
     """Refuse options under which a run would be silently wrong.
 
     Raises:
@@ -63,8 +77,24 @@ def refuse_settings(args, optimizers=(None, None), optimizer_cls_and_kwargs=None
             raise UserError(
                 f"{option} is {getattr(args, option)}, but it is for networks that read text; leave it out."
             )
+    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise UserError(
+            "fsdp is given, but this is the only process, so that there is nothing to shard over; launch it with "
+            "`accelerate launch`, or leave it out."
+        )
     if compute_loss_func is not None:
         raise UserError("compute_loss_func is given, but what is learned is an objective; give objective instead.")
+    if compute_metrics is None and preprocess_logits_for_metrics is not None:
+        raise UserError(
+            "preprocess_logits_for_metrics is given without compute_metrics, but the scores of student and teacher are "
+            "counted without it; give both, or leave it out."
+        )
+    if compute_metrics is not None and args.batch_eval_metrics:
+        if "compute_result" not in inspect.signature(compute_metrics).parameters:
+            raise UserError(
+                "compute_metrics takes no compute_result, but it is called after every batch, since whole label maps may "
+                "not fit into memory; give it that argument, true after the last batch, or set batch_eval_metrics=False."
+            )
 
 
 def refuse_own_loss(trainer: Trainer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from hf_fst.training.ahead import ahead_of, context_of, dead_workers, in_precisi
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.journal import Journal
+from hf_fst.training.logits import of_any_size, unscored
 from hf_fst.training.networks import (
     counted_once,
     evaluating,
@@ -106,7 +108,7 @@ class FSTTrainer(Trainer):
         args = copy.copy(args)  # `Trainer` writes to its arguments, and the user's may serve another one
         # where the best weights are wanted without saying by what, `TrainingArguments` says loss, but for one strategy
         wanted = "loss" if args.save_strategy == "best" else None
-        if (args.metric_for_best_model or wanted) == "loss":
+        if (args.metric_for_best_model or wanted) == "loss" and kwargs.get("compute_metrics") is None:
             network = "teacher" if self.has_teacher else "student"
             args.metric_for_best_model, args.greater_is_better = f"{network}_mean_iou", True
         processing_class, self.normalization = processor_for(
@@ -115,8 +117,7 @@ class FSTTrainer(Trainer):
         sets = {"train_dataset": train_dataset, "unlabeled_dataset": unlabeled_dataset, "eval_dataset": eval_dataset}
         train_dataset, unlabeled_dataset, eval_dataset = following(sets, self.normalization).values()
         refusals.refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset)
-        own = ("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func")
-        refusals.refuse_settings(args, **{key: kwargs[key] for key in own if key in kwargs})
+        refusals.refuse_settings(args, **{key: kwargs[key] for key in refusals.JUDGED if key in kwargs})
         self.unlabeled_dataset = unlabeled_dataset
         self.teacher = None  # made when `Trainer` has the model
         self._scores = StreamingScores(lambda: (list(self.networks()), self.class_names), self.settings.eval_classes)
@@ -282,8 +283,8 @@ class FSTTrainer(Trainer):
         """Confusion counts (B,2,C,C) of student and teacher, at the size of the labels ((B,1,C,C) without a teacher)."""
         inputs = {**self._prepare_inputs(inputs)}
         if self.compute_metrics is not self._scores:
-            inputs["pixel_values"] = inputs["pixel_values"].to(next(model.parameters()).dtype)
-            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+            step = partial(super().prediction_step, prediction_loss_only=prediction_loss_only, ignore_keys=ignore_keys)
+            return of_any_size(step, model, inputs)
         refusals.refuse_no_labels(inputs)
         counted = inputs["pixel_values"], inputs["labels"], self._num_labels(), look_of(self.settings)
         with self.accelerator.autocast():
@@ -301,14 +302,11 @@ class FSTTrainer(Trainer):
         return {"student": student, "teacher": self.teacher.model} if self.has_teacher else {"student": student}
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
-        """Logits of the student for a dataset, as `Trainer.predict`; scores come from `evaluate`."""
-        compute_metrics = self.compute_metrics
-        if compute_metrics is self._scores:
-            self.compute_metrics = None
-        try:
+        """Logits of the student, as `Trainer.predict`, an array of arrays where sizes differ; scores: see `evaluate`."""
+        if self.compute_metrics is not self._scores:
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)
-        finally:
-            self.compute_metrics = compute_metrics
+        with unscored(self) as joined:
+            return joined(super().predict(test_dataset, ignore_keys, metric_key_prefix))
 
     # checkpoints
 

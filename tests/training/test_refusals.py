@@ -78,6 +78,32 @@ def test_options_that_would_not_be_heeded(tmp_path):
     )
 
 
+def test_a_metric_of_ones_own_that_could_not_count_batch_by_batch(tmp_path):
+    assert refused(tmp_path, trainer_options={"compute_metrics": lambda prediction: {}}).startswith(
+        "compute_metrics takes no compute_result, but it is called after every batch"
+    )
+    assert refused(tmp_path, trainer_options={"preprocess_logits_for_metrics": lambda logits, labels: logits}) == (
+        "preprocess_logits_for_metrics is given without compute_metrics, but the scores of student and teacher are "
+        "counted without it; give both, or leave it out."
+    )
+
+
+def test_a_metric_of_ones_own_does_not_choose_the_best_by_a_score_that_it_lacks(tmp_path):
+    trainer = tiny.trainer(
+        tmp_path,
+        trainer_options={"eval_dataset": tiny.images(2), "compute_metrics": lambda prediction: {}},
+        rule="mean_teacher",
+        batch_eval_metrics=False,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+    )
+    trainer.train()
+    assert trainer.state.best_model_checkpoint is not None and trainer.args.metric_for_best_model == "loss"
+
+
 def test_a_loss_of_ones_own_is_refused_in_a_subclass_and_on_the_trainer(tmp_path):
     class Weighted:
         def compute_loss(self, model, inputs, return_outputs=False, **kwargs):

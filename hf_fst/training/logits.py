@@ -1,0 +1,67 @@
+"""Logits of a whole dataset, as `Trainer.predict` gives them, of images of any sizes too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_utils import PredictionOutput
+
+
+def of_any_size(step: Callable[[nn.Module, dict], tuple], network: nn.Module, inputs: dict) -> tuple:
+    """Loss, logits and labels of a batch, in the precision of the network; in lists where the sizes of images differ.
+
+    Args:
+        step: takes the network and images of one size, and gives the three.
+        network: the network.
+        inputs: `pixel_values` (B,3,H,W), or a list of (3,H,W); what else there is likewise.
+    """
+    inputs = {key: value for key, value in inputs.items() if key != "valid"}  # which networks do not take
+    pixels, dtype = inputs["pixel_values"], next(network.parameters()).dtype
+    if isinstance(pixels, torch.Tensor):
+        return step(network, inputs | {"pixel_values": pixels.to(dtype)})
+    singles = [{key: value[i][None] for key, value in inputs.items()} for i in range(len(pixels))]
+    results = [of_any_size(step, network, single) for single in singles]
+    losses, logits, labels = zip(*results, strict=True)
+    loss = None if losses[0] is None else torch.stack(losses).mean()
+    return loss, _in_lists(logits), _in_lists(labels)
+
+
+def _in_lists(images: tuple) -> list | tuple | None:
+    """The results of several images: a list, or where each has several outputs (a tuple) a list for each of these."""
+    if images[0] is None:
+        return None
+    if isinstance(images[0], tuple):
+        return tuple(_in_lists(output) for output in zip(*images, strict=True))
+    return list(images)
+
+
+@contextmanager
+def unscored(trainer: Trainer) -> Iterator[Callable[[PredictionOutput], PredictionOutput]]:
+    """Inside, a trainer gives logits in place of scores, batch by batch; gives what joins them where that is wanted."""
+    kept = trainer.compute_metrics, trainer.args.eval_do_concat_batches
+    trainer.compute_metrics, trainer.args.eval_do_concat_batches = None, False
+    try:
+        yield lambda found: PredictionOutput(*map(together, found[:2]), found.metrics) if kept[1] else found
+    finally:
+        trainer.compute_metrics, trainer.args.eval_do_concat_batches = kept
+
+
+def together(batches: list | None) -> np.ndarray | tuple | None:
+    """Results of batches as one array (N,...); an array (N,) of arrays where the sizes of images differ."""
+    if batches is None:
+        return None
+    if isinstance(batches[0], tuple):
+        return tuple(together(output) for output in zip(*batches, strict=True))
+    arrays = [array for batch in batches for array in (batch if isinstance(batch, list) else [batch])]
+    if len({array.shape[1:] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    images = [image for array in arrays for image in array]
+    found = np.empty(len(images), dtype=object)
+    for i, image in enumerate(images):
+        found[i] = image
+    return found
