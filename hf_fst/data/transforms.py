@@ -19,10 +19,13 @@ from torchvision.transforms.v2 import functional as F
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN as MEAN
 from transformers.image_utils import IMAGENET_DEFAULT_STD as STD
 
+from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.labels import IGNORED
 from hf_fst.errors import UserError
 
 SCALES = {"gta5": (1280, 720), "synthia": (1280, 760), "cityscapes": (1024, 512)}
+
+MOST_SCALED = 100  # times that a random factor may make an image larger
 
 
 class Padding(tv_tensors.Mask):
@@ -42,6 +45,14 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
+def _checked(size: int | tuple[int, int], name: str) -> tuple[int, int]:
+    """Two sides. Raises `UserError` where one is no number of pixels."""
+    sides = _pair(size)
+    if not 1 <= min(sides) <= max(sides) <= MAX_SIDE:
+        raise UserError(f"{name} is {size}; give sides of 1 to {MAX_SIDE} pixels.")
+    return sides
+
+
 def _random(low: float, high: float) -> float:
     return low + (high - low) * torch.rand(()).item()
 
@@ -51,7 +62,7 @@ class ResizeWithin(v2.Transform):
 
     def __init__(self, scale: tuple[int, int]):
         super().__init__()
-        self.scale = tuple(scale)
+        self.scale = _checked(scale, "scale")
 
     def make_params(self, flat_inputs: list) -> dict:
         return {"size": size_within(v2.query_size(flat_inputs), self.scale)}
@@ -65,8 +76,8 @@ class ResizeRandomly(v2.Transform):
 
     def __init__(self, low: float = 0.5, high: float = 2.0):
         super().__init__()
-        if not 0 < low <= 1 <= high:
-            raise UserError(f"The factors are {low} and {high}, but 0 < low <= 1 <= high is needed.")
+        if not 0 < low <= 1 <= high <= MOST_SCALED:
+            raise UserError(f"The factors are {low} and {high}; give 0 < low <= 1 <= high <= {MOST_SCALED}.")
         self.low, self.high = low, high
 
     def make_params(self, flat_inputs: list) -> dict:
@@ -86,7 +97,7 @@ class Crop(v2.Transform):
 
     def __init__(self, size: int | tuple[int, int], cat_max_ratio: float = 1.0, tries: int = 10):
         super().__init__()
-        self.size, self.cat_max_ratio, self.tries = _pair(size), cat_max_ratio, tries
+        self.size, self.cat_max_ratio, self.tries = _checked(size, "crop"), cat_max_ratio, tries
 
     def make_params(self, flat_inputs: list) -> dict:
         height, width = v2.query_size(flat_inputs)
@@ -234,8 +245,6 @@ def training(
     for name, number in (("cat_max_ratio", cat_max_ratio), ("flip", flip)):
         if not 0 <= number <= 1:
             raise UserError(f"{name} is {number}, but it must lie between 0 and 1.")
-    if min(_pair(crop)) < 1:
-        raise UserError(f"crop is {crop}, but a side must have at least 1 pixel.")
     steps = []
     if scale is not None:
         steps.append(ResizeWithin(scale))
@@ -267,7 +276,7 @@ class CenterCrop:
     """
 
     def __init__(self, size: int | tuple[int, int], processor: Any = None):
-        self.size = _pair(size)
+        self.size = _checked(size, "crop")
         self.steps = v2.Compose([Normalize(processor), PadTo(size)])
 
     def __call__(

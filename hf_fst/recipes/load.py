@@ -13,6 +13,8 @@ from pathlib import Path
 import yaml
 
 from hf_fst.data import DATASETS
+from hf_fst.data.images import MAX_SIDE
+from hf_fst.data.transforms import MOST_SCALED
 from hf_fst.errors import UsageError, did_you_mean
 from hf_fst.recipes.keys import Recipe, own_keys
 from hf_fst.recipes.names import LIBRARY, find_recipe
@@ -280,14 +282,16 @@ def _check(recipe: Recipe) -> None:
             raise UsageError(f"{key} is {value!r}; {hint}")
     for key in ("resize", "unlabeled_resize", "eval_resize"):
         value = getattr(recipe, key)
-        if value is not None and (len(value) != 2 or min(value) < 1):
-            raise UsageError(f"{key} is {value}; give [width, height] in pixels.")
-    crop = recipe.crop_size
-    if crop is not None and (min(crop) < 1 or len(crop) != 2 if isinstance(crop, list) else crop < 1):
-        raise UsageError(f"crop_size is {crop}; give a side or [height, width] in pixels.")
+        if value is not None and (len(value) != 2 or not 1 <= min(value) <= max(value) <= MAX_SIDE):
+            raise UsageError(f"{key} is {value}; give [width, height] in pixels, {MAX_SIDE} at most.")
+    for key, accepted in (("crop_size", "a side or [height, width]"), ("eval_crop", "a side")):
+        value = getattr(recipe, key)
+        sides = value if isinstance(value, list) else [value, value]
+        if value is not None and (len(sides) != 2 or not 1 <= min(sides) <= max(sides) <= MAX_SIDE):
+            raise UsageError(f"{key} is {value}; give {accepted} in pixels, {MAX_SIDE} at most.")
     pair = recipe.random_resize
-    if pair is not None and (len(pair) != 2 or not 0 < pair[0] <= 1 <= pair[1]):
-        raise UsageError(f"random_resize is {pair}; give [low, high] with 0 < low <= 1 <= high.")
+    if pair is not None and (len(pair) != 2 or not 0 < pair[0] <= 1 <= pair[1] <= MOST_SCALED):
+        raise UsageError(f"random_resize is {pair}; give [low, high] with 0 < low <= 1 <= high <= {MOST_SCALED}.")
     if recipe.branches not in (1, 2):
         raise UsageError(f"branches is {recipe.branches}; use 1 or 2.")
     if not 0 < recipe.cat_max_ratio <= 1:
@@ -304,8 +308,6 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(f"target_labeled_share is {share}; use a number between 0 and 1.")
     if share is not None and recipe.target_labeled is None:
         raise UsageError("target_labeled_share is set without target_labeled; say how much of the target has labels.")
-    if recipe.eval_crop is not None and recipe.eval_crop < 1:
-        raise UsageError(f"eval_crop is {recipe.eval_crop}; give a side in pixels.")
     if recipe.split_seed < 0:
         raise UsageError(f"split_seed is {recipe.split_seed}; use 0 or more.")
     for key in ("eval_split", "test_split"):

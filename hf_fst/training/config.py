@@ -17,7 +17,7 @@ from hf_fst.method.options import TABLE, Option, defaults_of
 from hf_fst.method.presets import PRESETS
 from hf_fst.method.rules import RULES
 from hf_fst.method.teacher import BUFFER_POLICIES
-from hf_fst.training.limits import refuse_impossible
+from hf_fst.training.limits import refuse_impossible, refuse_optimizer
 from hf_fst.training.settings import options, resolve
 
 NO_DEEPSPEED = "DeepSpeed keeps its own copy of the weights, which a look-ahead cannot put back; use DDP or FSDP2."
@@ -291,6 +291,7 @@ class FSTConfig(TrainingArguments):
         # a run of its own
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
+        refuse_optimizer(self)
         self.dataloader_pin_memory &= torch.accelerator.is_available()  # else every loader warns
         self.accelerator_config.non_blocking |= self.dataloader_pin_memory  # batches are copied while the GPU works
         self.label_names = ["labels"] if self.label_names is None else self.label_names

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
+import torch
 from accelerate.utils import DynamoBackend
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from hf_fst.errors import UserError, did_you_mean
+from hf_fst.hub import in_a_line
 from hf_fst.method.options import Option
 
 MOST = 1000  # virtual steps in a step, or unlabeled images for a labeled one
@@ -22,7 +27,12 @@ LIMITS = {
     **dict.fromkeys(("adam_beta1", "adam_beta2"), (0, 1)),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, 65536)),
     **{"gradient_accumulation_steps": (1, 65536), "dataloader_num_workers": (0, 1024)},
+    **dict.fromkeys(
+        ("save_total_limit", "eval_accumulation_steps", "dataloader_prefetch_factor", "ddp_timeout"), (1, None)
+    ),
+    "eval_delay": (0, None),
 }
+CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop")
 
 
 def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None:
@@ -37,6 +47,24 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
     """
     for name, (low, high) in LIMITS.items():
         Option(name, low=low, high=high).check(name, getattr(args, name), hints[name])
+    for name in _intervals(args):
+        Option(name, above=0).check(name, getattr(args, name), hints[name])
+    Option("max_steps").check("max_steps", args.max_steps, hints["max_steps"])
+    if args.max_steps != -1 and args.max_steps < 1:
+        raise UserError(f"max_steps is {args.max_steps}; use 1 or more, or leave it out for num_train_epochs.")
+    for field in dataclasses.fields(TrainingArguments):
+        choices, value = field.metadata.get("choices"), getattr(args, field.name)
+        if choices is not None and value is not None and value not in choices:
+            raise UserError(f"{field.name} is {value!r}; use one of {', '.join(choices)}.")
+    for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
+        if getattr(args, name) and not args.dataloader_num_workers:
+            raise UserError(
+                f"{name} is {getattr(args, name)}, but no process beside the run reads images; set "
+                "dataloader_num_workers too, or leave it out."
+            )
+    for key in args.gradient_checkpointing_kwargs or ():
+        if key not in CHECKPOINTING:
+            raise UserError(f"gradient_checkpointing_kwargs has {key!r}; it takes {', '.join(CHECKPOINTING)}.")
     for name in ("lookahead_steps", "lookahead_students", "unlabeled_per_labeled"):
         if (getattr(args, name) or 0) > MOST:
             raise UserError(f"{name} is {getattr(args, name)}; use {MOST} at most, or a step would never end.")
@@ -51,6 +79,49 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
         if name in CHECKED and name not in get_available_reporting_integrations():
             raise UserError(f"report_to is {name!r}, which is not installed; install it or leave it out.")
     _refuse_compilers(args)
+
+
+def _intervals(args: TrainingArguments) -> list[str]:
+    """The numbers of steps and epochs that are in force."""
+    strategies = {"logging": args.logging_strategy, "save": args.save_strategy, "eval": args.eval_strategy}
+    names = [f"{name}_steps" for name, strategy in strategies.items() if strategy == "steps"]
+    return names if args.max_steps > 0 else [*names, "num_train_epochs"]
+
+
+def refuse_optimizer(args: TrainingArguments) -> None:
+    """Refuse an optimizer or a schedule that cannot be made, by making both for one number.
+
+    Raises:
+        UserError: with what was given for it; one that is not installed is left to where it is needed.
+    """
+    from transformers import Trainer  # takes long to import
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    given = f"optim is {str(args.optim.value)!r}" + (f" and optim_args {args.optim_args!r}" if args.optim_args else "")
+    if args.optim_target_modules is None:
+        try:
+            kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
+            optimizer = kind([weight], **options)
+            pairs = args.optim_args.split(",") if args.optim_args else []
+            for i, pair in enumerate(pairs):
+                fewer = copy.copy(args)
+                fewer.optim_args = ",".join(pairs[:i] + pairs[i + 1 :])
+                if Trainer.get_optimizer_cls_and_kwargs(fewer)[1] == options:
+                    raise UserError(f"{given}, of which {pair.strip()!r} changes nothing; leave it out.")
+        except UserError:
+            raise
+        except ImportError:
+            pass
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{given}, which cannot be made ({in_a_line(error)}); correct it.") from error
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 0, 100, args.lr_scheduler_kwargs)
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"lr_scheduler_type is {str(args.lr_scheduler_type.value)!r} and lr_scheduler_kwargs "
+            f"{args.lr_scheduler_kwargs!r}, with which no schedule can be made ({in_a_line(error)}); correct either."
+        ) from error
 
 
 def _refuse_compilers(args: TrainingArguments) -> None:

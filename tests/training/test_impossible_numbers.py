@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from hf_fst.data import transforms
 from hf_fst.errors import UserError
 from hf_fst.evaluation import Look
 from hf_fst.training.config import FSTConfig
@@ -31,6 +32,23 @@ WRONG = {
     "torch_compile_backend": ("nothing",),
     "torch_compile_mode": ("nothing",),
     "remove_unused_columns": (True,),
+    "max_steps": (0, -5),
+    "num_train_epochs": (0, -1.5),
+    "save_steps": (0, -1),
+    "logging_steps": (-3,),
+    "eval_delay": (-1,),
+    "save_total_limit": (0, -2),
+    "eval_accumulation_steps": (0,),
+    "ddp_timeout": (0,),
+    "ddp_backend": ("telepathy",),
+    "log_level": ("loud",),
+    "log_level_replica": ("loud",),
+    "optim_args": ("momentum", "momentum=0.5", "beta1=x"),
+    "lr_scheduler_kwargs": ({"wobble": 1}, "wobble"),
+    "lr_scheduler_type": ("warmup_stable_decay",),
+    "gradient_checkpointing_kwargs": ({"often": True},),
+    "dataloader_prefetch_factor": (0, 4),
+    "dataloader_persistent_workers": (True,),
     "eval_classes": ([],),
     "feature_distance_classes": ([],),
 }
@@ -74,10 +92,63 @@ def test_checkpointing_where_a_network_has_none(tmp_path):
     tiny.trainer(tmp_path, network, sets=images, rule="mean_teacher", gradient_checkpointing=True)
 
 
+def test_steps_from_evaluation_to_evaluation_where_there_are_evaluations(tmp_path):
+    with pytest.raises(UserError, match="eval_steps is -7; use a number above 0"):
+        FSTConfig(output_dir=str(tmp_path), eval_strategy="steps", eval_steps=-7)
+    FSTConfig(output_dir=str(tmp_path), save_strategy="no", save_steps=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"optim": "sgd", "optim_args": "momentum=0.9,beta1=0.5"},
+            "of which 'beta1=0.5' changes nothing; leave it out",
+        ),
+        (
+            {"optim": "sgd", "optim_args": "momentum=-1"},
+            "optim is 'sgd' and optim_args 'momentum=-1', which cannot be",
+        ),
+        ({"adam_beta2": 1.0}, "optim is 'adamw_torch.*', which cannot be made .*beta"),
+        ({"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"power": "x"}}, "with which no schedule can be"),
+    ],
+)
+def test_optimizers_and_schedules_that_cannot_be_made(tmp_path, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        FSTConfig(output_dir=str(tmp_path), **options)
+
+
+def test_optimizers_and_schedules_with_arguments_of_their_own(tmp_path):
+    FSTConfig(output_dir=str(tmp_path), optim="sgd", optim_args="momentum=0.9, nesterov=true")
+    schedule = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr_rate": 0.1}}
+    FSTConfig(output_dir=str(tmp_path), dataloader_num_workers=2, dataloader_persistent_workers=True, **schedule)
+
+
+def test_sharding_with_nobody_to_share(tmp_path):
+    with pytest.raises(UserError, match="fsdp is given, but this is the only process.*accelerate launch"):
+        tiny.trainer(tmp_path, rule="mean_teacher", fsdp="full_shard")
+
+
 @pytest.mark.parametrize("option", [{"neftune_noise_alpha": 5.0}, {"use_liger_kernel": True}])
 def test_options_for_text_are_refused(tmp_path, option):
     with pytest.raises(UserError, match=f"{next(iter(option))} is .* for networks that read text"):
         tiny.trainer(tmp_path, rule="mean_teacher", **option)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: transforms.training(10**30),
+        lambda: transforms.training((8, 40_000)),
+        lambda: transforms.training(8, scale=(0, 8)),
+        lambda: transforms.training(8, random_scale=(0.5, float("inf"))),
+        lambda: transforms.Evaluation((10**30, 8)),
+        lambda: transforms.CenterCrop(-1),
+    ],
+)
+def test_crops_and_sizes_that_no_machine_could_make(make):
+    with pytest.raises(UserError, match="; give (sides of 1 to 32768 pixels|0 < low <= 1 <= high <= 100)"):
+        make()
 
 
 @pytest.mark.parametrize(
