@@ -258,7 +258,7 @@ def class_bars(
 
 
 def curves_over_time(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path: str | Path) -> None:
-    """mIoU of methods against the time they took: the mean over seeds, and its 95 % interval as a band.
+    """mIoU of methods against the time they took: the mean over seeds, with bars for its 95 % interval.
 
     Args:
         curves: By method and seed, (step, seconds, mIoU in 0..1) of every evaluation.
@@ -273,8 +273,8 @@ def curves_over_time(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]
         spread = [interval([miou for *_, miou in column]) for column in zip(*points, strict=True)]
         mean, width = np.array([m for m, _ in spread]), np.array([w if math.isfinite(w) else 0 for _, w in spread])
         look = {"color": LINE_COLORS[index % len(LINE_COLORS)], "linestyle": DASHES[index // len(LINE_COLORS) % 4]}
-        axes.plot(minutes, mean, label=name, marker="o", markersize=3, **look)
-        axes.fill_between(minutes, mean - width, mean + width, color=look["color"], alpha=0.12, linewidth=0)
+        axes.plot(minutes, mean, label=name, marker="o", markersize=4, **look)
+        axes.errorbar(minutes, mean, width, color=look["color"], alpha=0.45, linestyle="none", capsize=3, linewidth=1)
     _percent_axis(axes)
     axes.set_xlim(left=0)
     axes.set_xlabel("minutes of training", fontsize=10)

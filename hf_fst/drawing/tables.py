@@ -20,7 +20,7 @@ A value is a number, or null where the column does not apply to the row (then fo
 (three significant digits), `integer`. Behind ± stands the sample standard deviation over the seeds, with `spread`
 `interval` half the width of the 95 % interval of the mean by Student's t.
 `render_results` turns it into Markdown; `update_tables` writes that between `<!-- table: NAME -->` and
-`<!-- /table -->` of a document.
+`<!-- /table -->` of a document. `<!-- table: NAME only KEY KEY -->` asks for these columns and one line about them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ RESULT_KEYS = ("title", "command", "device", "versions", "date", "columns", "row
 FORMATS = ("percent", "points", "seconds", "number", "integer")
 SPREADS = {"deviation": "sample standard deviation", "interval": "half the 95 % interval (Student's t)"}
 LOCAL_PATH = re.compile(r"(?:^|[\s=\"'])(?:~?/\w|[A-Za-z]:\\)")
-REGION = re.compile(r"<!-- table: (?P<name>[\w.-]+) -->\n(?P<body>.*?)<!-- /table -->", re.DOTALL)
+REGION = re.compile(
+    r"<!-- table: (?P<name>[\w.-]+)(?: only (?P<only>[\w ]+))? -->\n(?P<body>.*?)<!-- /table -->", re.DOTALL
+)
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -178,35 +180,40 @@ def check_results(results: dict) -> None:
                 raise ValueError(f"Row {row['name']!r} of {title!r} has {column['key']!r} for only some seeds.")
 
 
-def render_results(results: dict, link: str | None = None) -> str:
+def render_results(results: dict, link: str | None = None, only: Sequence[str] = ()) -> str:
     """A result file's content as Markdown: mean ± sample standard deviation over the seeds, and where it was measured.
 
     Args:
         results: The schema of the module docstring.
         link: Address of the JSON file as seen from the document, for the values of every seed.
+        only: Keys of the columns to show, all by default; then machine, versions and command are left to the JSON file.
 
     Raises:
-        ValueError: If the results do not follow the schema.
+        ValueError: If the results do not follow the schema, or have no such column.
     """
     check_results(results)
+    shown = {column["key"]: column for column in results["columns"]}
+    if unknown := set(only) - set(shown):
+        raise ValueError(f"The results {results['title']!r} have no columns {sorted(unknown)}, but {list(shown)}.")
+    shown = [shown[key] for key in only or shown]
     spread = results.get("spread", "deviation")
     seeds = [sorted(row["seeds"], key=int) for row in results["rows"]]
     same_seeds = all(row == seeds[0] for row in seeds)
-    columns = ["", *(column["title"] for column in results["columns"])] + ([] if same_seeds else ["seeds"])
+    columns = ["", *(column["title"] for column in shown)] + ([] if same_seeds else ["seeds"])
     rows = []
     for row, row_seeds in zip(results["rows"], seeds, strict=True):
         cells = [
             mean_std([row["seeds"][seed][column["key"]] for seed in row_seeds], column["format"], spread)
-            for column in results["columns"]
+            for column in shown
         ]
         rows.append([row["name"], *cells] + ([] if same_seeds else [", ".join(row_seeds)]))
     about = [
         _about_seeds(seeds[0] if same_seeds and seeds else None, max(map(len, seeds), default=1), SPREADS[spread])
     ]
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    about.append(f"Measured {results['date']} on {results['device']} with {versions}: `{results['command']}`.")
-    if results.get("note"):
-        about.append(results["note"])
+    if not only:
+        versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+        about.append(f"Measured {results['date']} on {results['device']} with {versions}: `{results['command']}`.")
+        about.append(results.get("note"))
     if link:
         about.append(f"Values of every seed: [{Path(link).name}]({link}).")
     return f"**{results['title']}**\n\n{markdown_table(columns, rows)}\n{' '.join(filter(None, about))}\n"
@@ -278,8 +285,8 @@ def update_tables(document: Path, results_dir: Path, check: bool = False) -> boo
         if not path.is_file():
             raise FileNotFoundError(f"{document.name} has a table {match['name']!r} but there is no {path.name}.")
         link = os.path.relpath(path, document.parent).replace(os.sep, "/")
-        body = render_results(json.loads(path.read_text(encoding="utf-8")), link)
-        return f"<!-- table: {match['name']} -->\n{body}<!-- /table -->"
+        body = render_results(json.loads(path.read_text(encoding="utf-8")), link, (match["only"] or "").split())
+        return "\n".join([match[0].splitlines()[0], f"{body}<!-- /table -->"])
 
     updated = REGION.sub(table, text)
     if updated != text and not check:

@@ -138,6 +138,15 @@ def test_broken_results_are_refused(change, message):
         tables.render_results(results)
 
 
+def test_a_table_of_few_columns_has_one_line_below_it():
+    lines = without_spaces(tables.render_results(RESULTS, "results/two.json", only=["steps", "miou"]))
+    assert lines[:3] == ["**Tworules**", "", "||steps|mIoU(%)|"] and lines[4] == "|supervised|800±0|32.0±2.0|"
+    assert lines[7].startswith("Mean±") and lines[7].endswith("[two.json](results/two.json).")
+    assert "Measured" not in lines[7] and "Anote" not in lines[7] and len(lines) == 8
+    with pytest.raises(ValueError, match=r"have no columns \['other'\], but \['miou'"):
+        tables.render_results(RESULTS, only=["other"])
+
+
 @pytest.fixture
 def repository(tmp_path):
     (tmp_path / "docs" / "results").mkdir(parents=True)
