@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from hf_fst.data.images import MAX_SIDE
 from hf_fst.errors import UserError
 
 MOST = 100  # times that a view may be larger than the image
+AT_ONCE = {"cpu": 1, "cuda": 4}  # windows in one pass; a CPU gains nothing from more than one
 
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
@@ -145,15 +147,17 @@ def _slide(model: nn.Module, pixel_values: torch.Tensor, look: Look, whole: bool
         padded = F.pad(pixel_values, (0, missing[1], 0, missing[0]))
         return _slide(model, padded, look)[..., :height, :width]
     window_height, window_width = min(look.window[0], height), min(look.window[1], width)
+    tops, lefts = (window_starts(*sides) for sides in zip((height, width), look.window, look.stride, strict=True))
+    starts, at_once = list(product(tops, lefts)), AT_ONCE.get(pixel_values.device.type, 1)
     total, seen = None, pixel_values.new_zeros(height, width, dtype=torch.float32)
-    for top in window_starts(height, look.window[0], look.stride[0]):
-        for left in window_starts(width, look.window[1], look.stride[1]):
-            rows, columns = slice(top, top + window_height), slice(left, left + window_width)
-            crop = pixel_values[..., rows, columns]
-            logits = resize_logits(model(pixel_values=crop).logits, crop.shape[-2:], aligns_corners(model))
-            if total is None:
-                total = logits.new_zeros((*logits.shape[:2], height, width))
-            total[..., rows, columns] += logits
+    for some in (starts[i : i + at_once] for i in range(0, len(starts), at_once)):
+        places = [(slice(top, top + window_height), slice(left, left + window_width)) for top, left in some]
+        crops = torch.cat([pixel_values[..., rows, columns] for rows, columns in places])
+        logits = resize_logits(model(pixel_values=crops).logits, crops.shape[-2:], aligns_corners(model))
+        if total is None:
+            total = logits.new_zeros((len(pixel_values), logits.shape[1], height, width))
+        for (rows, columns), part in zip(places, logits.split(len(pixel_values)), strict=True):
+            total[..., rows, columns] += part
             seen[rows, columns] += 1
     return total.div_(seen)
 

@@ -1,5 +1,6 @@
 """Whole-image, sliding-window and multi-view inference, with models whose logits can be worked out."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from hf_fst.errors import UserError
 from hf_fst.evaluation import Look, predict, segment
-from hf_fst.evaluation.inference import argmax_at, window_starts
+from hf_fst.evaluation.inference import AT_ONCE, argmax_at, window_starts
 
 
 class PerPixel(nn.Module):
@@ -105,11 +106,15 @@ class TestSliding:
         assert window_starts(length, window, stride) == starts
 
     @pytest.mark.parametrize("window, stride", [(16, 8), (16, 12), (16, 16), (24, 7), (20, 13), (100, 50)])
-    def test_equals_the_definition(self, images, window, stride):
+    @pytest.mark.parametrize("at_once", [1, 3])
+    def test_equals_the_definition(self, images, window, stride, at_once, monkeypatch):
+        monkeypatch.setitem(AT_ONCE, "cpu", at_once)
         model = Strided()
         with torch.no_grad():
             expected = by_hand_sliding(model, images, window, stride)
+        windows = len(model.seen)
         torch.testing.assert_close(segment(model, images, look=Look(window, stride)), expected)
+        assert len(model.seen) - windows == math.ceil(windows / at_once)
 
     @pytest.mark.parametrize("window, stride", [(7, 5), ((9, 40), (4, 13)), (64, None)])
     def test_windows_change_nothing_for_a_model_of_single_pixels(self, images, window, stride):
