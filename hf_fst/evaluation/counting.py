@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from hf_fst.errors import UserError
 from hf_fst.evaluation.confusion import confusion_matrix, scores
-from hf_fst.evaluation.inference import WHOLE, Look, predict
+from hf_fst.evaluation.inference import WHOLE, Look, predict, segment
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
+#: a score that needs no labels, and the name of the counts that it comes from
+LABEL_FREE = "label_free"
+
+
+def is_label_free(metric: str | None) -> bool:
+    """Whether a name of `metric_for_best_model` is that of the score that needs no labels."""
+    return metric is not None and metric.endswith(LABEL_FREE)
 
 
 @torch.no_grad()
@@ -26,13 +36,68 @@ def count(network: nn.Module, pixel_values, labels, num_labels: int, look: Look 
     if not (isinstance(pixel_values, torch.Tensor) and isinstance(labels, torch.Tensor)):  # one by one
         pairs = zip(pixel_values, labels, strict=True)
         return torch.cat([count(network, p[None], l[None], num_labels, look) for p, l in pairs])
+    with _evaluated(network):
+        pixel_values = pixel_values.to(next(network.parameters(), pixel_values).dtype)
+        return confusion_matrix(predict(network, pixel_values, labels.shape[-2:], look), labels, num_labels)
+
+
+@torch.no_grad()
+def certainty(network: nn.Module, pixel_values, look: Look = WHOLE) -> torch.Tensor:
+    """Sums (B,C+1) over the pixels of each image: of the probability of each class, and of their entropy in nats.
+
+    Arguments as of `count`.
+    """
+    sums = []
+    with _evaluated(network):
+        for image in pixel_values:  # one by one: all classes at full size need memory
+            image = image[None].to(next(network.parameters(), image).dtype)
+            log_p = segment(network, image, look=look).log_softmax(dim=1)
+            p = log_p.exp()
+            sums.append(torch.cat([p.sum(dim=(0, 2, 3)), -(p * log_p).sum()[None]]))
+    return torch.stack(sums)
+
+
+def mutual_information(sums: torch.Tensor) -> float:
+    """How much a pixel tells of its class, 0..1: (H(mean p) - mean H(p)) / log C, from the sums (C+1) of `certainty`.
+
+    It is high where a network is sure of each pixel and still uses all classes (Krause, Perona and Gomes, NIPS 2010).
+    """
+    total, entropy = sums[:-1], sums[-1]
+    mean = total / total.sum()
+    return ((torch.special.entr(mean).sum() - entropy / total.sum()) / math.log(len(total))).item()
+
+
+@contextmanager
+def _evaluated(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; the mode of each part is put back."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
-    pixel_values = pixel_values.to(next(network.parameters(), pixel_values).dtype)
-    predictions = predict(network, pixel_values, labels.shape[-2:], look)
+    yield
     for module, training in modes.items():
         module.training = training
-    return confusion_matrix(predictions, labels, num_labels)
+
+
+def refuse_no_labels(inputs: dict) -> None:
+    """Refuse to score images without labels.
+
+    Raises:
+        UserError: with what to do.
+    """
+    if "labels" not in inputs:
+        raise UserError(
+            f"The evaluated images have no labels (they have {', '.join(inputs)}), so there is nothing to score; give "
+            f"images with labels, choose by metric_for_best_model {LABEL_FREE!r}, or use predict."
+        )
+
+
+def _classes(network: nn.Module, pixel_values: torch.Tensor, size: Sequence[int], look: Look) -> torch.Tensor:
+    """The classes (B, *size) that a network gives in evaluation mode; its mode is put back."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    predictions = predict(network, pixel_values.to(next(network.parameters(), pixel_values).dtype), size, look)
+    for module, training in modes.items():
+        module.training = training
+    return predictions
 
 
 class StreamingScores:
@@ -41,22 +106,56 @@ class StreamingScores:
     Args:
         describe: gives the N networks' names and the C class names, asked for when the result is made.
         scored: ids of the classes that the means are over; None for all.
+        best: name of the metric that the best weights are chosen by; with `label_free` images need no labels.
     """
 
     def __init__(
-        self, describe: Callable[[], tuple[Sequence[str], Sequence[str]]], scored: Sequence[int] | None = None
+        self,
+        describe: Callable[[], tuple[Sequence[str], Sequence[str]]],
+        scored: Sequence[int] | None = None,
+        best: str | None = None,
     ):
-        self.describe, self.scored = describe, scored
+        self.describe, self.scored, self.label_free = describe, scored, is_label_free(best)
         self.counts: torch.Tensor | None = None
+        self.sums: torch.Tensor | float = 0
+
+    def count(self, networks: Mapping[str, nn.Module], inputs: dict, num_labels: int, look: Look):
+        """Confusion counts (B,N,C,C) of N networks; with `label_free` in a pair with the last network's `certainty`.
+
+        Args:
+            networks: by name.
+            inputs: a batch with `pixel_values` and `labels`; with `label_free` it may lack labels, and counts are 0 then.
+            num_labels, look: as of `count`.
+
+        Raises:
+            UserError: there are no labels, and the score without labels is not asked for.
+        """
+        pixel_values, labels = inputs["pixel_values"], inputs.get("labels")
+        if not self.label_free:
+            refuse_no_labels(inputs)
+        if labels is None:
+            size = (len(pixel_values), len(networks), num_labels, num_labels)
+            counts = torch.zeros(size, dtype=torch.int64, device=pixel_values[0].device)
+        else:
+            found = [count(network, pixel_values, labels, num_labels, look) for network in networks.values()]
+            counts = torch.stack(found, dim=1)
+        return (counts, certainty([*networks.values()][-1], pixel_values, look)) if self.label_free else counts
 
     def __call__(self, prediction, compute_result: bool = True) -> dict[str, float]:
         """Scores such as `teacher_mean_iou` and `teacher_iou_road` after the last batch, nothing before it."""
-        counts = torch.as_tensor(prediction.predictions).sum(dim=0)
+        counts, sums = prediction.predictions if self.label_free else (prediction.predictions, None)
+        counts = torch.as_tensor(counts).sum(dim=0)
         self.counts = counts if self.counts is None else self.counts + counts
+        if sums is not None:
+            self.sums = self.sums + torch.as_tensor(sums).cpu().double().sum(dim=0)
         if not compute_result:
             return {}
         metrics, (networks, classes) = {}, self.describe()
+        if self.label_free:
+            metrics[LABEL_FREE], self.sums = mutual_information(self.sums), 0
         for network, matrix in zip(networks, self.counts, strict=True):
+            if self.label_free and not matrix.any():  # no labels
+                continue
             result = scores(matrix, self.scored)
             for key in SCORES:
                 metrics[f"{network}_{key}"] = result[key]

@@ -13,13 +13,14 @@ from pathlib import Path
 from hf_fst.drawing.plots import curves_over_time
 from hf_fst.drawing.tables import interval, text_table
 from hf_fst.errors import RunError, UserError
+from hf_fst.evaluation.counting import LABEL_FREE, is_label_free
 from hf_fst.evaluation.machine import versions
 from hf_fst.method.options import TABLE, defaults_of, make
 from hf_fst.method.rules import RULES
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import to_config
 from hf_fst.recipes.output import write_json
-from hf_fst.recipes.trials import Trial, curve_of, paired, run_trials, scores_of
+from hf_fst.recipes.trials import Trial, curve_of, paired, run_trials
 from hf_fst.training.settings import virtual_steps
 
 DEFAULT_RULES = ("supervised", "mean_teacher", "fst_d")
@@ -64,8 +65,12 @@ def compare(
         RunError: the time does not suffice, or a run failed.
     """
     begun = time.monotonic()
-    if recipe.eval_split is False:
-        raise UserError("eval_split is false, but a comparison needs validation images; give a split that has labels.")
+    unlabeled = recipe.eval_split is False
+    if unlabeled and not is_label_free(recipe.options.get("metric_for_best_model")):
+        raise UserError(
+            "eval_split is false, but a comparison needs validation images; give a split that has labels, or compare "
+            f"without them: --metric_for_best_model {LABEL_FREE}."
+        )
     config = to_config(recipe)
     costs = {rule: _cost(rule, recipe.options) for rule in rules}
     plan = {"recipe": given, "words": list(words), "rules": list(rules), "seeds": list(seeds), "equal": equal}
@@ -112,7 +117,7 @@ def compare(
         raise RunError(
             f"No seed has ended in time with every rule; the logs are in {folder}. Give more time or fewer rules."
         )
-    scores = {rule: {seed: scores_of(runs[rule][seed])["last"] for seed in shared} for rule in rules}
+    scores = {rule: {seed: curve_of(runs[rule][seed])[-1][1] for seed in shared} for rule in rules}
     curves = {
         rule: {
             str(seed): [(step, step * results["seconds_per_step"], miou) for step, miou in curve_of(results)]
@@ -134,7 +139,7 @@ def compare(
         "command": command,
         "device": next(iter(found.values()))["device"],
         "versions": versions(),
-        "table": table(scores, costs, steps),
+        "table": table(scores, costs, steps, LABEL_FREE if unlabeled else "mIoU"),
     }
     write_json(folder / RESULT, result)
     print(f"\n{result['table']}\n{sentence}\nFor the long run: {command}\nCurves: {folder / PLOT}")
@@ -174,15 +179,17 @@ def _plan(folder: Path, plan: dict) -> dict | None:
     return kept
 
 
-def table(scores: Mapping[str, Mapping[int, float]], costs: Mapping[str, float], steps: Mapping[str, int]) -> str:
-    """mIoU in per cent with 95 % intervals, and differences from the mean teacher paired by seed."""
+def table(
+    scores: Mapping[str, Mapping[int, float]], costs: Mapping[str, float], steps: Mapping[str, int], what: str = "mIoU"
+) -> str:
+    """Scores in per cent with 95 % intervals, and differences from the mean teacher paired by seed."""
     control = "mean_teacher" if "mean_teacher" in scores else next(iter(scores))
     rows = []
     for rule, seeds in scores.items():
         over = "–" if rule == control else _points(*paired(seeds, scores[control]), sign="+")
         price = f"{costs[rule] / costs[control]:.2f}"
         rows.append([rule, str(len(seeds)), str(steps[rule]), price, _points(*interval(list(seeds.values()))), over])
-    return text_table(["rule", "seeds", "steps", "cost a step", "mIoU (%)", f"over {control}"], rows)
+    return text_table(["rule", "seeds", "steps", "cost a step", f"{what} (%)", f"over {control}"], rows)
 
 
 def _points(mean: float, width: float, sign: str = "") -> str:

@@ -14,11 +14,14 @@ from hf_fst.data.sampling import RareClasses, combine
 from hf_fst.data.transforms import CenterCrop, Evaluation, size_within, training
 from hf_fst.errors import DataError, UsageError, UserError
 from hf_fst.evaluation.confusion import CLASS_LISTS
+from hf_fst.evaluation.counting import LABEL_FREE, is_label_free
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.sides import Side, load_side, share_classes, sides, take_labeled, take_split
 from hf_fst.training.config import FSTConfig
 
+# images that the score without labels is measured on, where no split is evaluated
+MOST_WITHOUT_LABELS = 100
 # numbers of `RareClasses` that a recipe may set
 _RARE = ("temperature", "min_pixels", "min_crop_ratio", "tries", "scale_by_crop")
 
@@ -154,7 +157,8 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
         for name, images in (("validation", validation), ("test", test))
         if images is not None
     }
-    report = check(parts, label_map.names) if recipe.check else None
+    own = {name: images for name, images in parts.items() if name != "validation" or "label" in validation.features}
+    report = check(own, label_map.names) if recipe.check else None
     views = {name: images.view for name, images in parts.items()}
     together = views["labeled"]
     rare = _rare(together, recipe, crop, None if report is None else report.parts["labeled"].class_pixels)
@@ -242,7 +246,9 @@ def evaluated_images(
     validation = test = None
     loaded, side = chosen.evaluated, chosen.evaluation
     wanted = config is not None and (config.eval_strategy != "no" or config.eval_on_start)
-    if side.split and (side.split in loaded or wanted):
+    if wanted and is_label_free(config.metric_for_best_model) and side.split not in loaded:
+        validation = _without_labels(chosen.unlabeled)
+    elif side.split and (side.split in loaded or wanted):
         validation = take_split(loaded, side, side.split, labels=True)
     elif wanted:
         off = {
@@ -259,6 +265,16 @@ def evaluated_images(
     elif recipe.test_split is None and "test" in loaded and "label" in loaded["test"].features:
         test = loaded["test"]
     return validation, test
+
+
+def _without_labels(unlabeled: datasets.Dataset | None) -> datasets.Dataset:
+    """Unlabeled images, evenly spaced, that the score without labels is measured on."""
+    if unlabeled is None:
+        raise UsageError(
+            f"metric_for_best_model is {LABEL_FREE}, but there is neither a validation split nor an unlabeled image."
+        )
+    few = unlabeled.select(range(0, len(unlabeled), -(-len(unlabeled) // MOST_WITHOUT_LABELS)))
+    return few.remove_columns([name for name in few.column_names if name != "image"])
 
 
 def _same_classes(names: list[str], dataset: datasets.Dataset, where: str) -> None:

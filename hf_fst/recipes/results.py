@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from hf_fst.drawing.tables import columns_of_terminal, percent, text_table
-from hf_fst.evaluation.counting import SCORES
+from hf_fst.evaluation.counting import LABEL_FREE, SCORES
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
 from hf_fst.publishing.facts import Evaluation
 from hf_fst.publishing.report import HISTORY_FILE
@@ -61,6 +61,9 @@ def score(work: Work, command: str | None) -> tuple[dict, list[Evaluation]]:
         "peak_memory_bytes": memory,
         "memory_of": memory_of,
     }
+    key = f"eval_{LABEL_FREE}"
+    if unlabeled := [(entry["step"], entry[key]) for entry in trainer.state.log_history if key in entry]:
+        results[LABEL_FREE] = unlabeled
     if trainer.is_world_process_zero():
         write_json(output_dir / RESULTS_FILE, results)
         write_json(output_dir / HISTORY_FILE, trainer.state.log_history)
@@ -103,9 +106,13 @@ def table(results: dict) -> str:
         cells = [percent(entry[network]["mean_iou"]) for network in networks]
         cells += [percent(entry[network]["overall_accuracy"]) for network in networks]
         rows.append([entry["weights"], str(entry["step"]), f"{entry['split']} ({entry['images']})", *cells])
-    if not rows:
-        return "\nNo evaluation: the dataset has no split to evaluate on.\n"
-    return "\n" + text_table(columns, rows, columns_of_terminal())
+    found = "No evaluation: the dataset has no split to evaluate on.\n"
+    if rows:
+        found = text_table(columns, rows, columns_of_terminal())
+    if scored := results.get(LABEL_FREE):
+        step, best = max(scored, key=lambda pair: pair[1])
+        found += f"Chosen without labels: a pixel tells most of its class at step {step} (label_free {best:.3f}).\n"
+    return f"\n{found}"
 
 
 def _logged_metrics(work: Work) -> list[dict]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hf_fst.drawing.tables import interval
+from hf_fst.evaluation.counting import LABEL_FREE
 from hf_fst.publishing.report import HISTORY_FILE
 from hf_fst.recipes.output import RECIPE_FILE, RESULTS_FILE, write_json
 
@@ -146,9 +147,13 @@ def scores_of(results: dict) -> dict[str, float | None]:
 
 
 def curve_of(results: dict) -> list[tuple[int, float]]:
-    """(step, mIoU in 0..1) of every evaluation of a run."""
-    key = f"eval_{'student' if results['rule'] == 'supervised' else 'teacher'}_mean_iou"
-    return [(entry["step"], entry[key]) for entry in results["log_history"] if key in entry]
+    """(step, mIoU in 0..1) of every evaluation of a run; without labels, (step, label_free in 0..1)."""
+    scored = f"eval_{'student' if results['rule'] == 'supervised' else 'teacher'}_mean_iou"
+    curves = (
+        [(entry["step"], entry[key]) for entry in results["log_history"] if key in entry]
+        for key in (scored, f"eval_{LABEL_FREE}")
+    )
+    return next(filter(None, curves), [])
 
 
 def paired(values: Mapping[int, float], control: Mapping[int, float]) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from hf_fst.data.items import tidy
 from hf_fst.data.labels import IGNORED
 from hf_fst.data.pairing import seeded
 from hf_fst.errors import UserError, did_you_mean
-from hf_fst.evaluation.counting import SCORES, StreamingScores
+from hf_fst.evaluation.counting import LABEL_FREE, SCORES, StreamingScores, refuse_no_labels
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.training.adapters import is_adapted
 from hf_fst.training.config import NO_DEEPSPEED, FSTConfig
@@ -123,12 +123,14 @@ def refuse_evaluation(trainer: Trainer) -> None:
     )
     if args.eval_strategy == "no" or not own_scores or trainer.model is None:  # a search makes it for each trial
         return
-    for dataset in parts.values():
+    free = trainer.compute_metrics.label_free
+    for dataset in () if free else parts.values():
         refuse_blank_labels(dataset, "evaluated", trainer.settings.eval_classes)
     scores = [*SCORES, *(f"iou_{name}" for name in trainer.class_names)]
     known = [
         f"{part}{network}_{score}" for part in parts for network in [*trainer.networks()][::-1] for score in scores
     ]
+    known += [f"{part}{LABEL_FREE}" for part in parts]
     name = args.metric_for_best_model
     if name is not None and name.removeprefix("eval_") not in known:
         shown = ", ".join(metric for metric in known if metric.endswith(SCORES))
@@ -161,19 +163,6 @@ def refuse_blank_labels(dataset: Dataset, what: str, scored: Sequence[int] | Non
     if scored is not None:
         wanted, cure = f"one of the classes {', '.join(map(str, scored))}", "give other eval_classes or other images."
     raise UserError(f"No pixel of the {len(dataset)} {what} images has {wanted}, so there is nothing to score; {cure}")
-
-
-def refuse_no_labels(inputs: dict) -> None:
-    """Refuse to score images without labels.
-
-    Raises:
-        UserError: with what to do.
-    """
-    if "labels" not in inputs:
-        raise UserError(
-            f"The evaluated images have no labels (they have {', '.join(inputs)}), so there is nothing to score; give "
-            "images with labels, or use predict."
-        )
 
 
 def refuse_args(args) -> None:

@@ -134,6 +134,8 @@ def samples_of(trainer, count: int = 4) -> list[tuple[np.ndarray, np.ndarray, np
     samples = []
     for index in np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)):
         item = collate([dataset[int(index)]])
+        if "labels" not in item:
+            return []
         pixel_values, labels = item["pixel_values"].to(trainer.args.device), item["labels"][0]
         maps = []
         for network in trainer.networks().values():

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, Trainer
 
 from hf_fst.data.agreement import following
 from hf_fst.data.pairing import DrawSampler, HandsOnSkipped, collate
-from hf_fst.evaluation.counting import StreamingScores, count
+from hf_fst.evaluation.counting import StreamingScores
 from hf_fst.method.lookahead import Context, Step
 from hf_fst.models.loading import load
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
@@ -120,7 +120,9 @@ class FSTTrainer(Trainer):
         refusals.refuse_settings(args, **{key: kwargs[key] for key in refusals.JUDGED if key in kwargs})
         self.unlabeled_dataset = unlabeled_dataset
         self.teacher = None  # made when `Trainer` has the model
-        self._scores = StreamingScores(lambda: (list(self.networks()), self.class_names), self.settings.eval_classes)
+        self._scores = StreamingScores(
+            lambda: (list(self.networks()), self.class_names), self.settings.eval_classes, args.metric_for_best_model
+        )
         kwargs.setdefault("compute_metrics", self._scores)
         super().__init__(
             model=model,
@@ -285,11 +287,9 @@ class FSTTrainer(Trainer):
         if self.compute_metrics is not self._scores:
             step = partial(super().prediction_step, prediction_loss_only=prediction_loss_only, ignore_keys=ignore_keys)
             return of_any_size(step, model, inputs)
-        refusals.refuse_no_labels(inputs)
-        counted = inputs["pixel_values"], inputs["labels"], self._num_labels(), look_of(self.settings)
         with self.accelerator.autocast():
-            counts = torch.stack([count(network, *counted) for network in self.networks().values()], dim=1)
-        return None, counts, counts.new_zeros(len(counts))
+            counts = self._scores.count(self.networks(), inputs, self._num_labels(), look_of(self.settings))
+        return None, counts, counts[0].new_zeros(len(inputs["pixel_values"]))
 
     def evaluation_loop(self, *args, **kwargs):
         """As `Trainer.evaluation_loop`; sharded networks are whole meanwhile, in half precision with `*_full_eval`."""

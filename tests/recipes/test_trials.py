@@ -107,6 +107,7 @@ def test_scores_of_a_run_are_those_of_its_teacher_or_of_a_student_without_one():
     log = [{"step": 1, "eval_student_mean_iou": 0.1, "eval_teacher_mean_iou": 0.2}, {"step": 1, "loss": 1}]
     assert curve_of({"rule": "fst_d", "log_history": log}) == [(1, 0.2)]
     assert curve_of({"rule": "supervised", "log_history": log}) == [(1, 0.1)]
+    assert curve_of({"rule": "fst_d", "log_history": [{"step": 3, "eval_label_free": 0.7}, *log[1:]]}) == [(3, 0.7)]
 
 
 COSTS = {"supervised": 0.5, "mean_teacher": 1.0, "fst_d": 4.0}
