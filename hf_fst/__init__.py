@@ -25,6 +25,7 @@ _HOMES = {
 }
 # our architectures in `AutoConfig`, by model_type; hf_fst.models has the classes
 _CONFIGURATIONS = {
+    "auxiliary-decoders": "AuxiliaryDecodersConfig",
     "daformer": "DAFormerConfig",
     "deeplabv2": "DeepLabV2Config",
     "deeplabv3plus": "DeepLabV3PlusConfig",

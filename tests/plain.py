@@ -191,7 +191,7 @@ class Plain:
         for t, group in enumerate(real):
             for settings in optimizer.param_groups:
                 settings["lr"] = self.lr * (self.steps - t) / self.steps
-            self.looks = t % self.every == 0
+            self.t, self.looks = t, t % self.every == 0
             self.mu_now = self.factor(t, self.mu)
             self.mu_ahead_now = math.prod(self.factor(t + i, self.mu_ahead) for i in range(self.every))
             if self.noise:

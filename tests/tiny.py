@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from hf_fst.models import TwoBranches
+from hf_fst.models import AuxiliaryDecoders, TwoBranches
+from hf_fst.models.auxiliary_decoders import PUBLISHED
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.trainer import FSTTrainer
 from tests.device import DEVICE, USE_CPU
@@ -67,7 +70,9 @@ def branches(**options) -> TwoBranches:
 
 def network_of(objective: str, **options) -> PreTrainedModel:
     """A tiny network that the objective can train."""
-    return branches(**options) if objective == "cps" else model(**options)
+    kinds = {"cps": TwoBranches.of, "gct": partial(TwoBranches.of, flaw_detector=2)}
+    kinds["cct"] = partial(AuxiliaryDecoders.of, decoders=dict.fromkeys(PUBLISHED, 1))
+    return kinds.get(objective, lambda network: network)(model(**options))
 
 
 def images(

@@ -95,6 +95,11 @@ def hard_pixels(
     return valid & (right <= kept.clamp(min=threshold))
 
 
+def ramp_up(progress: float, share: float) -> float:
+    """exp(-5(1 - t/T)²), which rises from 0.007 to 1 within the first `share` of a run, `progress` being that done."""
+    return math.exp(-5 * (1 - min(progress / share, 1)) ** 2) if share else 1.0
+
+
 def entropy(logits: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> torch.Tensor:
     """-Σ_c p_c log p_c (B,H,W) in nats of the softmax of `logits` (B,C,h,w) at `size`."""
     probabilities = resize_to(logits, size, align_corners).softmax(dim=1)

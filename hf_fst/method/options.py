@@ -173,7 +173,19 @@ TABLE = {
     "prototype_passes": Option(
         "how often the unlabeled images are seen before the first step for the prototypes to start with", above=0
     ),
-    "consistency_weight": Option("weight of the consistency of a strong view with the image", low=0),
+    "consistency_weight": Option(
+        "weight of the consistency: of a strong view with the image (proda, cpsl), of two branches (gct)", low=0
+    ),
+    "ramp_share": Option("share of the run in which the weight of the consistency rises", low=0, high=1),
+    "annealed_threshold": Option(
+        "learn only from labeled pixels whose right class has at most a probability that rises to this in the first 40 % "
+        "of the run; 0 for all pixels",
+        low=0,
+        high=1,
+    ),
+    "vat_step": Option("length of the step at whose end an adversarial direction is found, xi", above=0),
+    "flaw_correction_weight": Option("weight of the flaws that a detector sees in both branches", low=0),
+    "flaw_threshold": Option("flaw from which a prediction teaches no other, xi", low=0, high=1),
     "contrast_weight": Option("weight of the contrast of pixels with classes", low=0),
     "contrast": Option(
         "the contrast of the 'paper', or as 'coded' by the authors of U2PL, whose labels, negatives and banks differ",

@@ -35,6 +35,8 @@ OFFICIAL_SEMI = {
 
 # other methods as their authors' code runs them, where their published numbers come from that
 OFFICIAL_METHODS = {
+    "cct": {"teacher_follows": "live", "teacher_buffers": "batch", "annealed_threshold": 0.0, "vat_step": 1e-6},
+    "gct": {"teacher_follows": "live", "teacher_buffers": "batch", "loss_reduction": "all"},
     "cps": {"teacher_follows": "live", "teacher_buffers": "batch", "cut_partner": "same"},
     "unimatch": {"teacher_follows": "live", "teacher_buffers": "batch", "cut_partner": "same"},
     "unimatch_v2": {"teacher_follows": "after", "momentum_warmup": True, "teacher_buffers": "ema"},

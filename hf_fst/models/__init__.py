@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
+from .auxiliary_decoders import AuxiliaryDecoders, AuxiliaryDecodersConfig
 from .builds import BUILDS, Build, build
 from .convert import convert
 from .daformer import DAFormerConfig, DAFormerForSemanticSegmentation
@@ -22,6 +23,7 @@ from .universal import UniversalSegmenter, UniversalSegmenterConfig
 from .upernet import UPerNetWithAuxiliary, UPerNetWithAuxiliaryConfig
 
 MODELS = {
+    AuxiliaryDecodersConfig: AuxiliaryDecoders,
     DAFormerConfig: DAFormerForSemanticSegmentation,
     DeepLabV2Config: DeepLabV2ForSemanticSegmentation,
     DeepLabV3PlusConfig: DeepLabV3PlusForSemanticSegmentation,

@@ -85,6 +85,7 @@ def freeze_unused(model: nn.Module, pixel_values: torch.Tensor, **options: bool)
         outputs = []
         for part in output.get("branches") or [output]:
             outputs += [part.logits, *(part.get("auxiliary_logits") or {}).values()]
+        outputs += output.get("detected") or []
         outputs += [output.features] if returns_features(model) else []
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         total = sum(logits.float().mean() for logits in outputs)

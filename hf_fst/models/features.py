@@ -7,7 +7,7 @@ from transformers.utils import ModelOutput
 
 from hf_fst.errors import UserError
 
-from .segmentation import SegmentationOutput
+from .segmentation import SegmentationOutput, classifier_of
 
 # Hooks are functions that keep what they know in the module they are called with, so that copies of a model work too.
 
@@ -31,22 +31,17 @@ def returns_features(model: nn.Module) -> bool:
 def return_features(model: nn.Module) -> None:
     """Makes a network return `features` (B,D,h,w): what its classifier reads, or what it calls so itself.
 
-    The classifier is the last convolution with `config.num_labels` outputs that belongs to no auxiliary head. A network
-    that was changed before stays as it is. Checkpoints do not change.
+    The classifier is `classifier_of` it. A network that was changed before stays as it is. Checkpoints do not change.
 
     Raises:
         UserError: there is none, as in networks that classify masks.
     """
-    found = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d) and module.out_channels == model.config.num_labels and "auxiliary" not in name
-    ]
-    if not found:
+    classifier = classifier_of(model)
+    if classifier is None:
         raise UserError(
             f"The objective compares features of pixels, but a {type(model).__name__} has no convolution that classifies "
             "them; use a model such as SegFormer or one of hf_fst.models.build."
         )
-    if _keep not in found[-1]._forward_pre_hooks.values():
-        found[-1].register_forward_pre_hook(_keep)
+    if _keep not in classifier._forward_pre_hooks.values():
+        classifier.register_forward_pre_hook(_keep)
         model.register_forward_hook(_add)

@@ -87,11 +87,3 @@ class PSPNetForSemanticSegmentation(ResNetSegmentationModel):
         super().__init__(config)
         self.decode_head = PSPHead(config, self.backbone.channels[-1])
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if getattr(module, "is_pixel_shuffle", False) and not getattr(module.weight, "_is_hf_initialized", False):
-            # ICNR (Aitken et al., 2017): the four sub-pixels of a channel start equal, so no checkerboard.
-            nn.init.kaiming_normal_(module.weight[::4], nonlinearity="relu")
-            module.weight.copy_(module.weight[::4].repeat_interleave(4, dim=0))

@@ -145,6 +145,10 @@ class SegmentationModel(PreTrainedModel):
                 nn.init.normal_(module.weight, mean=0.0, std=0.01)
             else:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if getattr(module, "is_pixel_shuffle", False) and not getattr(module.weight, "_is_hf_initialized", False):
+                # ICNR (Aitken et al., 2017): the four sub-pixels of a channel start equal, so no checkerboard.
+                nn.init.kaiming_normal_(module.weight[::4], nonlinearity="relu")
+                module.weight.copy_(module.weight[::4].repeat_interleave(4, dim=0))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, (nn.BatchNorm2d, nn.SyncBatchNorm)):
@@ -162,6 +166,19 @@ def classifier(in_channels: int, num_labels: int, kernel_size: int = 1, dilation
     layer = nn.Conv2d(in_channels, num_labels, kernel_size, padding=padding, dilation=dilation)
     layer.is_classifier = True
     return layer
+
+
+def classifier_of(network: nn.Module) -> nn.Conv2d | None:
+    """The last convolution of a network with `config.num_labels` outputs that belongs to no auxiliary head; None if there
+    is none, as in networks that classify masks."""
+    found = [
+        module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d)
+        and module.out_channels == network.config.num_labels
+        and "auxiliary" not in name
+    ]
+    return found[-1] if found else None
 
 
 class PooledBatchNorm2d(nn.BatchNorm2d):

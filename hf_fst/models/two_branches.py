@@ -1,4 +1,5 @@
-"""Two networks of one build that label each other, as one model (cross pseudo supervision, Chen et al., CVPR 2021)."""
+"""Two networks of one build that teach each other, as one model (cross pseudo supervision, Chen et al., CVPR 2021; with a
+flaw detector guided collaborative training, Ke et al., ECCV 2020)."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.func import functional_call
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
@@ -14,6 +17,7 @@ from .daformer import DAFormerConfig, DAFormerForSemanticSegmentation
 from .deeplabv2 import DeepLabV2Config, DeepLabV2ForSemanticSegmentation
 from .deeplabv3plus import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 from .dpt import DPTSegmenter, DPTSegmenterConfig
+from .flaw_detector import FlawDetector
 from .pspnet import PSPNetConfig, PSPNetForSemanticSegmentation
 from .segmentation import SegmentationConfig, SegmentationModel, SegmentationOutput, segmentation_loss
 from .upernet import UPerNetWithAuxiliary, UPerNetWithAuxiliaryConfig
@@ -34,24 +38,27 @@ OWN = {
 
 @dataclass
 class TwoBranchesOutput(SegmentationOutput):
-    """`SegmentationOutput` of the branch that answers, and `branches`, the outputs of both where they are asked for."""
+    """`SegmentationOutput` of the branch that answers, and `branches`, the outputs of all where they are asked for.
 
-    branches: tuple[ModelOutput, ...] | None = None
-
-
-class TwoBranchesConfig(SegmentationConfig):
-    """Configuration of two branches.
-
-    branch_config: of the network that each branch is: of this package, or of `AutoModelForSemanticSegmentation`. Its
-        classes are those of the pair.
-    answer: number of the branch that answers, 0 or 1.
+    With a flaw detector also what it says of both, each (B,1,H,W): `flaw_maps`, through which gradient reaches the
+    branches alone, and `detected`, where it reaches the detector alone (None where no gradient is taken: the same).
     """
 
-    model_type = "two-branches"
+    branches: tuple[ModelOutput, ...] | None = None
+    flaw_maps: tuple[torch.Tensor, ...] | None = None
+    detected: tuple[torch.Tensor, ...] | None = None
+
+
+class BranchConfig(SegmentationConfig):
+    """Configuration of a model around others.
+
+    branch_config: of the network that each branch is: of this package, or of `AutoModelForSemanticSegmentation`. Its
+        classes are those of the whole.
+    """
+
     sub_configs = {"branch_config": AutoConfig}
 
     branch_config: dict | PreTrainedConfig | None = None
-    answer: int = 0
 
     def __post_init__(self, **kwargs):
         if isinstance(self.branch_config, dict):
@@ -65,6 +72,33 @@ class TwoBranchesConfig(SegmentationConfig):
         )  # networks of transformers have no such
 
 
+def network_from(config: BranchConfig) -> PreTrainedModel:
+    """A network of `config.branch_config`, with the classes of the whole."""
+    branch = config.branch_config
+    branch.id2label, branch.label2id = dict(config.id2label), dict(config.label2id)
+    own = OWN.get(branch.model_type)
+    make = AutoModelForSemanticSegmentation.from_config if own is None else own[1]
+    return make(copy.deepcopy(branch))
+
+
+def named_alike(network: PreTrainedModel) -> dict[str, dict]:
+    """The class names of a network, as fields of a configuration."""
+    return {"id2label": dict(network.config.id2label), "label2id": dict(network.config.label2id)}
+
+
+class TwoBranchesConfig(BranchConfig):
+    """Configuration of two branches.
+
+    answer: number of the branch that answers, 0 or 1.
+    flaw_detector: width of a flaw detector beside them (`FlawDetector`); 0 for none.
+    """
+
+    model_type = "two-branches"
+
+    answer: int = 0
+    flaw_detector: int = 0
+
+
 class TwoBranches(SegmentationModel):
     """`branches`, two networks of one build; `logits` are those of the branch `config.answer`, which alone runs unless
     `forward` gets `all_branches=True`."""
@@ -76,19 +110,31 @@ class TwoBranches(SegmentationModel):
 
     def __init__(self, config: TwoBranchesConfig) -> None:
         super().__init__(config)
-        branch = config.branch_config
-        branch.id2label, branch.label2id = dict(config.id2label), dict(config.label2id)
-        own = OWN.get(branch.model_type)
-        make = AutoModelForSemanticSegmentation.from_config if own is None else own[1]
-        self.branches = nn.ModuleList(make(copy.deepcopy(branch)) for _ in range(2))
+        self.branches = nn.ModuleList(network_from(config) for _ in range(2))
+        self.flaw_detector = FlawDetector(config.num_labels, config.flaw_detector) if config.flaw_detector else None
         self.post_init()
 
+    def _init_weights(self, module: nn.Module) -> None:
+        """As the base, but for the flaw detector."""
+        if getattr(module, "starts_as_in_torch", False):
+            module.reset_parameters()
+        else:
+            super()._init_weights(module)
+
+    @property
+    def trained_by(self) -> str:
+        """Name of the objective that trains it."""
+        return "cps" if self.flaw_detector is None else "gct"
+
     @classmethod
-    def of(cls, network: PreTrainedModel) -> TwoBranches:
+    def of(cls, network: PreTrainedModel, flaw_detector: int = 0) -> TwoBranches:
         """Two branches of a network: the first has its weights, the second too, but for its heads (weights with `head` in
-        their names), which start at random."""
-        names = {"id2label": dict(network.config.id2label), "label2id": dict(network.config.label2id)}
-        pair = cls(TwoBranchesConfig(branch_config=copy.deepcopy(network.config), **names))
+        their names), which start at random.
+
+        flaw_detector: width of a flaw detector (`gct`; its authors' have 64); 0 for none.
+        """
+        more = {"flaw_detector": flaw_detector, **named_alike(network)}
+        pair = cls(TwoBranchesConfig(branch_config=copy.deepcopy(network.config), **more))
         pair = pair.to(network.device, network.dtype).train(network.training)
         weights = network.state_dict()
         pair.branches[0].load_state_dict(weights)
@@ -111,11 +157,28 @@ class TwoBranches(SegmentationModel):
         if labels is not None:
             ignore_index, align_corners = self.config.semantic_loss_ignore_index, self.config.align_corners
             loss = sum(segmentation_loss(output.logits, labels, ignore_index, align_corners) for output in outputs)
+        flaw_maps = detected = None
+        if all_branches and self.flaw_detector is not None:
+            flaw_maps, detected = self.flaws(pixel_values, outputs)
         output = TwoBranchesOutput(
             loss=loss,
             logits=own.logits,
             auxiliary_logits=own.get("auxiliary_logits"),
             branches=outputs if all_branches else None,
+            flaw_maps=flaw_maps,
+            detected=detected,
         )
         return_dict = self.config.return_dict if return_dict is None else return_dict
         return output if return_dict else output.to_tuple()
+
+    def flaws(
+        self, pixel_values: torch.Tensor, outputs: tuple[ModelOutput, ...]
+    ) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...] | None]:
+        """`flaw_maps` and `detected` of the outputs for images (B,3,H,W)."""
+        sizes = {"size": pixel_values.shape[-2:], "mode": "bilinear", "align_corners": self.config.align_corners}
+        both = [F.interpolate(output.logits, **sizes).softmax(dim=1) for output in outputs]
+        fixed = {name: weight.detach() for name, weight in self.flaw_detector.named_parameters()}
+        flaw_maps = tuple(functional_call(self.flaw_detector, fixed, (pixel_values, p)) for p in both)
+        if not torch.is_grad_enabled():
+            return flaw_maps, None
+        return flaw_maps, tuple(self.flaw_detector(pixel_values, p.detach()) for p in both)

@@ -61,6 +61,10 @@ OBJECTIVES = {
     "(ClassMix), with color jitter and blur",
     "cut_mix": "as `pseudo_label`, on unlabeled images with rectangles exchanged between them (CutMix)",
     "entropy_drop": "as `cut_mix`, without the unlabeled pixels on which the teacher is least sure (by entropy)",
+    "cct": "cross entropy on labeled images; on unlabeled ones decoders of perturbed features agree with the teacher's "
+    "probabilities (CCT)",
+    "gct": "two branches learn labeled images, and each the prediction of the other one of the teacher where a flaw "
+    "detector, which learns along, sees fewer flaws in it (GCT)",
     "cps": "two branches learn labeled images, and each the hard labels that the other one of the teacher gives (CPS)",
     "unimatch": "cross entropy on labeled images, and with the teacher's confident labels on two strongly augmented, cut "
     "views of each unlabeled image and on its features with dropped channels (UniMatch)",

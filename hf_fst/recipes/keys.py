@@ -35,7 +35,10 @@ class Recipe:
     reference_model: str | None = _key(
         "Model", "directory of the frozen network that an objective compares with; default: the network of the start"
     )
-    branches: int = _key("Model", "2 makes two branches of the model, which objective cps lets label each other", 1)
+    branches: int = _key("Model", "2 makes two branches of the model; objectives cps and gct do so by themselves", 1)
+    auxiliary_decoders: dict | None = _key(
+        "Model", "{perturbation: number of decoders} for objective cct; default: the 30 of its authors"
+    )
     replace_head: bool = _key("Model", "give a pretrained model a new head where its class count differs", False)
 
     dataset: str | None = _key(

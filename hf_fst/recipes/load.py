@@ -294,6 +294,10 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(f"random_resize is {pair}; give [low, high] with 0 < low <= 1 <= high <= {MOST_SCALED}.")
     if recipe.branches not in (1, 2):
         raise UsageError(f"branches is {recipe.branches}; use 1 or 2.")
+    if not all(type(count) is int and count > 0 for count in (recipe.auxiliary_decoders or {}).values()):
+        raise UsageError(
+            f"auxiliary_decoders is {recipe.auxiliary_decoders}; give {{perturbation: number}}, 1 or more."
+        )
     if not 0 < recipe.cat_max_ratio <= 1:
         raise UsageError(f"cat_max_ratio is {recipe.cat_max_ratio}; use a number above 0, up to 1.")
     for own, given in (recipe.class_map or {}).items():

@@ -12,8 +12,11 @@ from PIL.Image import Resampling
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
 
 from hf_fst.errors import MissingError, RunError, UsageError, did_you_mean
-from hf_fst.models import BUILDS, TwoBranches, build
+from hf_fst.method.objectives.base import labels_itself
+from hf_fst.models import BUILDS, AuxiliaryDecoders, TwoBranches, build
+from hf_fst.models.auxiliary_decoders import PUBLISHED
 from hf_fst.models.loading import default_processor, load_network, processor_of, words
+from hf_fst.models.segmentation import classifier_of
 from hf_fst.recipes.keys import Recipe
 
 # what every configuration takes, in its fields or beside them, and what those with a backbone take in its place
@@ -40,9 +43,22 @@ def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
             )
     network = _network(recipe, options, names, labels)
     _refuse_unknown(network.config, options)
-    if recipe.branches == 1 or isinstance(network, TwoBranches):
-        return network
-    return TwoBranches.of(network)
+    return network if labels_itself(network) else _branched(recipe, network)
+
+
+def _branched(recipe: Recipe, network: PreTrainedModel) -> PreTrainedModel:
+    """What the objective of a recipe makes of a network."""
+    objective = recipe.options.get("objective")
+    if objective == "cct":
+        if classifier_of(network) is None:
+            raise UsageError(
+                f"objective 'cct' needs a convolution that classifies, but {type(network).__name__} has "
+                "none; use SegFormer or a network of hf_fst.models.build."
+            )
+        return AuxiliaryDecoders.of(network, recipe.auxiliary_decoders or PUBLISHED)
+    if objective == "gct":
+        return TwoBranches.of(network, flaw_detector=64)
+    return TwoBranches.of(network) if objective == "cps" or recipe.branches == 2 else network
 
 
 def _network(recipe: Recipe, options: dict, names: list[str], labels: dict) -> PreTrainedModel:

@@ -10,19 +10,36 @@ import sys
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
-from hf_fst.method.objectives import CPSObjective, UniMatchObjective, UniMatchV2Objective
+from hf_fst.method.objectives import CCTObjective, CPSObjective, GCTObjective, UniMatchObjective, UniMatchV2Objective
 from hf_fst.method.rules import DeepFST
+from hf_fst.models import AuxiliaryDecoders
 from tests import tiny
 from tests.distributed.worker import IMAGES_A_STEP, sets
 
 VIEWS = {"confidence_threshold": 0.4, "cut_probability": 0.0}
 VIEWS |= {"jitter_probability": 0.0, "gray_probability": 0.0, "blur_probability": 0.0}
 OBJECTIVES = {
+    "cct": CCTObjective(
+        annealed_threshold=0.0, ramp_share=0.0
+    ),  # which pixels are hard depends on the split of a batch
+    "gct": GCTObjective(ramp_share=0.0),
     "cps": CPSObjective(cut_probability=0.0),
     "unimatch": UniMatchObjective(feature_dropout=0.0, **VIEWS),
     "unimatch_v2": UniMatchV2Objective(kept_share=1.0, **VIEWS),
 }
+
+
+def network_of(name: str) -> PreTrainedModel:
+    """A tiny network for an objective, without what it draws and what depends on the split of a batch."""
+    if name == "cct":
+        return AuxiliaryDecoders.of(tiny.model(), {"context_masking": 1, "object_masking": 1})
+    network = tiny.network_of(name)
+    if name == "gct":
+        for norm in network.flaw_detector.norms:
+            norm.batch_norm = torch.nn.Identity()
+    return network
 
 
 def run(directory, name: str, accumulation: int) -> dict:
@@ -30,7 +47,7 @@ def run(directory, name: str, accumulation: int) -> dict:
     processes = int(os.environ.get("WORLD_SIZE", 1))
     trainer = tiny.trainer(
         directory,
-        tiny.network_of(name),
+        network_of(name),
         sets=sets(),
         trainer_options={"rule": DeepFST(1), "objective": OBJECTIVES[name]},
         **{

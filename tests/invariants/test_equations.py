@@ -78,7 +78,6 @@ def compare(tmp_path, case, *, kind=Plain, network=tiny.model, more=None, batch_
         momentum_warmup=plain.warmup,
         teacher_buffers=plain.buffers,
         lookahead_state="carry" if plain.carry else "restore",
-        unlabeled_weight=plain.weight,
         learning_rate=plain.lr,
         weight_decay=plain.decay,
         max_grad_norm=plain.clip,
@@ -87,7 +86,7 @@ def compare(tmp_path, case, *, kind=Plain, network=tiny.model, more=None, batch_
         per_device_train_batch_size=plain.batch_size,
         gradient_accumulation_steps=plain.accumulation,
         seed=plain.seed,
-        **(more or {}),
+        **{"unlabeled_weight": plain.weight, **(more or {})},
     )
     trainer.train()
 

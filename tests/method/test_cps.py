@@ -217,12 +217,12 @@ def test_an_objective_and_a_network_that_do_not_fit_are_refused_in_a_sentence(tm
     with pytest.raises(UserError) as error:
         tiny.trainer(tmp_path, objective="cps", rule="mean_teacher")
     assert str(error.value) == (
-        "objective 'cps' trains two branches that label each other, but TinySegmenter has one; set branches: 2 in the "
-        "recipe, or give hf_fst.models.TwoBranches.of(model)."
+        "objective 'cps' trains two branches that label each other, but TinySegmenter is no such network; name the "
+        "objective in the recipe, which then makes one, or give hf_fst.models.TwoBranches.of(model)."
     )
     with pytest.raises(UserError) as error:
         tiny.trainer(tmp_path, tiny.branches(), objective="pseudo_label", rule="mean_teacher")
     assert str(error.value) == (
-        "The network has two branches that label each other, but PseudoLabelObjective trains one network; use objective "
-        "'cps', or the network of one branch."
+        "The TwoBranches has several branches, which PseudoLabelObjective does not train; use objective 'cps', or the "
+        "network of one branch."
     )

@@ -6,6 +6,7 @@ import itertools
 import math
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,9 @@ import torch.nn.functional as F
 from hf_fst.data.pairing import Pairs, collate
 from hf_fst.method.contrast import class_contrast, enqueued, members_of, negatives
 from hf_fst.method.losses import percentile
+from hf_fst.method.mixing import cut_mask
 from hf_fst.method.objectives import U2PLObjective
+from hf_fst.method.objectives.cut_mix import cut_mixed
 from hf_fst.method.teacher import EMATeacher
 from hf_fst.models.features import return_features
 from tests import tiny
@@ -247,3 +250,39 @@ def test_a_run_is_the_plain_loop(tmp_path, monkeypatch):
     memory = trainer.learning_objective.memory
     assert tiny.distance([memory[f"bank_{c}"] for c in range(3)], loop.banks) < 1e-7
     assert all(len(bank) == 20 for bank in loop.banks)
+
+
+def drawing(monkeypatch, boxes: int, size: tuple[int, int]) -> None:
+    """Draws of `cut_mask` are those of the authors' generator, from numpy's seed that is set."""
+    height, width = size
+    rows = []
+    for _ in range(boxes):
+        w = np.random.randint(width / 2 + 1, width)
+        h = int(np.round(height * width / 2 / w))
+        x, y = np.random.randint(0, width - w + 1), np.random.randint(0, height - h + 1)
+        first = width // 2 + 1
+        rows.append(
+            [(w - first + 0.5) / (width - first), (x + 0.5) / (width - w + 1), (y + 0.5) / (height - h + 1), 0]
+        )
+    draws = torch.tensor(rows, dtype=torch.float64).T[:, :, None, None]
+    monkeypatch.setattr(torch, "rand", lambda *shape, device: draws)
+
+
+def test_boxes_and_who_is_pasted_into_whom_are_the_authors(monkeypatch):
+    wanted = recorded("u2pl_cutmix")[1]
+    for seed, box in wanted["cut_boxes_32x48_by_np_seed"].items():
+        np.random.seed(int(seed))
+        drawing(monkeypatch, 1, (32, 48))
+        inside = (~cut_mask(1, (32, 48), torch.device("cpu")))[0, 0].nonzero()
+        assert [*inside.amin(0).tolist(), *(inside.amax(0) + 1).tolist()] == list(box)
+    np.random.seed(5)
+    drawing(monkeypatch, 3, (16, 16))
+    labels = torch.arange(3).view(3, 1, 1).expand(3, 16, 16)
+    images = labels.unsqueeze(1).expand(3, 3, 16, 16).double()
+    mixed = cut_mixed(images, labels, labels.double(), 1.0, "image")
+    assert torch.equal(mixed["mixed_labels"].byte(), wanted["new_target"])
+    assert torch.equal(mixed["mixed_pixel_values"][:, 0].byte(), wanted["new_target"])
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    area = (~cut_mask(2000, (64, 64), torch.device("cpu"))).double().mean().item()
+    assert area == pytest.approx(wanted["mean_cut_area"], abs=0.005)

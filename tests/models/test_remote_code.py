@@ -8,7 +8,7 @@ import sys
 import torch
 from transformers import AutoModelForSemanticSegmentation
 
-from hf_fst.models import MODELS, TwoBranches
+from hf_fst.models import MODELS, AuxiliaryDecoders, TwoBranches
 from tests.tolerance import SHARE, assert_same_weights
 
 from .test_universal import PIXELS, adapter
@@ -38,7 +38,7 @@ def test_upload_loads_without_the_package(tmp_path):
     folders = []
     models = [(tiny(name), image(name)) for name in NAMES.values()] + [(adapter("eomt"), PIXELS)]
     branch = "deeplabv3plus-resnet101-unimatch"
-    models.append((TwoBranches.of(tiny(branch)), image(branch)))
+    models += [(kind.of(tiny(branch)), image(branch)) for kind in (TwoBranches, AuxiliaryDecoders)]
     assert {type(model) for model, _ in models} == set(MODELS.values())
     for model, pixel_values in models:
         folder = tmp_path / type(model).__name__

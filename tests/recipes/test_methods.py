@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hf_fst.models.auxiliary_decoders import PUBLISHED
 from hf_fst.recipes import load_recipe, sweep_points
 from hf_fst.recipes.dry_run import dry_run
 from hf_fst.recipes.load import to_config
@@ -13,6 +14,8 @@ from hf_fst.training.settings import resolve
 CLASSIC, CITY = ["92", "183", "366", "732", "1464"], ["16th", "8th", "4th", "2nd"]
 NETS, MIXING = ("r50", "r101"), ("plain", "cutmix")
 ROWS = {
+    "voc_cct": ["authors-1464", *(f"r50-{labels}" for labels in CITY)],
+    "voc_gct": [f"{net}-{labels}" for net in ("deeplabv2", "pspnet") for labels in CITY],
     "voc_cps": [f"{net}-{mixing}-{labels}" for net in NETS for mixing in MIXING for labels in CITY],
     "cityscapes_cps": [f"{net}-{mixing}-{labels}" for net in NETS for mixing in MIXING for labels in CITY],
     "voc_unimatch": [*CLASSIC, "16th", "8th", "4th"],
@@ -34,6 +37,10 @@ OHEM = (0.7, 200_000)
 @pytest.mark.parametrize(
     ("row", "length", "images", "crop", "rates", "teacher", "confidence", "ohem"),
     [
+        ("voc_cct-authors-1464", 80, 10, 320, (1e-3, 10), ("live", 0.0), None, None),
+        ("voc_cct-r50-8th", 34, 2, 512, (2.5e-3, None), ("live", 0.0), None, None),
+        ("voc_gct-deeplabv2-8th", 20, 2, 321, (1e-3, 10), ("live", 0.0), None, None),
+        ("voc_gct-pspnet-2nd", 80, 2, 513, (1e-3, 10), ("live", 0.0), None, None),
         ("voc_cps-r50-plain-8th", 34, 2, 512, (2.5e-3, None), ("live", 0.0), None, None),
         ("cityscapes_cps-r101-cutmix-2nd", 240, 1, 800, (2.5e-3, None), ("live", 0.0), None, (0.7, 50_000)),
         ("voc_unimatch-732", 80, 2, 321, (1e-3, 10), ("live", 0.0), 0.95, None),
@@ -56,6 +63,29 @@ def test_rows_have_the_numbers_of_their_authors(row, length, images, crop, rates
         settings.ohem_threshold is None if ohem is None else (settings.ohem_threshold, settings.ohem_min_kept) == ohem
     )
     assert (settings.schedule, settings.poly_power, config.max_grad_norm) == ("poly", 0.9, 0)
+
+
+def test_ramps_decoders_and_forms_of_the_losses_are_those_of_their_authors():
+    def found(row):
+        return resolve(to_config(load_recipe(LIBRARY / f"{row.partition('-')[0]}.yaml", sweep=row.partition("-")[2])))
+
+    authors, compared = found("voc_cct-authors-1464-published"), found("voc_cct-r50-8th-published")
+    assert (authors.unlabeled_weight, authors.ramp_share, authors.annealed_threshold, authors.vat_step) == (
+        30,
+        0.1,
+        0,
+        1e-6,
+    )
+    assert (compared.unlabeled_weight, compared.ramp_share, compared.annealed_threshold) == (30, 0, 0.99)
+    recipe = load_recipe(LIBRARY / "voc_cct.yaml", sweep="r50-8th-published")
+    assert sum(recipe.auxiliary_decoders.values()) == 12 and sum(PUBLISHED.values()) == 30
+    for name, epochs in {"deeplabv2": (20, 20, 30, 40), "pspnet": (45, 45, 55, 80)}.items():
+        for labels, length in zip(CITY, epochs, strict=True):
+            row = f"{name}-{labels}-published"
+            settings = found(f"voc_gct-{row}")
+            assert settings.ramp_share == pytest.approx({"deeplabv2": 3, "pspnet": 5}[name] / length, abs=1e-3)
+            assert (settings.consistency_weight, settings.flaw_threshold, settings.loss_reduction) == (100, 0.6, "all")
+            assert to_config(load_recipe(LIBRARY / "voc_gct.yaml", sweep=row)).num_train_epochs == length
 
 
 @pytest.mark.parametrize("name", ROWS)

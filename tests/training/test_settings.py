@@ -31,6 +31,8 @@ OWN = {
     "class_mix": PSEUDO | DISTANCE | {"mix_classes"},
     "cut_mix": PSEUDO | DISTANCE | {"cut_probability"},
     "entropy_drop": MIXED | {"cut_probability", "entropy_drop_percent"},
+    "cct": {"unlabeled_weight", "ramp_share", "annealed_threshold", "vat_step"},
+    "gct": {"consistency_weight", "ramp_share", "flaw_correction_weight", "flaw_threshold"},
     "cps": {"unlabeled_weight", "cut_probability", "cut_partner"},
     "unimatch": VIEWS | {"feature_stream_weight", "strong_views_weight", "feature_dropout"},
     "unimatch_v2": VIEWS | DISTANCE,

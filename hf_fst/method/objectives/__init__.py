@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hf_fst.method.objectives.base import Objective
+from hf_fst.method.objectives.cct import CCTObjective
 from hf_fst.method.objectives.class_mix import ClassMixObjective
 from hf_fst.method.objectives.cps import CPSObjective
 from hf_fst.method.objectives.cpsl import CPSLObjective
@@ -10,6 +11,7 @@ from hf_fst.method.objectives.cut_mix import CutMixObjective
 from hf_fst.method.objectives.distill import DistillObjective
 from hf_fst.method.objectives.entropy_drop import EntropyDropObjective
 from hf_fst.method.objectives.feature_distance import FeatureDistance
+from hf_fst.method.objectives.gct import GCTObjective
 from hf_fst.method.objectives.proda import ProDAObjective
 from hf_fst.method.objectives.pseudo_label import PseudoLabelObjective
 from hf_fst.method.objectives.supervised import SupervisedObjective
@@ -23,6 +25,8 @@ OBJECTIVES = {
     "class_mix": ClassMixObjective,
     "cut_mix": CutMixObjective,
     "entropy_drop": EntropyDropObjective,
+    "cct": CCTObjective,
+    "gct": GCTObjective,
     "cps": CPSObjective,
     "unimatch": UniMatchObjective,
     "unimatch_v2": UniMatchV2Objective,

@@ -87,8 +87,8 @@ class Objective:
         """
         if labels_itself(network):
             raise UserError(
-                f"The network has two branches that label each other, but {type(self).__name__} trains one network; use "
-                "objective 'cps', or the network of one branch."
+                f"The {type(network).__name__} has several branches, which {type(self).__name__} does not train; use "
+                f"objective {network.trained_by!r}, or the network of one branch."
             )
 
     def prepare(self, teacher, batch: dict) -> dict:
@@ -177,19 +177,23 @@ class Objective:
             return {"labeled_loss": loss}
         return {"labeled_loss": loss, "feature_distance": self.feature_distance.loss(output, batch, totals)}
 
-    def labeled_loss(self, output, labels: torch.Tensor, totals: dict) -> torch.Tensor:
+    def labeled_loss(self, output, labels: torch.Tensor, totals: dict, annealed: float | None = None) -> torch.Tensor:
         """Cross entropy of all heads over the labeled pixels of the group, or over the hard ones of this micro-batch.
 
         Args:
             output: of the student; of its rows the first belong to `labels`.
             labels: (B,H,W), 255 is ignored.
             totals: the counts, summed over the group and the processes.
+            annealed: in the place of `ohem_threshold`, for a pixel an image at least.
         """
+        threshold, kept = self.ohem_threshold, self.ohem_min_kept
+        if annealed is not None:
+            threshold, kept = annealed, len(labels)
         loss = 0.0
         for weight, logits in heads(output, self.auxiliary_loss_weight):
             logits, own, total = logits[: len(labels)], labels, totals["labeled"]
-            if self.ohem_threshold is not None:
-                hard = hard_pixels(logits, labels, self.ohem_threshold, self.ohem_min_kept, self.align_corners)
+            if threshold is not None:
+                hard = hard_pixels(logits, labels, threshold, kept, self.align_corners)
                 own, total = labels.masked_fill(~hard, IGNORE_INDEX), hard.sum() * totals["batches"]
             loss = loss + weight * cross_entropy(logits, own, total, align_corners=self.align_corners)
         return loss
@@ -198,6 +202,25 @@ class Objective:
 def labels_itself(network: nn.Module) -> bool:
     """Whether a network has several branches, whose outputs `forward` gives with `all_branches`."""
     return "all_branches" in inspect.signature(network.forward).parameters
+
+
+def refuse_other_branches(network: nn.Module, objective: str, trains: str, give: str) -> None:
+    """Refuse a network without the branches that an objective trains.
+
+    Args:
+        network: the student, not wrapped.
+        objective: name of the objective.
+        trains: what it trains.
+        give: how to make such a network in Python.
+
+    Raises:
+        UserError: with both.
+    """
+    if not labels_itself(network) or network.trained_by != objective:
+        raise UserError(
+            f"objective {objective!r} trains {trains}, but {type(network).__name__} is no such network; name the "
+            f"objective in the recipe, which then makes one, or give {give}."
+        )
 
 
 def refuse_two_sizes(objective: str, batch: dict) -> None:

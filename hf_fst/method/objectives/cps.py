@@ -8,10 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from hf_fst.errors import UserError
 from hf_fst.method.losses import IGNORE_INDEX, output_cross_entropy, pseudo_labels
 from hf_fst.method.mixing import mix, toggled_cut_mask
-from hf_fst.method.objectives.base import Objective, labels_itself
+from hf_fst.method.objectives.base import Objective, refuse_other_branches
 from hf_fst.method.options import option
 
 
@@ -41,11 +40,9 @@ class CPSObjective(Objective):
 
     def fits(self, network) -> None:
         """Refuse a network of one branch."""
-        if not labels_itself(network):
-            raise UserError(
-                f"objective 'cps' trains two branches that label each other, but {type(network).__name__} has one; set "
-                "branches: 2 in the recipe, or give hf_fst.models.TwoBranches.of(model)."
-            )
+        refuse_other_branches(
+            network, "cps", "two branches that label each other", "hf_fst.models.TwoBranches.of(model)"
+        )
 
     @property
     def needs_partner(self) -> bool:
