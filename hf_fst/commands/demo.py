@@ -12,7 +12,8 @@ from hf_fst.commands.common import Flip, Model, Resize, Scales, Stride, Window, 
 def demo(
     model: Model,
     examples: Annotated[
-        str | None, Option(metavar="DIR", help="A folder of images to start from; default: scenes of street.")
+        str | None,
+        Option(metavar="DIR", help="A folder of images to start from; default: the run's own, or scenes of street."),
     ] = None,
     share: Annotated[bool, Option("--share", help="Also give it a public address, through Gradio's servers.")] = False,
     host: Annotated[
@@ -29,15 +30,19 @@ def demo(
 ) -> dict:
     """Try a model in the browser (needs hf_fst[demo]).
 
-    Drop an image or pick an example; see its classes, their shares, student against teacher, and the confidence; download
-    the class indices.
+    Drop an image or pick an example; see its classes, their shares, student against teacher, and the confidence; hide
+    classes; download the class indices. The examples are validation images of the run where these are your own or
+    drawn; those of a known dataset are left out, for their license.
 
     Examples:
       hf-fst demo runs/street_da
       hf-fst demo runs/city --examples images/ --window 769 --stride 513 --port 8000
     """
     from hf_fst.prediction.demo import Demo, build_page, check_demo_support, launch_page
+    from hf_fst.recipes.evaluation import images_to_show
 
     check_demo_support()
-    page = build_page(Demo(model, look(model, resize, window, stride, scales, flip)), examples)
+    page = build_page(
+        Demo(model, look(model, resize, window, stride, scales, flip)), examples or images_to_show(model)
+    )
     return {"address": launch_page(page, share=share, host=host, port=port)}

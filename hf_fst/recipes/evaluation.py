@@ -100,6 +100,23 @@ def images_of(recipe: Recipe) -> Chosen:
     return choose(recipe, objective or ("supervised" if rule == "supervised" else "class_mix"))
 
 
+def images_to_show(model: str | Path) -> datasets.Dataset | None:
+    """Images that a run was evaluated on, if everybody may see them: a user's own, or drawn ones.
+
+    Returns:
+        None for other datasets, whose licenses may not allow it, for models without a recipe, and where the images are
+        not on this machine any more.
+    """
+    try:
+        recipe = recipe_of(model)
+        chosen = None if recipe is None else images_of(recipe)
+        if chosen is None or chosen.evaluation.name not in ("folder", "hub", "street"):
+            return None
+        return next((images for images in evaluated_images(recipe, chosen) if images is not None), None)
+    except UserError:
+        return None
+
+
 def refuse_trained(recipe: Recipe, chosen: Chosen, images: datasets.Dataset, split: str) -> None:
     """Refuses images that a run was trained on. Images are the same where their pixels are.
 

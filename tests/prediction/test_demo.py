@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +15,8 @@ from hf_fst.drawing.overlays import overlay
 from hf_fst.evaluation import Look
 from hf_fst.prediction import demo as module
 from hf_fst.prediction.segmenter import Segmenter
+from hf_fst.recipes.evaluation import images_to_show
+from tests.data import trees
 from tests.evaluation.conftest import run_dir, tiny_model  # noqa: F401  the fixture
 from tests.prediction.test_predict import noise
 
@@ -65,6 +68,34 @@ def test_examples_are_streets_or_the_readers_own(run_dir, tmp_path):  # noqa: F8
     assert [Image.open(path).mode for path in page.examples(None)] == ["RGB"] * module.EXAMPLES
     path = noise(tmp_path / "mine/a.png")
     assert page.examples(tmp_path / "mine") == [str(path)]
+    rows = datasets.Dataset.from_dict({"image": [str(path)]}).cast_column("image", datasets.Image())
+    [example] = page.examples(rows)
+    assert np.array_equal(np.asarray(Image.open(example)), np.asarray(Image.open(path)))
+
+
+def test_a_hidden_class_shows_the_image(run_dir, tmp_path):  # noqa: F811
+    page = module.Demo(run_dir)
+    seen = page.look(noise(tmp_path / "a.png"))
+    hidden, *others = seen["present"]
+    drawn, (student, teacher) = page.draw(seen["pixels"], seen["maps"], others)
+    for picture, classes in ((teacher, seen["maps"][0]), (student, seen["maps"][1])):
+        there = classes == hidden
+        assert np.array_equal(picture[there], seen["pixels"][there])
+        assert np.array_equal(picture[~there], overlay(seen["pixels"], classes, page.teacher.palette)[~there])
+    assert np.array_equal(drawn, teacher) and (seen["maps"][0] == hidden).any()
+
+
+def test_images_of_a_run_are_shown_where_everybody_may_see_them(tmp_path):
+    def images_of(recipe):
+        (tmp_path / "recipe.yaml").write_text(recipe)
+        return images_to_show(tmp_path)
+
+    street = "dataset_options: {num_train: 2, num_validation: 3, num_test: 1}"
+    assert len(images_of(f"dataset: street\nrule: supervised\n{street}")) == 3
+    trees.camvid(tmp_path / "camvid")
+    assert images_of(f"dataset: camvid\nrule: supervised\ndata_dir: {tmp_path}/camvid") is None
+    assert images_of("dataset: folder\nrule: supervised\ndata_dir: nowhere") is None
+    assert images_to_show(tmp_path / "camvid") is None
 
 
 def test_without_gradio_it_says_what_to_install(run_dir, monkeypatch, capsys):  # noqa: F811
@@ -90,7 +121,7 @@ def test_a_person_uploads_an_image_sees_its_classes_and_downloads_them(run_dir, 
             foreign = []
             page.on("request", lambda request: foreign.append(request.url))
             page.goto(address)
-            expect(page.locator("#download")).to_be_disabled()
+            expect(page.locator("#download")).to_be_disabled(timeout=60_000)
             page.locator("#image input[type=file]").set_input_files(str(path))
             expect(page.locator("#legend table")).to_be_visible(timeout=60_000)
             text = page.locator("#legend").inner_text()
@@ -98,8 +129,8 @@ def test_a_person_uploads_an_image_sees_its_classes_and_downloads_them(run_dir, 
             shares = [f"{100 * (classes == index).mean():.1f} %" for index in np.unique(classes)]
             assert all(share in text for share in shares)
             for name in ("overlay", "confidence", "compared"):
-                expect(page.locator(f"#{name} img").first).to_be_visible()
-            expect(page.locator("#download")).to_be_enabled()
+                expect(page.locator(f"#{name} img").first).to_be_visible(timeout=60_000)
+            expect(page.locator("#download")).to_be_enabled(timeout=60_000)
             with page.expect_download() as waiting:
                 page.locator("#download").click()
             waiting.value.save_as(tmp_path / "classes.png")
@@ -108,6 +139,20 @@ def test_a_person_uploads_an_image_sees_its_classes_and_downloads_them(run_dir, 
 
             page.locator("#examples button, #examples td, #examples .gallery-item").first.click()
             expect(page.locator("#legend")).not_to_have_text(text, timeout=60_000)
+            with_all = page.locator("#overlay img").first.get_attribute("src")
+            page.locator("#toggles input").first.focus()
+            page.keyboard.press("Space")  # hides the first class
+            expect(page.locator("#overlay img").first).not_to_have_attribute("src", with_all, timeout=60_000)
+
+            middle = page.locator("#compared .image-container").inner_html()
+            page.locator("#line input[type=range]").focus()
+            page.keyboard.press("ArrowRight")
+            page.wait_for_function(
+                "before => document.querySelector('#compared .image-container').innerHTML != before", arg=middle
+            )
+
+            page.set_viewport_size({"width": 390, "height": 844})
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
             assert not [url for url in foreign if not url.startswith((address, "data:", "blob:"))]
             browser.close()
     finally:
