@@ -19,11 +19,14 @@ $(STAMP): setup.py constraints.txt
 
 install: $(STAMP) ## make .venv and install hf_fst with pinned versions
 
-demo: $(STAMP) ## train a look-ahead teacher on synthetic streets for real ones; results in runs/demo
-	@echo "1/2  source only: labels of synthetic streets"
-	$(BIN)/hf-fst train street-source-only --output_dir runs/demo_source_only --overwrite
-	@echo "2/2  FST-D, K = 3: unlabeled real streets as well"
-	$(BIN)/hf-fst train demo --model runs/demo_source_only --model_config null --overwrite
+demo: $(STAMP) ## adapt a network from drawn to real streets, with and without a look-ahead; results in runs/
+	@echo "1/3  labels of drawn streets alone"
+	$(BIN)/hf-fst train demo --sweep source-only --overwrite
+	@echo "2/3  mean teacher: unlabeled real streets as well"
+	$(BIN)/hf-fst train demo --sweep mean-teacher --overwrite
+	@echo "3/3  FST-D: the student looks 3 steps ahead at every 12th step"
+	$(BIN)/hf-fst train demo --sweep fst-d --overwrite
+	@$(BIN)/python examples/benchmarks/demo.py
 
 test: $(STAMP) ## run the default test suite
 	$(PYTEST)
