@@ -298,6 +298,12 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(
             f"auxiliary_decoders is {recipe.auxiliary_decoders}; give {{perturbation: number}}, 1 or more."
         )
+    learned = recipe.options.get("objective")
+    controls = learned == "supervised" or recipe.options.get("rule") == "supervised"  # of any recipe
+    if recipe.auxiliary_decoders and learned != "cct" and not controls:
+        raise UsageError(
+            f"auxiliary_decoders is set but the objective is {learned or 'class_mix'}; leave it out or use objective cct."
+        )
     if not 0 < recipe.cat_max_ratio <= 1:
         raise UsageError(f"cat_max_ratio is {recipe.cat_max_ratio}; use a number above 0, up to 1.")
     for own, given in (recipe.class_map or {}).items():

@@ -15,6 +15,7 @@ from hf_fst.models.loading import default_processor
 from hf_fst.prediction.export import export_onnx
 from hf_fst.publishing.card import bare_card
 from hf_fst.recipes.keys import Recipe
+from hf_fst.recipes.load import load_recipe
 from hf_fst.recipes.network import build_network
 from tests import tiny as tiny_run
 from tests.models.test_two_branches import OURS, THEIRS, one
@@ -53,12 +54,15 @@ def test_decoders_are_trained_where_all_outputs_are_asked_for():
 
 
 def test_what_is_exported_is_the_network_and_the_card_says_who_answers(tmp_path):
+    onnx = pytest.importorskip("onnx")
     network, _ = one("deeplabv3plus-resnet101-unimatch")
     whole = AuxiliaryDecoders.of(network, DECODERS)
     whole.save_pretrained(tmp_path)
     default_processor().save_pretrained(tmp_path)
     exported = export_onnx(tmp_path, tmp_path / "model.onnx", size=(64, 96))
     assert exported["argmax_agreement"] > 0.99
+    names = [weight.name for weight in onnx.load(tmp_path / "model.onnx").graph.initializer]
+    assert names and not any("auxiliary_heads" in name for name in names)
     assert "The main decoder answers" in str(bare_card(tmp_path, "owner/whole"))
 
 
@@ -94,3 +98,16 @@ def test_a_recipe_makes_what_its_objective_trains():
         masks = {"model_type": "universal-segmenter", "segmenter_config": {"model_type": "mask2former"}}
         with torch.device("meta"):
             build_network(Recipe(model_config=masks, options={"objective": "cct"}), ["a", "b"])
+
+
+def test_decoders_that_no_objective_trains_are_refused_in_a_sentence():
+    recipe = "voc-cct", {"auxiliary_decoders": "{dropout: 0}"}, "r50-8th-published"
+    with pytest.raises(UsageError, match=r"auxiliary_decoders is \{'dropout': 0.*\}; give \{perturbation: number\}"):
+        load_recipe(*recipe)
+    with pytest.raises(UsageError) as error:
+        load_recipe("voc-cct", {"objective": "cut_mix"}, "r50-8th-published")
+    assert str(error.value) == (
+        "auxiliary_decoders is set but the objective is cut_mix; leave it out or use objective cct."
+    )
+    control = load_recipe("voc-cct", {"objective": "supervised", "rule": "supervised"}, "r50-8th-fst")
+    assert control.auxiliary_decoders is not None
