@@ -96,7 +96,8 @@ def folder(
 
     Raises `FileNotFoundError` for a missing part, `ValueError` for files without a partner and numbers out of range.
     """
-    parts = f"{images}/" if masks is None else f"{images}/ and {masks}/ with files of the same stems"
+    alone = "at least one image" if images == "." else f"{images}/"
+    parts = alone if masks is None else f"{images}/ and {masks}/ with files of the same stems"
     root = find_root(data_dir, parts)
     label_map = None
     if masks is not None:

@@ -18,7 +18,7 @@ from hf_fst.evaluation.machine import versions
 from hf_fst.method.options import TABLE, defaults_of, make
 from hf_fst.method.rules import RULES
 from hf_fst.recipes.keys import Recipe
-from hf_fst.recipes.load import to_config
+from hf_fst.recipes.load import options_for, to_config
 from hf_fst.recipes.output import write_json
 from hf_fst.recipes.trials import Trial, curve_of, paired, run_trials
 from hf_fst.training.settings import virtual_steps
@@ -144,14 +144,6 @@ def compare(
     write_json(folder / RESULT, result)
     print(f"\n{result['table']}\n{sentence}\nFor the long run: {command}\nCurves: {folder / PLOT}")
     return result
-
-
-def options_for(rule: str, options: Mapping[str, object]) -> dict[str, object]:
-    """The rule as overrides of a recipe: options that only other rules have are taken out of it."""
-    of_rules = {name for kind in RULES.values() for name in defaults_of(kind)}
-    foreign = (of_rules & set(options)) - set(defaults_of(RULES[rule]))
-    words = {"rule": rule} | dict.fromkeys(sorted(foreign))
-    return words | {"objective": "supervised"} if rule == "supervised" else words
 
 
 def _words(options: Mapping[str, object]) -> list[str]:

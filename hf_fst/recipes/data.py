@@ -17,7 +17,7 @@ from hf_fst.evaluation.confusion import CLASS_LISTS
 from hf_fst.evaluation.counting import LABEL_FREE, is_label_free
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.recipes.keys import Recipe
-from hf_fst.recipes.sides import Side, load_side, share_classes, sides, take_labeled, take_split
+from hf_fst.recipes.sides import Side, forgotten, load_side, share_classes, sides, take_labeled, take_split
 from hf_fst.training.config import FSTConfig
 
 # images that the score without labels is measured on, where no split is evaluated
@@ -97,7 +97,14 @@ def choose(recipe: Recipe, objective: str) -> Chosen:
     """
     named = sides(recipe)
     share = {"labeled": recipe.labeled, "unlabeled": recipe.target_labeled}
-    loaded = {key: load_side(recipe, side, share.get(key)) for key, side in named.items()}
+    if forgotten(named):
+        if OBJECTIVES[objective].needs_unlabeled:
+            raise UsageError(
+                "unlabeled_data_dir is missing; name the folder of the images without labels, as --unlabeled_data_dir "
+                "FOLDER, or learn from the labeled images alone with --rule supervised."
+            )
+        del named["unlabeled"]
+    loaded = {key: load_side(recipe, side, share.get(key), key) for key, side in named.items()}
     if recipe.class_map is not None:
         loaded = share_classes(recipe.class_map, loaded)
     labeled, unlabeled = take_labeled(loaded["labeled"], named["labeled"], recipe.labeled, recipe.split_seed)

@@ -8,6 +8,7 @@ import itertools
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -16,6 +17,9 @@ from hf_fst.data import DATASETS
 from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.transforms import MOST_SCALED
 from hf_fst.errors import UsageError, did_you_mean
+from hf_fst.method.objectives import OBJECTIVES
+from hf_fst.method.options import defaults_of
+from hf_fst.method.rules import RULES
 from hf_fst.recipes.keys import Recipe, own_keys
 from hf_fst.recipes.names import LIBRARY, find_recipe
 from hf_fst.training.config import FSTConfig
@@ -71,6 +75,8 @@ def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, s
         for part in reversed(inner):
             value = {part: value}
         own = merge(own, {head: value})
+    if own.get("rule") == "supervised" and "objective" not in own:
+        values = merge(values, options_for("supervised", values))
     recipe = make_recipe(_over(values, own), path.name, point)
     recipe.in_library = path.resolve().parent == LIBRARY.resolve()
     return recipe
@@ -92,6 +98,17 @@ def make_recipe(values: dict[str, object], file: str = "run.yaml", point: str | 
     _check(recipe)
     recipe.options.setdefault("output_dir", f"runs/{recipe.name}")
     return recipe
+
+
+def options_for(rule: str, options: Mapping[str, object]) -> dict[str, object]:
+    """The rule as overrides of a recipe: options that only other rules have are taken out of it, and for `supervised`
+    its objective."""
+    theirs, own = [*RULES.values()], [RULES[rule]]
+    if rule == "supervised":
+        theirs, own = [*theirs, *OBJECTIVES.values()], [*own, OBJECTIVES[rule]]
+    known, kept = ({name for kind in kinds for name in defaults_of(kind)} for kinds in (theirs, own))
+    words = {"rule": rule} | dict.fromkeys(sorted((known & set(options)) - kept))
+    return words | {"objective": rule} if rule == "supervised" else words
 
 
 def sweep_points(given: str | Path) -> list[str]:

@@ -22,7 +22,7 @@ from hf_fst.recipes.progress import Progress, Stopwatch
 from hf_fst.recipes.results import card_facts, publish, score, table
 from hf_fst.recipes.summary import before
 from hf_fst.recipes.work import Records, Work
-from hf_fst.training.callbacks import PaddingNotice, Report
+from hf_fst.training.callbacks import PaddingNotice, Report, Weights
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.refusals import refuse_blank_labels
 from hf_fst.training.settings import resolve
@@ -107,7 +107,8 @@ def prepare(recipe: Recipe, config: FSTConfig, overwrite: bool, overrides: dict[
         callbacks=[stopwatch],
         reference_model=reference,
     )
-    trainer.remove_callback(Report)  # `publish` writes it, with what only the recipe knows
+    for kind in (Weights, Report):  # `score` and `publish` write them, with what only the recipe knows
+        trainer.remove_callback(kind)
     trainer.pictures.palette = data.palette
     for kind in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK, *([PaddingNotice] if data.report is not None else [])):
         trainer.remove_callback(kind)  # `Progress` shows their numbers, and the summary says how much is padding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,13 @@ from hf_fst.data.sampling import class_pixels
 from hf_fst.data.splits import nested_order, read_list
 from hf_fst.errors import UsageError, UserError, did_you_mean
 from hf_fst.recipes.keys import Recipe
+
+# what a person types for the folder of a side, and for further options
+OPTIONS = {
+    "labeled": ("data_dir", "dataset_options"),
+    "unlabeled": ("unlabeled_data_dir", "unlabeled_options"),
+    "evaluation": ("eval_data_dir", "eval_options"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,13 +69,27 @@ def sides(recipe: Recipe) -> dict[str, Side]:
     return found
 
 
-def load_side(recipe: Recipe, side: Side, labeled: int | str | None = None) -> datasets.DatasetDict:
+def forgotten(named: dict[str, Side]) -> bool:
+    """Whether the unlabeled images would be all that lies in the labeled folder, masks too: nobody named a folder."""
+    labeled, unlabeled = named["labeled"], named.get("unlabeled")
+    return (
+        unlabeled is not None
+        and unlabeled.name == labeled.name == "folder"
+        and unlabeled.data_dir == labeled.data_dir is not None
+        and (unlabeled.options or {}).get("images") == "."
+    )
+
+
+def load_side(
+    recipe: Recipe, side: Side, labeled: int | str | None = None, key: str = "labeled"
+) -> datasets.DatasetDict:
     """The splits of a side; a loader that can choose the labeled images itself gives `unlabeled` too.
 
     Args:
         recipe: gives `id2label` and `split_seed`.
         side: which.
         labeled: how much of train is labeled, as in the recipe.
+        key: the side's name among `sides`, for errors, which name the options of the command line.
     """
     options = dict(side.options or {})
     accepted = inspect.signature(DATASETS[side.name]).parameters
@@ -83,7 +105,16 @@ def load_side(recipe: Recipe, side: Side, labeled: int | str | None = None) -> d
             labeled = _count(labeled, len(load(side.name, side.data_dir, **options)["train"]))
         options.setdefault("labeled", labeled)
         options.setdefault("seed", recipe.split_seed)
-    return load(side.name, side.data_dir, **options)
+    try:
+        return load(side.name, side.data_dir, **options)
+    except UserError as error:
+        data_dir, more = OPTIONS[key]
+        told = re.sub(r"\bdata_dir\b", f"--{data_dir}", str(error))
+        if side.name == "folder" and told.startswith("There is no folder") and data_dir not in told:
+            told = f"{told.rstrip('.')}, or give their names as --{more}.images and --{more}.masks."
+        if "validation_share" in told:
+            told = f"{told.rstrip('.')}, as --{more}.validation_share 0.3."
+        raise type(error)(told) from error
 
 
 def common_classes(

@@ -52,12 +52,19 @@ class SkippedImages(OfTrainer):
             logger.warning("\n  ".join([told, *lines]))
 
 
-class Report(OfTrainer):
-    """Writes model, card and pictures into the output directory after training (`report`)."""
+class Weights(OfTrainer):
+    """Writes teacher and student into the output directory after training."""
 
     def on_train_end(self, args, state, control, **kwargs):
-        """With the best weights, where they were loaded."""
+        """The best weights, where they were loaded."""
         self.trainer.save_model(_internal_call=True)
+
+
+class Report(OfTrainer):
+    """Writes card and pictures beside the weights after training (`report`)."""
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Of the best weights, where they were loaded."""
         self.trainer.create_model_card()
 
 
@@ -89,9 +96,8 @@ class PaddingNotice(OfTrainer):
 
 def callbacks_of(trainer) -> list[TrainerCallback]:
     """What an `FSTTrainer` starts with, besides its `pictures`."""
-    kinds = [EpochOfDraws, TeacherAfterStep, Health, PaddingNotice, SkippedImages, Pushes] + [
-        Report
-    ] * trainer.settings.report
+    kinds = [EpochOfDraws, TeacherAfterStep, Health, PaddingNotice, SkippedImages, Pushes, Weights]
+    kinds += [Report] * trainer.settings.report
     return [kind(trainer) for kind in kinds]
 
 

@@ -111,31 +111,46 @@ def refuse_own_loss(trainer: Trainer) -> None:
 
 
 def refuse_evaluation(trainer: Trainer) -> None:
-    """Refuse evaluations while training that could give no score, or none of the name that the best model goes by.
+    """Refuse evaluations while training that could give no score.
 
     Raises:
-        UserError: no evaluated label has a class, or `metric_for_best_model` is no score.
+        UserError: no evaluated label has a class.
     """
-    args, own_scores = trainer.args, isinstance(trainer.compute_metrics, StreamingScores)
-    several = isinstance(trainer.eval_dataset, dict)
-    parts = (
-        {f"{name}_": part for name, part in trainer.eval_dataset.items()} if several else {"": trainer.eval_dataset}
-    )
-    if args.eval_strategy == "no" or not own_scores or trainer.model is None:  # a search makes it for each trial
+    if _scores_while_training(trainer) and not trainer.compute_metrics.label_free:
+        for dataset in _evaluated(trainer).values():
+            refuse_blank_labels(dataset, "evaluated", trainer.settings.eval_classes)
+
+
+def refuse_best_metric(trainer: Trainer) -> None:
+    """Refuse a name that the best model would go by, but that no evaluation gives.
+
+    Raises:
+        UserError: `metric_for_best_model` is no score.
+    """
+    name = trainer.args.metric_for_best_model
+    if name is None or not _scores_while_training(trainer):
         return
-    free = trainer.compute_metrics.label_free
-    for dataset in () if free else parts.values():
-        refuse_blank_labels(dataset, "evaluated", trainer.settings.eval_classes)
+    parts, networks = _evaluated(trainer), ["teacher", "student"] if trainer.has_teacher else ["student"]
     scores = [*SCORES, *(f"iou_{name}" for name in trainer.class_names)]
-    known = [
-        f"{part}{network}_{score}" for part in parts for network in [*trainer.networks()][::-1] for score in scores
-    ]
+    known = [f"{part}{network}_{score}" for part in parts for network in networks for score in scores]
     known += [f"{part}{LABEL_FREE}" for part in parts]
-    name = args.metric_for_best_model
-    if name is not None and name.removeprefix("eval_") not in known:
+    if name.removeprefix("eval_") not in known:
         shown = ", ".join(metric for metric in known if metric.endswith(SCORES))
         hint = did_you_mean(name, known) or f"use one of {shown}, or the IoU of a class, as {known[len(SCORES)]}."
         raise UserError(f"metric_for_best_model is {name!r}; {hint}")
+
+
+def _scores_while_training(trainer: Trainer) -> bool:
+    """Whether there are evaluations, with our scores; a search makes the model for each trial."""
+    own_scores = isinstance(trainer.compute_metrics, StreamingScores)
+    return trainer.args.eval_strategy != "no" and own_scores and trainer.model is not None
+
+
+def _evaluated(trainer: Trainer) -> dict[str, Dataset]:
+    """The datasets that are evaluated, each by the beginning of the names of its scores."""
+    if isinstance(trainer.eval_dataset, dict):
+        return {f"{name}_": part for name, part in trainer.eval_dataset.items()}
+    return {"": trainer.eval_dataset}
 
 
 def refuse_blank_labels(dataset: Dataset, what: str, scored: Sequence[int] | None = None) -> None:
@@ -219,6 +234,7 @@ def refuse_launch(trainer: Trainer) -> None:
             adapters that are to be pushed, or as `refuse_own_loss`.
     """
     refuse_own_loss(trainer)
+    refuse_best_metric(trainer)
     if trainer.args.gradient_checkpointing and not _can_checkpoint(trainer.model):
         raise UserError(
             f"gradient_checkpointing is true, but {type(trainer.model).__name__} has none; leave it out, and for less "
@@ -332,7 +348,10 @@ def refuse_model(model: nn.Module, objective: str) -> None:
         return
     outputs = [kind for kind in (*typing.get_args(declared), declared) if _is_output(kind)]
     if outputs and not any("logits" in {field.name for field in dataclasses.fields(kind)} for kind in outputs):
-        raise UserError(f"The output of {name} is a {outputs[0].__name__}, which has no logits; {SEGMENTATION}.")
+        fields = {field.name for field in dataclasses.fields(outputs[0])}
+        wrapped = "wrap it: hf_fst.models.UniversalSegmenter.wrap(model)"
+        cure = wrapped if {"class_queries_logits", "masks_queries_logits"} <= fields else SEGMENTATION
+        raise UserError(f"The output of {name} is a {outputs[0].__name__}, which has no logits; {cure}.")
 
 
 def _is_output(kind) -> bool:

@@ -59,7 +59,7 @@ class FSTTrainer(Trainer):
     - `create_model_card`, `init_hf_repo`, `push_to_hub`, `_push_from_checkpoint`: the card says what was trained, and is
       published with the weights in one commit.
 
-    Report, pictures, pushes at checkpoints and the health of the pseudo-labels are callbacks (`Report` and `Pushes`
+    Weights, report, pictures, pushes and the health of the pseudo-labels are callbacks (`Weights`, `Report`, `Pushes`
     of `hf_fst.training.callbacks`, `pictures.Pictures`, `health.Health`), which `remove_callback` removes. `args` is
     copied; `settings` holds the values in force.
 

@@ -64,7 +64,7 @@ def test_a_missing_folder_is_named(says, tmp_path, camvid):
     recipe = tiny.write(tmp_path / "r.yaml", camvid)
     argv = ["train", recipe, "-o", str(tmp_path / "out"), "--data_dir", str(tmp_path / "nowhere")]
     assert says(argv, 1) == (
-        f"There is no folder {tmp_path}/nowhere; data_dir must hold train/, trainannot/, val/, valannot/, test/ and "
+        f"There is no folder {tmp_path}/nowhere; --data_dir must hold train/, trainannot/, val/, valannot/, test/ and "
         "testannot/ (images and index masks of the same names)."
     )
 

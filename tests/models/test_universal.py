@@ -14,6 +14,7 @@ from transformers import (
     SwinConfig,
 )
 
+from hf_fst.errors import UserError
 from hf_fst.method.rules import RULES
 from hf_fst.models import UniversalSegmenter, UniversalSegmenterConfig
 from hf_fst.models.universal import per_pixel_log_probabilities
@@ -178,3 +179,12 @@ def test_wrapping_shares_the_weights_of_the_model():
 def test_oneformer_without_its_task_is_refused():
     with pytest.raises(ValueError, match="OneFormer needs the tokens of its task text"):
         UniversalSegmenter(UniversalSegmenterConfig(segmenter_config=segmenter_config("oneformer")))
+
+
+@pytest.mark.parametrize("kind", ["mask2former", "eomt"])
+def test_a_raw_segmenter_is_refused_with_what_to_write(tmp_path, kind):
+    segmenter = AutoModelForUniversalSegmentation.from_config(segmenter_config(kind))
+    with pytest.raises(
+        UserError, match=r"which has no logits; wrap it: hf_fst.models.UniversalSegmenter.wrap\(model\)"
+    ):
+        tiny_run.trainer(tmp_path, segmenter, rule="mean_teacher")

@@ -13,7 +13,8 @@ from scipy import stats
 
 from hf_fst.drawing.tables import interval, mean_std
 from hf_fst.recipes import trials
-from hf_fst.recipes.compare import options_for, table, verdict
+from hf_fst.recipes.compare import table, verdict
+from hf_fst.recipes.load import options_for
 from hf_fst.recipes.trials import Trial, curve_of, paired, run_trials, scores_of
 
 RUN = """

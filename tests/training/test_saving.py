@@ -93,6 +93,14 @@ def test_supervised_saves_the_student_in_both_places(tmp_path):
         assert_same_weights(AutoModelForSemanticSegmentation.from_pretrained(folder), trainer.model)
 
 
+def test_without_a_report_the_output_directory_is_the_teacher_all_the_same(tmp_path):
+    trainer = tiny.trainer(tmp_path, rule="fst_d", report=False, save_strategy="no", max_steps=2)
+    trainer.train()
+    for folder, network in (tmp_path, trainer.teacher.model), (tmp_path / "student", trainer.model):
+        assert_same_weights(type(network).from_pretrained(folder), network)
+    assert not (tmp_path / "README.md").exists()
+
+
 def test_a_checkpoint_is_the_student_with_the_teacher_inside_and_a_marker(tmp_path):
     trainer = tiny.trainer(
         tmp_path, make("segformer"), sets=photos(), rule="fst_d", max_steps=2, save_strategy="steps", save_steps=1
