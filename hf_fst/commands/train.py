@@ -73,7 +73,12 @@ def train(
     ctx: typer.Context,
     recipe: Annotated[str, Argument(metavar="RECIPE", help="The name of a recipe, or the path of a YAML file.")],
     sweep: Annotated[
-        str | None, Option(metavar="NAME", help="Name or number of the point of a recipe with `sweep`.")
+        str | None,
+        Option(
+            metavar="NAME",
+            help="Name or number of the point of a recipe with `sweep`; `all` trains every point, with a table at the "
+            "end, and with --resume goes on where it stopped.",
+        ),
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace the run in the output directory.")] = False,
     resume: Annotated[
@@ -105,6 +110,7 @@ def train(
       hf-fst train street-da
       hf-fst train street-da --lookahead_steps 1 --seed 2 -o runs/one-step
       hf-fst train camvid-semi --sweep fst_w --data_dir camvid
+      hf-fst train camvid-semi --sweep all --data_dir camvid
       hf-fst train my.yaml --model_config.hidden_size 64 --resume
       accelerate launch examples/run_fst.py my.yaml      (the same on several GPUs)
     """
@@ -114,6 +120,15 @@ def train(
 
     disable_progress_bar()  # of every file that is read or written; training has its own
     overrides = ctx.obj
+    if sweep == "all" and not (print_config or dry_run):
+        from hf_fst.recipes.sweep import is_all, train_all
+
+        if is_all(recipe, sweep):
+            try:
+                return train_all(recipe, overrides, overwrite=overwrite, resume=resume)
+            except KeyboardInterrupt as stop:
+                again = _typed(recipe, overrides, ["--sweep", sweep, "--resume"])
+                raise KeyboardInterrupt(f"Stopped. To go on: {again}") from stop
     loaded = load_recipe(recipe, overrides, sweep)
     if print_config:
         import yaml
@@ -140,13 +155,17 @@ def _stopped(recipe: str, overrides: dict[str, str], words: list[str], output_di
     """How to go on after Ctrl-C, in a sentence."""
     from hf_fst.training.checkpoints import complete_checkpoints
 
-    typed = ["hf-fst", "train", recipe, *words, *(f"--{key}={value}" for key, value in overrides.items())]
     saved = complete_checkpoints(Path(output_dir))
     if saved:
-        return f"Stopped. To go on from {saved[-1]}: {shlex.join([*typed, '--resume'])}"
+        return f"Stopped. To go on from {saved[-1]}: {_typed(recipe, overrides, [*words, '--resume'])}"
     there = Path(output_dir).is_dir()  # the run may have begun
-    again = shlex.join([*typed, *["--overwrite"] * there])
+    again = _typed(recipe, overrides, [*words, *["--overwrite"] * there])
     return f"Stopped before the first checkpoint (save_steps says when one is written). To start again: {again}"
+
+
+def _typed(recipe: str, overrides: dict[str, str], words: list[str]) -> str:
+    """A command for this machine."""
+    return shlex.join(["hf-fst", "train", recipe, *(f"--{key}={value}" for key, value in overrides.items()), *words])
 
 
 def _command(recipe: str, overrides: dict[str, str], words: list[str], **flags: bool) -> str:

@@ -192,7 +192,9 @@ def _points(sweep: object, path: str) -> dict[str, dict]:
 def _choose(points: dict[str, dict], sweep: str | None, path: str) -> tuple[str, dict]:
     names = ", ".join(points)
     if sweep is None:
-        raise UsageError(f"{path} is a sweep of {len(points)} points; choose one with --sweep: {names}.")
+        raise UsageError(
+            f"{path} is a sweep of {len(points)} points; choose one with --sweep: {names}; or all with --sweep all."
+        )
     if sweep in points:
         return sweep, points[sweep]
     if sweep.isdecimal() and int(sweep) < len(points):

@@ -1,6 +1,7 @@
 """A tiny video goes in, and comes out with the classes laid over its frames."""
 
 import json
+import logging
 from fractions import Fraction
 
 import numpy as np
@@ -71,6 +72,51 @@ def test_videos_become_videos_beside_images(run_dir, tmp_path, capsys):  # noqa:
     assert cli.main(argv) == 0
     assert json.loads(capsys.readouterr().out)["skipped"] == 3
     assert (out / "videos/drive.mp4.mp4").stat().st_mtime_ns == kept
+
+
+def make_loud_video(path, codec, rate=8000):
+    """A second of the scene with a tone of 440 Hz."""
+    with av.open(str(path), "w") as video:
+        pictures, sound = video.add_stream("libx264", rate=10), video.add_stream(codec, rate=rate, layout="mono")
+        pictures.width, pictures.height, pictures.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+        wave = av.AudioFrame.from_ndarray((20000 * tone).astype(np.int16)[None], format="s16", layout="mono")
+        wave.sample_rate, wave.pts = rate, 0
+        resampler = av.AudioResampler(sound.codec_context.format.name, "mono", rate, frame_size=1024)
+        for frame in (*resampler.resample(wave), *resampler.resample(None)):
+            video.mux(sound.encode(frame))
+        video.mux(sound.encode())
+        for index in range(10):
+            video.mux(pictures.encode(av.VideoFrame.from_ndarray(scene(index % FRAMES), format="rgb24")))
+        video.mux(pictures.encode())
+
+
+def packets(path):
+    """The sound of a video as it is stored, with its times, and the tone that is strongest in it, in Hz."""
+    with av.open(str(path)) as video:
+        stored = [(float(p.pts * p.time_base), bytes(p)) for p in video.demux(audio=0) if p.size]
+    with av.open(str(path)) as video:
+        wave = np.concatenate([frame.to_ndarray().ravel() for frame in video.decode(audio=0)])
+        return stored, np.abs(np.fft.rfft(wave)).argmax() * video.streams.audio[0].rate / len(wave)
+
+
+def test_the_sound_of_a_video_is_kept_as_it_is(run_dir, tmp_path):  # noqa: F811
+    make_loud_video(tmp_path / "in.mp4", "aac")
+    assert module.predict_video(module.Segmenter(run_dir), tmp_path / "in.mp4", tmp_path / "out.mp4", 4) == 10
+    (before, tone), (after, same_tone) = packets(tmp_path / "in.mp4"), packets(tmp_path / "out.mp4")
+    assert len(before) > 5 and [data for _, data in after] == [data for _, data in before]
+    assert [moment for moment, _ in after] == pytest.approx([moment for moment, _ in before], abs=1e-3)
+    assert tone == pytest.approx(440, abs=5) and same_tone == tone
+    assert len(frames(tmp_path / "out.mp4")) == 10
+
+
+def test_sound_that_does_not_fit_is_left_out_and_that_is_said(run_dir, tmp_path, caplog):  # noqa: F811
+    make_loud_video(tmp_path / "in.avi", "pcm_u8")
+    logging.getLogger("transformers").propagate = True
+    assert module.predict_video(module.Segmenter(run_dir), tmp_path / "in.avi", tmp_path / "out.mp4") == 10
+    assert "The sound of in.avi is pcm_u8, which MP4 cannot hold; it is left out." in caplog.messages
+    with av.open(str(tmp_path / "out.mp4")) as video:
+        assert not video.streams.audio
 
 
 def test_pictures_of_odd_sizes_and_turned_ones_fit_the_codec(run_dir, tmp_path, monkeypatch):  # noqa: F811
