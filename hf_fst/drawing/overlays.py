@@ -33,11 +33,12 @@ OKABE_ITO = (
 
 
 def default_palette(num_labels: int) -> np.ndarray:
-    """Colors for datasets that bring none: Okabe and Ito's eight, then hues a golden angle apart. uint8 (C, 3)."""
+    """Colors for datasets that bring none: Okabe and Ito's eight, then hues a golden angle apart, light and
+    dark in turn, so that classes of neighboring ids stay apart without hue too. uint8 (C, 3)."""
     from matplotlib.colors import hsv_to_rgb
 
     extra = np.arange(max(0, num_labels - len(OKABE_ITO)))
-    hues = np.stack([extra * 0.618034 % 1, 0.45 + 0.25 * (extra % 3), 0.95 - 0.25 * (extra % 2)], axis=-1)
+    hues = np.stack([extra * 0.618034 % 1, 0.45 + 0.25 * (extra % 3), 0.95 - 0.4 * (extra % 2)], axis=-1)
     colors = np.concatenate([np.array(OKABE_ITO), np.rint(255 * hsv_to_rgb(hues.reshape(-1, 3)))])
     return colors[:num_labels].astype(np.uint8)
 

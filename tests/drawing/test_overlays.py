@@ -54,6 +54,40 @@ def test_wrong_sizes_types_and_labels_are_refused(image, index_map, alpha, messa
         overlays.overlay(image, index_map, PALETTE, alpha)
 
 
+# what a dichromat sees, in linear RGB: Machado, Oliveira and Fernandes (2009), severity 1
+SEEN = {
+    "all": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # of linear sRGB
+
+
+def cielab(colors, seen):
+    """sRGB (N, 3) in 0..255 as a person with these eyes sees them, in CIELAB, where 2.3 is just noticeable."""
+    colors = np.asarray(colors) / 255
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.array(seen).T, 0, 1)
+    f = linear @ (XYZ / XYZ.sum(axis=1, keepdims=True)).T
+    x, y, z = np.where(f > (6 / 29) ** 3, np.cbrt(f), f * (29 / 6) ** 2 / 3 + 4 / 29).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("eyes", SEEN)
+def test_neighbors_in_the_default_palette_differ_for_all_eyes(eyes):
+    colors = cielab(overlays.default_palette(150), SEEN[eyes])
+    assert np.linalg.norm(np.diff(colors, axis=0), axis=1).min() > 6
+    few = colors[:8]  # of so few classes any two do
+    assert np.linalg.norm(few[:, None] - few, axis=-1)[~np.eye(8, dtype=bool)].min() > 6
+
+
+def test_no_class_looks_like_ignored_pixels_or_is_black():
+    palette = overlays.default_palette(255)
+    for ignored in (overlays.PAPER, overlays.LINE, 0):
+        assert np.abs(cielab(palette, SEEN["all"]) - cielab([[ignored] * 3], SEEN["all"])).sum(1).min() > 3
+
+
 def test_default_palette_gives_every_class_its_own_color():
     palette = overlays.default_palette(60)
     assert palette.shape == (60, 3) and palette.dtype == np.uint8
