@@ -6,6 +6,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
+from hf_fst.errors import printable
+
 
 def card(
     directory: Annotated[str, Argument(metavar="DIR", help="The output directory of a run.")],
@@ -27,10 +29,14 @@ def card(
       hf-fst card runs/street_da --license apache-2.0
       hf-fst card runs/street_da --compare runs/street_source_only
     """
+    from hf_fst.publishing.card import left_out
+    from hf_fst.publishing.facts import RunFacts
     from hf_fst.publishing.report import rewrite_report
 
     changes = {"license": license, "model_name": name}
     changes = {key: value for key, value in changes.items() if value is not None}
     path = rewrite_report(directory, compare or [], **changes)
     print(f"{path} is written.")
+    for sentence in left_out(RunFacts.load(directory)):
+        print(printable(sentence))
     return {"card": str(path)}

@@ -89,7 +89,10 @@ def train(
     ] = False,
     dry_run: Annotated[
         bool,
-        Option("--dry_run", help="Build model and schedule, make one small step, print sizes; no data is read."),
+        Option(
+            "--dry_run",
+            help="Print sizes and memory; where the data is there, also the time of a step. Nothing is written.",
+        ),
     ] = False,
     print_config: Annotated[
         bool, Option("--print_config", help="Print the recipe with its defaults and overrides applied, and end.")
@@ -140,7 +143,7 @@ def train(
     if dry_run:
         from hf_fst.recipes.dry_run import dry_run
 
-        return dry_run(loaded)
+        return dry_run(loaded, measure=True)
     from hf_fst.recipes.run import run
 
     words = ["--sweep", sweep] if sweep else []

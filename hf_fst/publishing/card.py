@@ -253,6 +253,18 @@ def _side_by_side(facts: RunFacts) -> list[tuple[Comparison, Evaluation, Evaluat
     ]
 
 
+def left_out(facts: RunFacts) -> list[str]:
+    """A sentence for each run that the table cannot show, since it was not evaluated on the same images."""
+    shown = [other for other, *_ in _side_by_side(facts)]
+    own = ", ".join(dict.fromkeys(_dataset_name(e) for e in facts.evaluations)) or "nothing"
+    sentences = []
+    for other in facts.compared:
+        if other not in shown:
+            theirs = ", ".join(dict.fromkeys(map(_dataset_name, other.evaluations))) or "nothing"
+            sentences.append(f"{other.name} is not in the table: it was evaluated on {theirs}, this run on {own}.")
+    return sentences
+
+
 def comparison_table(facts: RunFacts) -> str:
     """Markdown: this run and those it is compared with, by data; empty without any."""
     pairs = _side_by_side(facts)

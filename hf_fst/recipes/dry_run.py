@@ -11,16 +11,33 @@ from transformers import PrinterCallback, set_seed
 
 from hf_fst.data.about import ABOUT
 from hf_fst.data.folders import read_id2label
+from hf_fst.evaluation.machine import peak_memory
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.models import BUILDS
 from hf_fst.recipes.data import scored_classes
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import merge, to_config
 from hf_fst.recipes.network import build_network
+from hf_fst.recipes.progress import expected
+from hf_fst.recipes.run import prepare
 from hf_fst.recipes.sides import common_classes, sides
+from hf_fst.recipes.summary import before
 from hf_fst.training.settings import pace_words, resolve, virtual_steps
 from hf_fst.training.trainer import FSTTrainer
 
+PROBE_STEPS = 4  # of the real training; the first, which sets things up, is not timed
+QUIET = {
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "load_best_model_at_end": False,
+    "eval_on_start": False,
+    "picture_steps": 0,
+    "push_to_hub": False,
+    "report": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
 SIDE = 64  # pixels of the small step
 _RESNET = {"backbone_kwargs": {"layers": [1, 1, 1, 3], "channels": [4, 8, 16, 32], "stem_width": 4}}
 _VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "out_indices": [1, 2, 3, 4]}
@@ -72,8 +89,11 @@ class Noise(Dataset):
         }
 
 
-def dry_run(recipe: Recipe) -> dict[str, object]:
+def dry_run(recipe: Recipe, measure: bool = False) -> dict[str, object]:
     """Builds the model and its schedule, takes one step of the recipe's rule on noise, and prints the sizes.
+
+    With `measure`, and where the recipe says where its data lies, the real training takes a few steps too, with random
+    weights: the summary of the run then has their time and memory.
 
     The model of that step is narrow where it is a named build; its full size is counted without memory for weights.
 
@@ -123,7 +143,27 @@ def dry_run(recipe: Recipe) -> dict[str, object]:
     print(
         f"one step of {size} on {SIDE}x{SIDE} noise: loss {loss:.3f}, base learning rates {', '.join(map(str, rates))}"
     )
+    if measure and (recipe.data_dir is not None or recipe.dataset == "street"):
+        result |= _measured(blank, recipe, parameters)
+    elif measure:
+        print("no step was measured, since no data is named; give --data_dir")
     return result
+
+
+def _measured(blank: Recipe, recipe: Recipe, parameters: int) -> dict[str, object]:
+    """Seconds of a step and most memory of a few steps of the real training, printed with the summary of the run."""
+    config = to_config(recipe)
+    with tempfile.TemporaryDirectory() as directory:
+        few = {**QUIET, "output_dir": directory, "max_steps": PROBE_STEPS}
+        probe = replace(blank, options={**recipe.options, **few})
+        work = prepare(probe, to_config(probe), overwrite=False, overrides={})
+        work.trainer.train()
+    per_step, (memory, of) = work.stopwatch.per_step, peak_memory(config.device)
+    batch = work.trainer.get_total_train_batch_size(config)
+    total = config.max_steps if config.max_steps > 0 else config.num_train_epochs * len(work.data.labeled) / batch
+    time = f"{expected(per_step, round(total))} Most memory: {_size(memory)} of the {of}."
+    print(before(recipe, config, work.trainer.settings, parameters, work.data, work.notes, time))
+    return {"seconds_per_step": per_step, "peak_memory_bytes": memory}
 
 
 def state_bytes(network: torch.nn.Module, config) -> dict[str, int]:
@@ -178,17 +218,9 @@ def _one_step(recipe: Recipe, names: list[str]) -> tuple[float, list[float]]:
     """Loss of one optimizer step and the learning rates of the groups after it."""
     with tempfile.TemporaryDirectory() as directory:
         quiet = {
+            **QUIET,
             "output_dir": directory,
             "num_train_epochs": 1,
-            "eval_strategy": "no",
-            "save_strategy": "no",
-            "logging_strategy": "no",
-            "load_best_model_at_end": False,
-            "eval_on_start": False,
-            "push_to_hub": False,
-            "report": False,
-            "report_to": "none",
-            "disable_tqdm": True,
             "dataloader_num_workers": 0,
             "per_device_train_batch_size": min(2, recipe.options.get("per_device_train_batch_size", 2)),
             "gradient_accumulation_steps": 1,

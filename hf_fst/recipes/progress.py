@@ -94,7 +94,7 @@ class Progress(TrainerCallback):
 def expected(per_step: float, steps: int) -> str:
     """What is left to do, in words."""
     left = duration(per_step * steps)
-    return f"{per_step:.2g} s a step: the {steps:,} steps left take about {left}, evaluations not counted."
+    return f"{per_step:.2g} s a step: {steps:,} steps take about {left}, evaluations not counted."
 
 
 def duration(seconds: float) -> str:

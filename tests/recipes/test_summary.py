@@ -106,7 +106,7 @@ def test_the_log_is_in_words_and_percent():
 def test_the_time_of_all_steps_is_told_after_the_first(printed, monkeypatch):
     monkeypatch.setattr(progress, "TIMED", 1)
     (line,) = [line for line in printed(max_steps=4).splitlines() if " s a step: " in line]
-    assert "the 2 steps left take about " in line
+    assert "2 steps take about " in line
 
 
 def test_where_nothing_is_evaluated_that_is_said(printed):
