@@ -52,7 +52,7 @@ def map_files(
 
 
 def _key(stored: datasets.Dataset, arguments: dict) -> str:
-    """A name for a result: the same only for the same files (path, size, time) and the same arguments."""
+    """A name for a result: the same only for the same files (path, size, times) and the same arguments."""
     plain = {name: value and dataclasses.asdict(value) for name, value in arguments.items()}
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for column in stored.column_names:
@@ -62,5 +62,5 @@ def _key(stored: datasets.Dataset, arguments: dict) -> str:
                 digest.update(stored._fingerprint.encode())
                 break
             status = os.stat(path)
-            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode())
     return digest.hexdigest()[:24]

@@ -21,6 +21,10 @@ from hf_fst.errors import MissingError, RunError, UserError, printable
 from hf_fst.evaluation.results import without_nan
 
 PART = ".part"
+WHOLE, END = (
+    1 << 25,
+    1 << 20,
+)  # bytes of a file that its stamp looks at: from the beginning, and at the end of larger ones
 
 
 class Inputs(NamedTuple):
@@ -109,12 +113,20 @@ def fingerprint(files: Sequence[Path], root: Path) -> str:
 
 
 def stamp(files: Sequence[Path]) -> str:
-    """16 digits that change where a file is replaced: by its size and its time, be it an older one."""
+    """16 digits that change where a file is replaced, be it by one of the same size and date.
+
+    All of a file counts; of one beyond `WHOLE` its size, its date, its beginning and its end.
+    """
     digest = hashlib.sha256()
     for file in files:
         try:
-            facts = file.stat()
-            digest.update(f"{facts.st_size} {facts.st_mtime_ns}\n".encode())
+            with open(file, "rb") as opened:
+                facts = os.fstat(opened.fileno())
+                digest.update(f"{facts.st_size} {facts.st_mtime_ns}\n".encode())
+                digest.update(opened.read(WHOLE))
+                if facts.st_size > WHOLE:
+                    opened.seek(-END, os.SEEK_END)
+                    digest.update(opened.read())
         except OSError:  # it is gone since; reading it says so
             digest.update(b"gone\n")
     return digest.hexdigest()[:16]

@@ -29,14 +29,13 @@ PREDICTIONS, OVERLAYS, VIDEOS = "predictions", "overlays", "videos"
 
 @dataclass
 class Work:
-    """What one process has to do, and what became of it; `stamps` tell which state of a file a result is made of."""
+    """What one process has to do, and what became of it."""
 
     images: list[tuple[Path, str]]
     videos: list[tuple[Path, str]]
     skipped: int
     counts: dict[str, int] = field(default_factory=lambda: {"images": 0, "videos": 0, "frames": 0})
     failed: list[dict[str, str]] = field(default_factory=list)
-    stamps: dict[Path, str] = field(default_factory=dict)
 
 
 def predict_files(
@@ -104,7 +103,7 @@ def predict_files(
             for path, name in work.videos:
                 try:
                     target = output / VIDEOS / f"{name}.mp4"
-                    work.counts["frames"] += predict_video(segmenter, path, target, batch_size, bar, work.stamps[path])
+                    work.counts["frames"] += predict_video(segmenter, path, target, batch_size, bar, stamp([path]))
                     work.counts["videos"] += 1
                 except DataError as error:
                     work.failed.append({"file": str(path), "reason": str(error)})
@@ -137,12 +136,11 @@ def _pending(named: list[tuple[Path, str]], output: Path, overlays: bool) -> Wor
         results = [output / VIDEOS / f"{name}.mp4"] if is_video else [output / PREDICTIONS / f"{name}.png"]
         if overlays and not is_video:
             results.append(output / OVERLAYS / f"{name}.jpg")
-        now = stamp([path])
-        if all(result.is_file() and made_of(result) == now for result in results):
+        made = {made_of(result) if result.is_file() else None for result in results}
+        if None not in made and made == {stamp([path])}:
             work.skipped += 1
         else:
             (work.videos if is_video else work.images).append((path, name))
-            work.stamps[path] = now
     return work
 
 
@@ -161,8 +159,11 @@ def made_of(result: Path) -> str | None:
 def _predict_images(
     segmenter: Segmenter, work: Work, output: Path, overlays: bool, batch_size: int, num_workers: int, bar: tqdm
 ) -> None:
+    stamps: dict[Path, str] = {}  # which state of a file a result is made of
+
     def read(task: tuple[Path, str]) -> tuple[Path, str, Picture | DataError]:
         try:
+            stamps[task[0]] = stamp([task[0]])
             return *task, segmenter.read({"path": str(task[0]), "bytes": None})
         except DataError as error:  # a thread hands it on, the run goes on
             return *task, error
@@ -176,8 +177,8 @@ def _predict_images(
                 problems.append((path, result))
                 continue
             if overlays:
-                write_overlay(output / OVERLAYS / f"{name}.jpg", picture.pixels, result, segmenter, work.stamps[path])
-            image = index_image(result, segmenter.palette, work.stamps[path])
+                write_overlay(output / OVERLAYS / f"{name}.jpg", picture.pixels, result, segmenter, stamps[path])
+            image = index_image(result, segmenter.palette, stamps[path])
             write_whole(output / PREDICTIONS / f"{name}.png", image)
             work.counts["images"] += 1
         for path, error in problems:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from hf_fst import cli
+from hf_fst.prediction.files import stamp
 from hf_fst.prediction.sources import is_remote, open_source
 from tests.evaluation.conftest import run_dir, tiny_model  # noqa: F401  the fixture
 from tests.prediction.test_predict import by_hand, indices, noise
@@ -197,6 +198,7 @@ REPLACED = {
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns)),
     ),
     "the same size": lambda path, before: None,
+    "the same size and date": lambda path, before: os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns)),
 }
 
 
@@ -223,6 +225,19 @@ def test_a_replaced_image_is_done_again_and_no_other(run_dir, images, tmp_path, 
     classes = by_hand(run_dir, np.asarray(Image.open(images / "1.bmp"))).argmax(0).numpy()
     assert np.array_equal(indices(tmp_path / "predicted/predictions/1.png"), classes)
     assert labeled(tmp_path / "labeled")["1.bmp"]["image"]["bytes"] == (images / "1.bmp").read_bytes()
+
+
+def test_of_a_large_file_the_ends_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_fst.prediction.files.WHOLE", 100)
+    monkeypatch.setattr("hf_fst.prediction.files.END", 10)
+    path, seen = tmp_path / "shard.tar", []
+    for content in (b"a" * 300, b"a" * 299 + b"b", b"b" + b"a" * 299, b"a" * 301):
+        path.write_bytes(content)
+        os.utime(path, ns=(0, 0))
+        seen.append(stamp([path]))
+    assert len(set(seen)) == 4
+    os.utime(path, ns=(0, 10**9))
+    assert stamp([path]) not in seen
 
 
 def test_an_overlay_of_a_replaced_image_is_made_again(run_dir, images, tmp_path):  # noqa: F811
