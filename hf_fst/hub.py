@@ -24,7 +24,7 @@ def asked_once(name: str | Path) -> Iterator[str | None]:
     Args:
         name: an id on the Hub; nothing is asked for a file or a directory, or what can be no id.
     """
-    fault, before = silence() if _may_be_there(name) else None, constants.HF_HUB_OFFLINE
+    fault, before = silence(str(name)) if _may_be_there(name) else None, constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or fault is not None
     try:
         yield fault
@@ -71,10 +71,11 @@ def in_a_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-def silence() -> str | None:
-    """Why the Hub does not answer, None if it does."""
+def silence(name: str) -> str | None:
+    """Why the Hub does not answer when asked for a file of `name`, None if it does, be it with "no"."""
     try:
-        answer = get_session().head(constants.ENDPOINT, timeout=PATIENCE, follow_redirects=False)
+        address = f"{constants.ENDPOINT}/{name}/resolve/main/config.json"  # its front page may be another machine's
+        answer = get_session().head(address, timeout=PATIENCE, follow_redirects=False)
     except OfflineModeIsEnabled:
         return "HF_HUB_OFFLINE is set"
     except (HTTPError, OSError, ValueError) as error:  # ValueError: an address that is none

@@ -25,6 +25,9 @@ class Bad(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do(self):
+        if self.server.mode == "hangs" or (self.server.mode == "hangs later" and self.path != "/"):
+            self.close_connection = True
+            return self.server.ends.wait(100)
         if self.server.mode == "resets" or (self.server.mode == "resets later" and self.path != "/"):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
@@ -45,7 +48,7 @@ class Bad(BaseHTTPRequestHandler):
 @pytest.fixture
 def bad_hub(request, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Bad)
-    server.mode, server.daemon_threads = request.param, True
+    server.mode, server.daemon_threads, server.ends = request.param, True, threading.Event()
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
     path = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
@@ -58,6 +61,7 @@ def bad_hub(request, monkeypatch):
     if request.param == "resets later":  # the client then tries again, with pauses of its own
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
     yield request.param
+    server.ends.set()
     if request.param != "refuses":
         server.shutdown()
         server.server_close()
@@ -76,7 +80,9 @@ REACHING = {
     ("bad_hub", "what"),
     [
         *(("refuses", what) for what in REACHING),
-        *((way, "a model") for way in ("resets", "fails", "resets later", "turns")),
+        *((way, "a model") for way in ("resets", "fails", "resets later", "turns", "hangs", "hangs later")),
+        ("hangs", "a dataset"),
+        ("hangs later", "a backbone of timm"),
     ],
     indirect=["bad_hub"],
 )
@@ -95,7 +101,7 @@ def test_whatever_is_wrong_with_the_hub_is_a_sentence_within_seconds(bad_hub, wh
 def test_where_the_hub_is_silent_only_what_was_downloaded_is_looked_at(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "ENDPOINT", "no address")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    assert silence()
+    assert silence("alice/model")
     with asked_once("alice/model"):
         assert constants.HF_HUB_OFFLINE
     with asked_once(tmp_path) as fault:  # nothing is asked
