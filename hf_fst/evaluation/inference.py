@@ -106,14 +106,18 @@ def aligns_corners(model: nn.Module) -> bool:
     return getattr(getattr(model, "config", None), "align_corners", False)
 
 
-# architectures whose position embedding fits images of `config.image_size` alone, and those that take squares alone
-FIXED, SQUARE = ("eomt", "eomt_dinov3", "data2vec-vision"), ("dpt",)
+# architectures and backbones whose position embedding fits images of `config.image_size` alone, as does that of a hybrid
+# DPT, and those that take squares alone
+FIXED, SQUARE = ("eomt", "eomt_dinov3", "data2vec-vision", "hiera"), ("dpt",)
 
 
 def fixed_size(config: Any, kinds: Sequence[str] = FIXED) -> tuple[int, int] | None:
     """The only size (height, width) of images that a network takes, by its configuration; None where it takes others."""
     config = vars(config).get("segmenter_config") or config  # of a `UniversalSegmenter`
-    return _pair(config.image_size, "image_size") if config.model_type in kinds else None
+    for part in (config, vars(config).get("backbone_config")):
+        if part is not None and (part.model_type in kinds or vars(part).get("is_hybrid")):
+            return _pair(part.image_size, "image_size")
+    return None
 
 
 def fitting(model: nn.Module, look: Look) -> Look:

@@ -58,6 +58,8 @@ class UniversalSegmenter(SegmentationModel):
 
     def __init__(self, config: UniversalSegmenterConfig) -> None:
         super().__init__(config)
+        if config.segmenter_config.model_type == "videomt":
+            raise ValueError("VidEoMT segments videos; give a segmenter of images, such as eomt.")
         if config.segmenter_config.model_type == "oneformer" and config.task_inputs is None:
             raise ValueError(
                 "OneFormer needs the tokens of its task text: give task_inputs, e.g. "

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import EomtConfig, EomtForUniversalSegmentation, EomtImageProcessor
+from transformers import (
+    BitConfig,
+    DPTConfig,
+    DPTForSemanticSegmentation,
+    EomtConfig,
+    EomtForUniversalSegmentation,
+    EomtImageProcessor,
+    HieraConfig,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
 
 from hf_fst.errors import UserError
 from hf_fst.evaluation.inference import Look, predict, segment
@@ -13,7 +23,7 @@ from hf_fst.models import UniversalSegmenter
 from hf_fst.prediction.segmenter import Segmenter
 from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
-from tests.architectures import make
+from tests.architectures import STAGES, UPERNET, VIT, make
 
 
 def eomt() -> UniversalSegmenter:
@@ -23,11 +33,51 @@ def eomt() -> UniversalSegmenter:
     return UniversalSegmenter.wrap(EomtForUniversalSegmentation(config)).eval()
 
 
+def hybrid() -> DPTForSemanticSegmentation:
+    backbone = BitConfig(
+        global_padding="same",
+        layer_type="bottleneck",
+        depths=[1, 1, 1],
+        hidden_sizes=[8, 8, 16, 16],
+        embedding_size=8,
+        num_groups=2,
+        out_features=["stage1", "stage2", "stage3"],
+        embedding_dynamic_padding=True,
+    )
+    config = DPTConfig(
+        num_labels=3,
+        is_hybrid=True,
+        backbone_config=backbone,
+        backbone_featmap_shape=[1, 16, 2, 2],
+        neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8,
+        backbone_out_indices=[0, 1, 2, 3],
+        patch_size=16,
+        **VIT,
+    )
+    torch.manual_seed(0)
+    return DPTForSemanticSegmentation(config).eval()
+
+
+def on_hiera() -> UperNetForSemanticSegmentation:
+    backbone = HieraConfig(
+        image_size=[32, 32],
+        patch_stride=[2, 2],
+        embed_dim=4,
+        depths=[1] * 4,
+        num_heads=[1, 1, 2, 2],
+        out_features=STAGES,
+    )
+    torch.manual_seed(0)
+    config = UperNetConfig(num_labels=3, backbone_config=backbone, auxiliary_in_channels=16, **UPERNET)
+    return UperNetForSemanticSegmentation(config).eval()
+
+
 def noise(height: int, width: int) -> torch.Tensor:
     return torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("make_network", [eomt, lambda: make("data2vec").eval()], ids=["eomt", "data2vec"])
+@pytest.mark.parametrize("make_network", [eomt, lambda: make("data2vec").eval(), hybrid, on_hiera])
 def test_larger_images_are_windowed_and_smaller_ones_padded(make_network):
     network, large = make_network(), noise(48, 70)
     expected = segment(network, large, look=Look(window=32))

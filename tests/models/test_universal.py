@@ -12,6 +12,7 @@ from transformers import (
     Mask2FormerConfig,
     OneFormerConfig,
     SwinConfig,
+    VideomtConfig,
 )
 
 from hf_fst.errors import UserError
@@ -188,3 +189,8 @@ def test_a_raw_segmenter_is_refused_with_what_to_write(tmp_path, kind):
         UserError, match=r"which has no logits; wrap it: hf_fst.models.UniversalSegmenter.wrap\(model\)"
     ):
         tiny_run.trainer(tmp_path, segmenter, rule="mean_teacher")
+
+
+def test_a_segmenter_of_videos_is_refused():
+    with pytest.raises(ValueError, match="VidEoMT segments videos; give a segmenter of images"):
+        UniversalSegmenter(UniversalSegmenterConfig(segmenter_config=VideomtConfig(hidden_size=16)))
