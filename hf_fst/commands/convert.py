@@ -59,5 +59,9 @@ def convert(
     network.save_pretrained(directory)
     default_processor().save_pretrained(directory)
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{directory} holds {model} with {parameters:,} parameters; load it with from_pretrained.")
+    print(
+        f"{directory} holds {model} with {parameters:,} parameters; load it with from_pretrained.\n"
+        "Its image processor has ImageNet's mean and deviation, as all published training code of these networks; a "
+        "checkpoint does not say. If yours was trained with others, correct them in preprocessor_config.json."
+    )
     return {"output": str(directory), "model": model, "which": which, "parameters": parameters}

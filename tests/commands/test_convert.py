@@ -26,6 +26,7 @@ def test_convert_writes_a_model_with_class_names(says, capsys, monkeypatch, tmp_
     assert not AutoImageProcessor.from_pretrained(tmp_path / "out").do_resize
     with torch.no_grad():
         assert torch.isfinite(model(image(name)).logits).all()
-    assert "filled all" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "filled all" in out and "Its image processor has ImageNet's mean and deviation" in out
     assert says(argv, 1) == (f"{tmp_path}/out is not empty; give another --output, or --overwrite to write into it.")
     assert says([*argv, "--overwrite", "--model", "deeplab"], 2).startswith("There is no network 'deeplab'; use one")
