@@ -14,15 +14,21 @@ from torch.utils.data import ConcatDataset, Dataset
 from hf_fst.data.cached import map_files
 from hf_fst.data.labels import LabelMap
 from hf_fst.data.views import View, check_rows
-from hf_fst.errors import UserError
+from hf_fst.errors import DataError, UserError
 
 
 def _count(row: dict, index: int, label_map: LabelMap) -> dict:
-    return {"pixels": label_map.decode_example(row["label"]).histogram()[: len(label_map.names)]}
+    try:
+        return {"pixels": label_map.decode_example(row["label"]).histogram()[: len(label_map.names)], "error": None}
+    except DataError as error:
+        return {"pixels": [0] * len(label_map.names), "error": str(error)}
 
 
 def class_pixels(
-    dataset: datasets.Dataset, num_proc: int | None = None, cache_dir: str | Path | None = None
+    dataset: datasets.Dataset,
+    num_proc: int | None = None,
+    cache_dir: str | Path | None = None,
+    on_bad_image: str = "stop",
 ) -> np.ndarray:
     """Counts the pixels of each class in each full-size mask, int64 (N,C).
 
@@ -32,6 +38,7 @@ def class_pixels(
         dataset: with a column `label` (`LabelMap` with names).
         num_proc: processes; None for one a core, and one for small sets.
         cache_dir: where the counts are kept; None for the folder `hf_fst` in the cache of `datasets`.
+        on_bad_image: with "skip" a mask that cannot be read counts as one without a pixel of any class.
 
     Raises `ValueError` without labels, `DataError` (naming file or row) for a mask that is missing or cannot be read.
     """
@@ -40,10 +47,16 @@ def class_pixels(
         raise UserError("Class statistics need a column `label` with class names; give a labeled dataset.")
     stored = dataset.with_format(None).select_columns(["label"]).cast_column("label", datasets.Image(decode=False))
     check_rows(stored, ["label"])
-    features = datasets.Features(pixels=datasets.List(datasets.Value("int64")))
+    features = datasets.Features(pixels=datasets.List(datasets.Value("int64")), error=datasets.Value("string"))
     desc = "Counting pixels of each class"
     counted = map_files(stored, _count, features, "counts", desc, num_proc, cache_dir, label_map=label_map)
-    return np.array(counted.with_format("numpy")["pixels"][:], dtype=np.int64).reshape(len(stored), -1)
+    pixels = np.array(counted.with_format("numpy")["pixels"][:], dtype=np.int64).reshape(len(stored), -1)
+    for row in [row for row, error in enumerate(counted["error"]) if error]:  # perhaps not any more
+        again = _count(stored[row], row, label_map)
+        if again["error"] and on_bad_image == "stop":
+            raise DataError(again["error"])
+        pixels[row] = again["pixels"]
+    return pixels
 
 
 def class_probabilities(pixels: np.ndarray, temperature: float = 0.01) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from hf_fst.data import LabelMap, View
 from hf_fst.data.check import Images, Report, check
-from hf_fst.data.sampling import RareClasses, combine
+from hf_fst.data.sampling import RareClasses, class_pixels, combine
 from hf_fst.data.transforms import CenterCrop, Evaluation, size_within, training
 from hf_fst.errors import DataError, UsageError, UserError
 from hf_fst.evaluation.confusion import CLASS_LISTS
@@ -107,10 +107,11 @@ def choose(recipe: Recipe, objective: str) -> Chosen:
     loaded = {key: load_side(recipe, side, share.get(key), key) for key, side in named.items()}
     if recipe.class_map is not None:
         loaded = share_classes(recipe.class_map, loaded)
-    labeled, unlabeled = take_labeled(loaded["labeled"], named["labeled"], recipe.labeled, recipe.split_seed)
+    how = recipe.split_seed, recipe.options.get("on_bad_image", "stop")
+    labeled, unlabeled = take_labeled(loaded["labeled"], named["labeled"], recipe.labeled, *how)
     few = None
     if "unlabeled" in named:
-        taken = take_labeled(loaded["unlabeled"], named["unlabeled"], recipe.target_labeled, recipe.split_seed)
+        taken = take_labeled(loaded["unlabeled"], named["unlabeled"], recipe.target_labeled, *how)
         few, unlabeled = (None, taken[0]) if recipe.target_labeled is None else taken
     elif recipe.target_labeled is not None:
         raise UsageError("target_labeled is set, but there is no unlabeled_dataset to take it from; use labeled.")
@@ -311,6 +312,8 @@ def _rare(view: View, recipe: Recipe, crop: tuple[int, int], pixels: np.ndarray 
     if not wanted and wanted != {}:
         return None
     numbers = dict(wanted) if isinstance(wanted, dict) else {}
+    if pixels is None:
+        pixels = class_pixels(view.dataset, on_bad_image=recipe.options.get("on_bad_image", "stop"))
     for key in numbers:
         if key not in _RARE:
             raise UsageError(f"rare_class_sampling has no {key!r}; it has {', '.join(_RARE)}.")

@@ -200,7 +200,7 @@ def take_split(loaded: datasets.DatasetDict, side: Side, split: str, labels: boo
 
 
 def take_labeled(
-    loaded: datasets.DatasetDict, side: Side, labeled: int | str | None, seed: int
+    loaded: datasets.DatasetDict, side: Side, labeled: int | str | None, seed: int, on_bad_image: str = "stop"
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     """The labeled images of a side and the rest, None without a rest.
 
@@ -209,6 +209,7 @@ def take_labeled(
         side: which.
         labeled: a share such as 1/8, a count, a list file, or None for all.
         seed: of the choice.
+        on_bad_image: "stop" or "skip", where the mask of an image that may be chosen cannot be read.
     """
     train = take_split(loaded, side, "train", labels=labeled is not None)
     if labeled is None or "unlabeled" in loaded:
@@ -222,7 +223,8 @@ def take_labeled(
                 f"labeled is {labeled} ({count} of {len(train)} images); at least 1 must be labeled and 1 not."
             )
         rows = [str(i) for i in range(len(train))]
-        chosen = sorted(int(row) for row in nested_order(rows, class_pixels(train), seed, count)[:count])
+        present = class_pixels(train, on_bad_image=on_bad_image)
+        chosen = sorted(int(row) for row in nested_order(rows, present, seed, count)[:count])
     rest = sorted(set(range(len(train))) - set(chosen))
     return train.select(chosen), train.select(rest)
 

@@ -104,3 +104,14 @@ def test_a_bad_split_list_ends_training_with_one_sentence(capsys, tmp_path, line
     assert says(capsys, ["train", recipe, "-o", str(tmp_path / "out")]) == (
         f"The split list {tmp_path}/labeled.txt {expected}"
     )
+
+
+@pytest.mark.parametrize("rare", [None, {"min_pixels": 9}])
+def test_a_bad_mask_that_may_be_chosen_is_skipped_where_that_is_asked_for(capsys, tmp_path, rare):
+    keys = tiny.folders(tmp_path)
+    cut_off(tmp_path / MASK)
+    own = {key: keys[key] for key in ("dataset", "data_dir", "eval_split", "eval_strategy") if key in keys}
+    own |= {"labeled": 2, "rare_class_sampling": rare, "check": rare is None, "load_best_model_at_end": False}
+    argv = ["train", tiny.write(tmp_path / "run.yaml", own), "--output_dir", str(tmp_path / "out")]
+    assert re.search(MASK + BROKEN, says(capsys, argv))
+    assert cli.main([*argv, "--on_bad_image", "skip"]) == 0
