@@ -6,7 +6,7 @@ from typing import Annotated
 
 from typer import Option
 
-from hf_fst.commands.common import Flip, Model, Resize, Scales, Stride, Window, look
+from hf_fst.commands.common import Flip, Model, Resize, Scales, Stride, Trust, Window, look
 
 
 def demo(
@@ -27,6 +27,7 @@ def demo(
     stride: Stride = None,
     scales: Scales = "1",
     flip: Flip = False,
+    trust_remote_code: Trust = False,
 ) -> dict:
     """Try a model in the browser (needs hf_fst[demo]).
 
@@ -42,7 +43,6 @@ def demo(
     from hf_fst.recipes.evaluation import images_to_show
 
     check_demo_support()
-    page = build_page(
-        Demo(model, look(model, resize, window, stride, scales, flip)), examples or images_to_show(model)
-    )
+    shown = Demo(model, look(model, resize, window, stride, scales, flip), trust_remote_code)
+    page = build_page(shown, examples or images_to_show(model))
     return {"address": launch_page(page, share=share, host=host, port=port)}

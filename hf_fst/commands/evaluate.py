@@ -9,7 +9,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from hf_fst.commands import common
-from hf_fst.commands.common import BatchSize, Flip, Model, Resize, Scales, Stride, Student, Window, Workers
+from hf_fst.commands.common import BatchSize, Flip, Model, Resize, Scales, Stride, Student, Trust, Window, Workers
 
 FILES = "Files"
 
@@ -50,6 +50,7 @@ def evaluate(
     flip: Flip = False,
     batch_size: BatchSize = 1,
     workers: Workers = 0,
+    trust_remote_code: Trust = False,
     output_dir: Annotated[
         str | None,
         Option(
@@ -116,6 +117,7 @@ def evaluate(
             num_workers=workers,
             look=look,
             crop=data.crop,
+            trust_remote_code=trust_remote_code,
         )
         if common.is_first_process():
             print(f"{name}:\n{table(result)}" if dataset is None else table(result))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from typer import Option
 
-from hf_fst.commands.common import Model, Student, numbers, which
+from hf_fst.commands.common import Model, Student, Trust, numbers, which
 
 
 def export(
@@ -22,6 +22,7 @@ def export(
     ] = "dynamic",
     full_size: Annotated[bool, Option("--full_size", help="Logits at the size of the image, not smaller.")] = False,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a file that is there.")] = False,
+    trust_remote_code: Trust = False,
 ) -> dict:
     """Write a model as an ONNX file.
 
@@ -41,6 +42,7 @@ def export(
         size=None if size == "dynamic" else numbers(size, "size", int, 2),
         full_size=full_size,
         overwrite=overwrite,
+        trust_remote_code=trust_remote_code,
     )
     print(
         f"{result['output']} ({result['bytes'] / 1e6:.1f} MB) gives PyTorch's logits to {result['max_difference']:.1g}; "

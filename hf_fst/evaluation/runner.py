@@ -133,6 +133,7 @@ def evaluate_model(
     processor: Any = None,
     dataset_id: str | None = None,
     task_id: str = "default",
+    trust_remote_code: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Scores a model's predictions at the labels' full size, and writes what was asked for.
@@ -158,6 +159,7 @@ def evaluate_model(
         num_workers: worker processes that read images.
         processor: image processor; the model's own by default.
         dataset_id, task_id: how the `.eval_results` file names the dataset; by default the dataset's own name.
+        trust_remote_code: whether code that comes with the model may run; it is never asked for.
         progress: show a progress bar.
 
     Returns:
@@ -179,7 +181,7 @@ def evaluate_model(
     if isinstance(model, PreTrainedModel):
         network, name, processor = model, model.config.name_or_path or type(model).__name__, processor
     else:
-        network, processor = load(model, which, processor)
+        network, processor = load(model, which, processor, trust_remote_code=trust_remote_code)
         name = str(model)
     if processor is None:
         raise UserError("A model that is already loaded needs its image processor: give processor too.")

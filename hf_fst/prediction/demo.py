@@ -45,14 +45,16 @@ class Demo:
     Args:
         model: directory or Hub id; with a student in it, the page compares the two.
         look: how it looks at images.
+        trust_remote_code: whether code that comes with the model may run; it is never asked for.
 
     Raises `ValueError`, `FileNotFoundError` where the model is not there.
     """
 
-    def __init__(self, model: str | Path, look: Look = WHOLE):
-        self.teacher = Segmenter(model, "teacher", look=look)
+    def __init__(self, model: str | Path, look: Look = WHOLE, trust_remote_code: bool = False):
+        options = {"look": look, "trust_remote_code": trust_remote_code}
+        self.teacher = Segmenter(model, "teacher", **options)
         try:
-            self.student = Segmenter(model, "student", look=look)
+            self.student = Segmenter(model, "student", **options)
         except FileNotFoundError:  # a model that was not trained here
             self.student = None
         self.folder = tempfile.TemporaryDirectory(prefix="hf-fst-demo-")

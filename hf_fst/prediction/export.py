@@ -53,6 +53,7 @@ def export_onnx(
     size: Sequence[int] | None = None,
     full_size: bool = False,
     overwrite: bool = False,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Writes a network as an ONNX file with the input `pixel_values` (B, 3, H, W) and the output `logits`.
 
@@ -68,6 +69,7 @@ def export_onnx(
             for the only one that the network takes. The batch is of any size in both cases.
         full_size: give logits (B, C, H, W) at the size of the input, not at the head's stride.
         overwrite: replace a file that is there.
+        trust_remote_code: whether code that comes with the model may run; it is never asked for.
 
     Returns: the file, its size, the largest difference to PyTorch, and the share of pixels with the same argmax.
 
@@ -88,7 +90,7 @@ def export_onnx(
     output = Path(output)
     if output.exists() and not overwrite:
         raise UserError(f"{output} is there already; give another file, or --overwrite to replace it.")
-    network, processor = load(model, which)
+    network, processor = load(model, which, trust_remote_code=trust_remote_code)
     normalization, size = Normalization.of(processor), size or fixed_size(network.config)
     module = Logits(network.float().eval(), full_size, normalization.bgr).eval()
     program = _trace(module, size)

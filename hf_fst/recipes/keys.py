@@ -39,6 +39,7 @@ class Recipe:
     auxiliary_decoders: dict | None = _key(
         "Model", "{perturbation: number of decoders} for objective cct; default: the 30 of its authors"
     )
+    trust_remote_code: bool = _key("Model", "run code that comes with the model; read it first", False)
     replace_head: bool = _key("Model", "give a pretrained model a new head where its class count differs", False)
 
     dataset: str | None = _key(

@@ -34,7 +34,7 @@ def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
     """
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     if recipe.start_from is not None:
-        return earlier_network("start_from", recipe.start_from, labels["id2label"])
+        return earlier_network("start_from", recipe.start_from, labels["id2label"], recipe.trust_remote_code)
     options = dict(recipe.model_config or {})
     for key in {"num_labels", "id2label", "label2id"} & options.keys():
         if options.pop(key) != len(names):
@@ -77,13 +77,15 @@ def _network(recipe: Recipe, options: dict, names: list[str], labels: dict) -> P
     return _from_pretrained(recipe, options, labels)
 
 
-def earlier_network(key: str, directory: str, id2label: dict[int, str]) -> PreTrainedModel:
+def earlier_network(
+    key: str, directory: str, id2label: dict[int, str], trust_remote_code: bool = False
+) -> PreTrainedModel:
     """The network that an earlier stage left. Raises `UserError` where it is not there or has other classes."""
     if not Path(directory, "config.json").is_file():
         raise MissingError(
             f"{key} is {directory}, which holds no network; train the stage that writes it first, or give its directory."
         )
-    return load_network(directory, id2label=id2label, replace_head=False)
+    return load_network(directory, id2label=id2label, replace_head=False, trust_remote_code=trust_remote_code)
 
 
 def _refuse_unknown(config: PreTrainedConfig, given: dict, where: str = "model_config") -> None:
@@ -121,7 +123,8 @@ def _from_pretrained(recipe: Recipe, options: dict, labels: dict) -> PreTrainedM
     if not Path(name).is_dir() and name.count("/") != 1:
         hint = did_you_mean(name, BUILDS) or f"use one of {', '.join(BUILDS)}, a Hub id or a directory."
         raise UsageError(f"There is no model {name!r}; {hint}")
-    return load_network(name, id2label=labels["id2label"], replace_head=recipe.replace_head, **options)
+    trust = {"trust_remote_code": recipe.trust_remote_code}
+    return load_network(name, id2label=labels["id2label"], replace_head=recipe.replace_head, **trust, **options)
 
 
 def build_processor(recipe: Recipe, network: PreTrainedModel) -> Any:
@@ -137,7 +140,7 @@ def build_processor(recipe: Recipe, network: PreTrainedModel) -> Any:
 
             processor = backbone_processor(network, recipe.pretrained_backbone)
     else:
-        processor = processor_of(recipe.model)
+        processor = processor_of(recipe.model, trust_remote_code=recipe.trust_remote_code)
     scale = recipe.eval_resize or recipe.unlabeled_resize or recipe.resize
     changes = dict.fromkeys(CHANGES_SIZE & processor.to_dict().keys(), False) | {"resample": Resampling.BILINEAR}
     if scale is not None:

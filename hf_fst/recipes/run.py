@@ -95,7 +95,8 @@ def prepare(recipe: Recipe, config: FSTConfig, overwrite: bool, overrides: dict[
         processor = build_processor(recipe, model)
         reference = None
         if recipe.reference_model is not None:
-            reference = earlier_network("reference_model", recipe.reference_model, model.config.id2label)
+            of = recipe.reference_model, model.config.id2label, recipe.trust_remote_code
+            reference = earlier_network("reference_model", *of)
     stopwatch = Stopwatch()
     trainer = FSTTrainer(
         model=model,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 
 from hf_fst import cli
 from hf_fst.models.loading import load
-from tests.evaluation.conftest import tiny_model
+from tests.evaluation.conftest import NAMES, tiny_model
 from tests.prediction.test_predict import noise
+from tests.recipes import tiny as recipe
 
 CODE = """
 from pathlib import Path
@@ -43,11 +46,34 @@ def foreign(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("command", ["predict", "label"])
+def words(command, model, folder) -> list[str]:
+    """A command line for the model; what it writes lies in `folder`/out."""
+    pixels = noise(folder / "images/a.png")
+    mask = np.zeros(Image.open(pixels).size[::-1], np.uint8)
+    mask[:, ::2] = 3
+    (folder / "masks").mkdir()
+    Image.fromarray(mask).save(folder / "masks/a.png")
+    (folder / "id2label.json").write_text(json.dumps(NAMES))
+    out = ["-o", str(folder / "out")]
+    more = {
+        "predict": [str(folder / "images"), *out],
+        "label": [str(folder / "images"), *out],
+        "eval": ["folder", "--data_dir", str(folder), "--split", "train", *out],
+        "export": ["-o", str(folder / "out/model.onnx"), "--size", "32,32"],
+        "demo": [],
+    }
+    if command == "train":
+        values = {"model": str(model), "model_config": None, "replace_head": True}
+        return ["train", recipe.write(folder / "run.yaml", recipe.STREET, values), *out]
+    return [command, str(model), *more[command]]
+
+
+COMMANDS = ["predict", "label", "eval", "export", "demo", "train"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_commands_refuse_with_the_flag_to_give(foreign, tmp_path, capsys, command):
-    noise(tmp_path / "images/a.png")
-    argv = [command, str(foreign), str(tmp_path / "images"), "-o", str(tmp_path / "out")]
-    assert cli.main(argv) == 1
+    assert cli.main(words(command, foreign, tmp_path)) == 1
     (sentence,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hf-fst: ")]
     assert sentence == (
         f"hf-fst: {foreign} needs code that comes with it, which is not run unasked; read that code, then give "
@@ -56,11 +82,12 @@ def test_commands_refuse_with_the_flag_to_give(foreign, tmp_path, capsys, comman
     assert not (tmp_path / "out").exists() and not list((tmp_path / "modules").rglob("ran"))
 
 
-def test_with_the_flag_it_runs(foreign, tmp_path):
-    noise(tmp_path / "images/a.png")
-    argv = ["predict", str(foreign), str(tmp_path / "images"), "-o", str(tmp_path / "out"), "--trust_remote_code"]
-    assert cli.main(argv) == 0
-    assert (tmp_path / "out/predictions/a.png").is_file()
+@pytest.mark.parametrize("command", COMMANDS)
+def test_with_the_flag_it_runs(foreign, tmp_path, monkeypatch, command):
+    launched = []
+    monkeypatch.setattr("hf_fst.prediction.demo.launch_page", lambda page, **options: launched.append(page))
+    assert cli.main([*words(command, foreign, tmp_path), "--trust_remote_code"]) == 0
+    assert launched or any((tmp_path / "out").iterdir())
 
 
 def test_loading_in_python_does_not_ask_either(foreign):
