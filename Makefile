@@ -20,13 +20,7 @@ $(STAMP): setup.py constraints.txt
 install: $(STAMP) ## make .venv and install hf_fst with pinned versions
 
 demo: $(STAMP) ## adapt a network from drawn to real streets, with and without a look-ahead; results in runs/
-	@echo "1/3  labels of drawn streets alone"
-	$(BIN)/hf-fst train demo --sweep source-only --overwrite
-	@echo "2/3  mean teacher: unlabeled real streets as well"
-	$(BIN)/hf-fst train demo --sweep mean-teacher --overwrite
-	@echo "3/3  FST-D: the student looks 3 steps ahead at every 12th step"
-	$(BIN)/hf-fst train demo --sweep fst-d --overwrite
-	@$(BIN)/python examples/benchmarks/demo.py
+	$(BIN)/hf-fst train demo --sweep all --overwrite
 
 test: $(STAMP) ## run the default test suite
 	$(PYTEST)

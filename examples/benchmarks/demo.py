@@ -1,18 +1,17 @@
-"""The table of `make demo`: its three runs with the time of each.
+"""Write what `make demo` measured in its three runs as docs/results/demo.json.
 
-make demo
-python examples/benchmarks/demo.py --write    # docs/results/demo.json, too, for `make tables`
+    make demo && python examples/benchmarks/demo.py
+
+`make tables` renders the file.
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import sys
 from pathlib import Path
 
-from hf_fst.drawing.tables import percent, text_table
 from hf_fst.recipes.load import sweep_points
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,14 +23,10 @@ COLUMNS = [
 ]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="write docs/results/demo.json")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the three runs are")
-    args = parser.parse_args(arguments)
+def main(runs: Path = ROOT / "runs") -> int:
     rows, results = [], {}
     for point in sweep_points("demo"):
-        results = json.loads((args.runs / f"demo-{point}" / "results.json").read_text(encoding="utf-8"))
+        results = json.loads((runs / f"demo-{point}" / "results.json").read_text(encoding="utf-8"))
         tested, teaches = results["metrics"][-1], results["rule"] != "supervised"
         values = {
             "student": tested["student"]["mean_iou"],
@@ -40,27 +35,20 @@ def main(arguments: list[str] | None = None) -> int:
             "minutes": results["steps"] * results["seconds_per_step"] / 60,
         }
         rows.append({"name": point, "seeds": {str(results["seeds"]["seed"]): values}})
-    cells = [
-        [row["name"], percent(v["student"]), percent(v["teacher"]), str(v["steps"]), f"{v['minutes']:.1f}"]
-        for row in rows
-        for v in row["seeds"].values()
-    ]
-    print("\n" + text_table(["on 200 test images", *(column["title"] for column in COLUMNS)], cells))
-    if args.write:
-        content = {
-            "title": "make demo",
-            "command": "make demo",
-            "device": results["device"],
-            "versions": results["versions"],
-            "date": datetime.date.today().isoformat(),
-            "columns": COLUMNS,
-            "rows": rows,
-            "note": f"mIoU on {tested['images']} test images of the real look; the later two start from the first.",
-        }
-        target = ROOT / "docs" / "results" / "demo.json"
-        target.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    content = {
+        "title": "make demo",
+        "command": "make demo",
+        "device": results["device"],
+        "versions": results["versions"],
+        "date": datetime.date.today().isoformat(),
+        "columns": COLUMNS,
+        "rows": rows,
+        "note": f"mIoU on {tested['images']} test images of the real look; the later two start from the first.",
+    }
+    target = ROOT / "docs" / "results" / "demo.json"
+    target.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(Path, sys.argv[1:])))
