@@ -206,10 +206,9 @@ def build_page(demo: Demo, examples: str | Path | datasets.Dataset | None = None
                 )
                 download = gr.DownloadButton("Download class indices (PNG)", interactive=False, elem_id="download")
         image.change(show, image, [seen, result, toggles, legend, compared, certain, download], api_name="segment")
-        line.input(
-            lambda at: gr.ImageSlider(slider_position=at), line, compared, api_name=False, show_progress="hidden"
-        )
-        toggles.input(redraw, [seen, toggles], [result, compared], api_name=False, show_progress="hidden")
+        quietly = {"api_name": False, "show_progress": "hidden", "trigger_mode": "always_last"}  # no key press is lost
+        line.input(lambda at: gr.ImageSlider(slider_position=at), line, compared, **quietly)
+        toggles.input(redraw, [seen, toggles], [result, compared], **quietly)
     return page
 
 
