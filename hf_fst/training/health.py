@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from transformers.utils import logging
 
+from hf_fst.errors import UserError
 from hf_fst.evaluation.confusion import confusion_matrix, scores
 from hf_fst.method.lookahead import sum_over_processes
 from hf_fst.method.losses import IGNORE_INDEX, ignore_as_255, pseudo_labels
@@ -73,7 +74,15 @@ class PseudoLabelHealth:
         Args:
             student: the unwrapped student; labels in evaluation mode and is put back into training mode.
             batch: the prepared micro-batch, with `pseudo_labels` and `pseudo_confidence` of φ_{t+1}.
+
+        Raises:
+            UserError: the objective, one of the user's own, does not give these.
         """
+        if missing := {"pseudo_labels", "pseudo_confidence"} - set(batch):
+            raise UserError(
+                f"prepare() of the objective gives no {' and no '.join(sorted(missing))}, which are logged; give both, "
+                "(B,H,W) each, or remove the callback hf_fst.training.health.Health."
+            )
         labels, confidence = batch["pseudo_labels"], batch["pseudo_confidence"]
         own, valid = student_labels(student, self.images, self.align_corners), labels != IGNORE_INDEX  # no padding
         sums = {

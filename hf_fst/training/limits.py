@@ -27,10 +27,8 @@ LIMITS = {
     **dict.fromkeys(("adam_beta1", "adam_beta2"), (0, 1)),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, 65536)),
     **{"gradient_accumulation_steps": (1, 65536), "dataloader_num_workers": (0, 1024)},
-    **dict.fromkeys(
-        ("save_total_limit", "eval_accumulation_steps", "dataloader_prefetch_factor", "ddp_timeout"), (1, None)
-    ),
-    "eval_delay": (0, None),
+    **dict.fromkeys(("eval_accumulation_steps", "dataloader_prefetch_factor", "ddp_timeout"), (1, None)),
+    **dict.fromkeys(("eval_delay", "save_total_limit"), (0, None)),  # 0: keep all
 }
 CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop")
 

@@ -1,8 +1,12 @@
 """What is logged of pseudo-labels, from counts worked by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from hf_fst.errors import UserError
+from hf_fst.training import health
 from hf_fst.training.health import PseudoLabelHealth
 
 SUMS = {
@@ -34,3 +38,27 @@ def test_truth_is_over_the_scored_classes():
     found = logs(scored=[0, 1])
     assert found["pseudo_accuracy"] == 5 / 7 and found["pseudo_mean_iou"] == pytest.approx((4 / 6 + 1 / 3) / 2)
     assert found["pseudo_share_car"] == 0.125
+
+
+def test_an_objective_that_gives_no_pseudo_labels_is_told_what_to_give():
+    seen = PseudoLabelHealth(torch.zeros(1, 3, 2, 4), ["sky", "road"], 0.9)
+    with pytest.raises(UserError, match="gives no pseudo_confidence, which are logged"):
+        seen.after(None, {"pseudo_labels": torch.zeros(1, 2, 4, dtype=torch.int64)})
+
+
+@pytest.mark.parametrize(
+    ("shares", "warned_at"), [({}, [200]), ({150: 0.1}, []), ({250: 0.1}, [200])], ids=["never", "before", "later"]
+)
+def test_pseudo_labels_that_stay_below_the_threshold_are_warned_of_once(monkeypatch, shares, warned_at):
+    told = []
+    monkeypatch.setattr(health, "sum_over_processes", lambda accelerator, sums: sums)
+    monkeypatch.setattr(health.logger, "warning", lambda text: told.append(int(text.split()[1])))
+    state = SimpleNamespace(global_step=0, logging_steps=50)
+    watcher = health.Health(SimpleNamespace(accelerator=None, state=state, journal=SimpleNamespace()))
+    watcher.on_train_begin(None, None, None)
+    for step in range(50, 301, 50):
+        logs = {"pseudo_above_threshold": shares.get(step, 0.0), "pseudo_confidence": 0.3}
+        watcher.seen = SimpleNamespace(after=lambda *_: {}, logs=lambda _, logs=logs: logs, threshold=0.9)
+        state.global_step = step - 1
+        watcher.after(None, {})
+    assert told == warned_at

@@ -37,7 +37,7 @@ WRONG = {
     "save_steps": (0, -1),
     "logging_steps": (-3,),
     "eval_delay": (-1,),
-    "save_total_limit": (0, -2),
+    "save_total_limit": (-2,),
     "eval_accumulation_steps": (0,),
     "ddp_timeout": (0,),
     "ddp_backend": ("telepathy",),
