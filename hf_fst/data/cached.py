@@ -45,16 +45,19 @@ def map_files(
         remove_columns=stored.column_names,
         features=features,
         num_proc=num_proc if num_proc > 1 else None,
-        cache_file_name=str(folder / f"{name}-{_key(stored, arguments)}.arrow"),
+        cache_file_name=str(folder / f"{name}-{_key(stored, features, arguments)}.arrow"),
         load_from_cache_file=True,
         desc=desc,
     )
 
 
-def _key(stored: datasets.Dataset, arguments: dict) -> str:
-    """A name for a result: the same only for the same files (path, size, times) and the same arguments."""
+def _key(stored: datasets.Dataset, features: datasets.Features, arguments: dict) -> str:
+    """A name for a result: the same only for the same files (path, size, times), arguments and columns of the result.
+
+    Another version of the package may make other columns.
+    """
     plain = {name: value and dataclasses.asdict(value) for name, value in arguments.items()}
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([plain, features.to_dict()], sort_keys=True).encode())
     for column in stored.column_names:
         for value in stored[column]:
             path = value["path"]

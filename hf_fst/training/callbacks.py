@@ -6,7 +6,7 @@ import math
 
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
-from transformers.utils import logging
+from transformers.utils import PushToHubMixin, logging
 
 from hf_fst.training.health import Health
 from hf_fst.training.hub_strategy import push_checkpoint, tell_failures
@@ -56,8 +56,9 @@ class Weights(OfTrainer):
     """Writes teacher and student into the output directory after training."""
 
     def on_train_end(self, args, state, control, **kwargs):
-        """The best weights, where they were loaded."""
-        self.trainer.save_model(_internal_call=True)
+        """The best weights, where they were loaded; a network that transformers cannot save lies in checkpoints alone."""
+        if isinstance(self.trainer.networks()["student"], PushToHubMixin):  # of transformers or peft
+            self.trainer.save_model(_internal_call=True)
 
 
 class Report(OfTrainer):

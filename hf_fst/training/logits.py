@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -31,12 +31,14 @@ def of_any_size(step: Callable[[nn.Module, dict], tuple], network: nn.Module, in
     return loss, _in_lists(logits), _in_lists(labels)
 
 
-def _in_lists(images: tuple) -> list | tuple | None:
+def _in_lists(images: tuple) -> list | tuple | dict | None:
     """The results of several images: a list, or where each has several outputs (a tuple) a list for each of these."""
     if images[0] is None:
         return None
     if isinstance(images[0], tuple):
         return tuple(_in_lists(output) for output in zip(*images, strict=True))
+    if isinstance(images[0], Mapping):
+        return {key: _in_lists(tuple(image[key] for image in images)) for key in images[0]}
     return list(images)
 
 
@@ -51,12 +53,14 @@ def unscored(trainer: Trainer) -> Iterator[Callable[[PredictionOutput], Predicti
         trainer.compute_metrics, trainer.args.eval_do_concat_batches = kept
 
 
-def together(batches: list | None) -> np.ndarray | tuple | None:
+def together(batches: list | None) -> np.ndarray | tuple | dict | None:
     """Results of batches as one array (N,...); an array (N,) of arrays where the sizes of images differ."""
     if batches is None:
         return None
     if isinstance(batches[0], tuple):
         return tuple(together(output) for output in zip(*batches, strict=True))
+    if isinstance(batches[0], Mapping):
+        return {key: together([batch[key] for batch in batches]) for key in batches[0]}
     arrays = [array for batch in batches for array in (batch if isinstance(batch, list) else [batch])]
     if len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)

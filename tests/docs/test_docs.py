@@ -222,7 +222,7 @@ def test_commands_have_known_keys_and_options(words, tmp_path, capsys):
             recipe = tmp_path / "recipe.yaml"
             recipe.write_text("seed: 0\n")
         sweep = flags[flags.index("--sweep") + 1] if "--sweep" in flags else None
-        load_recipe(recipe, overrides, sweep)
+        load_recipe(recipe, overrides, sweep_points(recipe)[0] if sweep == "all" else sweep)
         rest = [flag for flag in flags if flag != sweep]
     main([command, "--help"])
     known = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", capsys.readouterr().out))
