@@ -368,7 +368,7 @@ def can_run(words):
     if words[0] == "compare":  # many runs
         return False
     if words[0] == "eval":
-        return words[1] == "runs/mine" and words[2] == "folder"
+        return words[1:3] == ["runs/mine", "folder"]
     return (
         words[0] == "train"
         and words[1].replace("_", "-") in recipe_names()

@@ -111,7 +111,7 @@ def test_two_processes_make_one_run(tmp_path):
     recipe = tiny.write(tmp_path / "r.yaml", tiny.STREET, rule="fst_d", per_device_train_batch_size=1)
     result = launch(TWO, [recipe, "-o", str(tmp_path / "out")])
     assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count("The teacher is in ") == 1
+    assert result.stdout.count("The teacher, which is the model to use, is in ") == 1
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["processes"] == 2
     assert [(entry["weights"], entry["images"]) for entry in results["metrics"]] == [

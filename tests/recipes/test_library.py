@@ -118,7 +118,10 @@ def test_a_dry_run_counts_the_network_at_full_size():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "point"), POINTS)
 def test_every_point_dry_runs(name, point):
-    assert dry_run(load_recipe(LIBRARY / name, sweep=point))["loss"] > 0
+    recipe = load_recipe(LIBRARY / name, sweep=point)
+    if str(recipe.model).startswith("./runs/"):  # what another point leaves
+        recipe.model = "fpn-efficientnet-lite0"
+    assert dry_run(recipe)["loss"] > 0
 
 
 TINY_RESNET = {"backbone_kwargs": {"layers": [1, 1, 1, 3], "channels": [4, 8, 16, 32], "stem_width": 4}}

@@ -65,7 +65,7 @@ def test_the_wheel_trains_and_evaluates_from_an_empty_directory(installed, tmp_p
     }
     words = [word for key, value in tiny.items() for word in (f"--{key}", value)]
     printed = call(installed / "hf-fst", "train", "street-da", *words, folder=tmp_path)
-    assert "The teacher is in runs/street_da" in printed
+    assert "which is the model to use, is in runs/street_da" in printed
     card = (tmp_path / "runs/street_da/README.md").read_text(encoding="utf-8")
     assert "hf-fst train street-da --max_steps 2" in card
     words = ["--options", "look=real", "num_train=1", "num_validation=2", "num_test=1", "-o", "scores"]
