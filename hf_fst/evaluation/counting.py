@@ -14,7 +14,7 @@ from hf_fst.evaluation.confusion import confusion_matrix, scores
 from hf_fst.evaluation.inference import WHOLE, Look, predict, segment
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
-#: a score that needs no labels, and the name of the counts that it comes from
+#: a score that needs no labels
 LABEL_FREE = "label_free"
 
 
@@ -64,7 +64,8 @@ def mutual_information(sums: torch.Tensor) -> float:
     """
     total, entropy = sums[:-1], sums[-1]
     mean = total / total.sum()
-    return ((torch.special.entr(mean).sum() - entropy / total.sum()) / math.log(len(total))).item()
+    found = (torch.special.entr(mean).sum() - entropy / total.sum()) / math.log(len(total))
+    return max(found.item(), 0.0)  # rounding
 
 
 @contextmanager
@@ -72,9 +73,11 @@ def _evaluated(network: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; the mode of each part is put back."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
-    yield
-    for module, training in modes.items():
-        module.training = training
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def refuse_no_labels(inputs: dict) -> None:
@@ -88,16 +91,6 @@ def refuse_no_labels(inputs: dict) -> None:
             f"The evaluated images have no labels (they have {', '.join(inputs)}), so there is nothing to score; give "
             f"images with labels, choose by metric_for_best_model {LABEL_FREE!r}, or use predict."
         )
-
-
-def _classes(network: nn.Module, pixel_values: torch.Tensor, size: Sequence[int], look: Look) -> torch.Tensor:
-    """The classes (B, *size) that a network gives in evaluation mode; its mode is put back."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    predictions = predict(network, pixel_values.to(next(network.parameters(), pixel_values).dtype), size, look)
-    for module, training in modes.items():
-        module.training = training
-    return predictions
 
 
 class StreamingScores:

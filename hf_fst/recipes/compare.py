@@ -98,12 +98,13 @@ def compare(
         once = max(0.0, took - PROBE_STEPS * costs[cheapest] * second)  # start, data, evaluation
         left = RESERVED * (budget - took) * jobs - once * len(rules) * len(seeds)
         share = sum(costs.values()) if equal == "steps" else len(rules) * max(costs.values())
-        steps = min(int(left / (second * share * len(seeds))), config.max_steps if config.max_steps > 0 else 10**9)
+        steps = int(left / (second * share * len(seeds)))
         if steps < LEAST_STEPS:
             raise RunError(
                 f"{budget:.0f} s are too few for {len(rules)} rules and {len(seeds)} seeds: a run takes {once:.0f} s to "
                 f"start and evaluate, and a step of a mean teacher {second:.2g} s; give more time or fewer seeds."
             )
+        steps = min(steps, config.max_steps) if config.max_steps > 0 else steps
         kept = plan | {"steps": steps, "start": once / second}  # the latter in steps of a mean teacher
         write_json(folder / PLAN, kept)
     factor = {rule: max(costs.values()) / costs[rule] if equal == "time" else 1 for rule in rules}

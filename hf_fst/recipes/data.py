@@ -72,6 +72,7 @@ class Chosen:
         labeled: those whose labels are learned from.
         few: those of the target whose labels are learned from, if any.
         unlabeled: those without, if the objective learns from any.
+        without_labels: the same, whether or not the objective learns from them.
         evaluation: the side that is evaluated.
         evaluated: its splits.
     """
@@ -80,6 +81,7 @@ class Chosen:
     labeled: datasets.Dataset
     few: datasets.Dataset | None
     unlabeled: datasets.Dataset | None
+    without_labels: datasets.Dataset | None
     evaluation: Side
     evaluated: datasets.DatasetDict
 
@@ -118,7 +120,7 @@ def choose(recipe: Recipe, objective: str) -> Chosen:
     evaluated = "unlabeled" if recipe.eval_split in loaded.get("unlabeled", ()) else "labeled"
     evaluated = "evaluation" if "evaluation" in named else evaluated
     evaluation = replace(named[evaluated], split=recipe.eval_split or "")
-    return Chosen(named, labeled, few, _needed(unlabeled, objective), evaluation, loaded[evaluated])
+    return Chosen(named, labeled, few, _needed(unlabeled, objective), unlabeled, evaluation, loaded[evaluated])
 
 
 def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
@@ -255,7 +257,7 @@ def evaluated_images(
     loaded, side = chosen.evaluated, chosen.evaluation
     wanted = config is not None and (config.eval_strategy != "no" or config.eval_on_start)
     if wanted and is_label_free(config.metric_for_best_model) and side.split not in loaded:
-        validation = _without_labels(chosen.unlabeled)
+        validation = _without_labels(chosen.without_labels)
     elif side.split and (side.split in loaded or wanted):
         validation = take_split(loaded, side, side.split, labels=True)
     elif wanted:

@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from hf_fst.drawing.tables import percent
+from hf_fst.evaluation.counting import LABEL_FREE
 
 TIMED = 5  # steps after which the time of all is told
 #: what the shares in a log entry mean, in the order in which they are told
@@ -117,13 +118,16 @@ def in_words(step: int, logs: dict[str, float]) -> str:
     found = {key.removeprefix("eval_"): value for key, value in logs.items() if key.endswith("_mean_iou")}
     if any(key.startswith("eval_") for key in logs):
         networks = [f"{key.removesuffix('_mean_iou')} {percent(found[key])}%" for key in found]
-        return f"step {step}: validation mIoU {', '.join(networks)}"
+        scored = [f"validation mIoU {', '.join(networks)}"] if networks else []
+        scored += [f"{key} {logs[f'eval_{key}']:.3f}" for key in (LABEL_FREE,) if f"eval_{key}" in logs]
+        return f"step {step}: {'; '.join(scored)}" if scored else ""
     parts = []
     if "loss" in logs:
         terms = {key.removesuffix("_loss"): value for key, value in logs.items() if key.endswith("_loss")}
         shown = " + ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in terms.items())
         parts.append(f"loss {logs['loss']:.3g}" + (f" = {shown}" if len(terms) > 1 else ""))
-    shares = [f"{meaning} {percent(logs[key])}%" for key, meaning in SHARES.items() if key in logs]
+    told = {key: logs[key] for key in SHARES if key in logs and (key != "pseudo_changed" or logs[key])}
+    shares = [f"{SHARES[key]} {percent(value)}%" for key, value in told.items()]  # a step may not look ahead
     if shares:
         parts.append(f"pseudo-labels: {', '.join(shares)}")
     for key, value in logs.items():

@@ -93,13 +93,15 @@ def test_files_that_are_skipped_and_not_used_are_counted(printed, tmp_path):
 def test_the_log_is_in_words_and_percent():
     entry = {"loss": 1.25, "labeled_loss": 1.0, "unlabeled_loss": 0.25, "grad_norm": 3.0, "learning_rate": 1e-3}
     entry |= {"pseudo_confidence": 0.5, "pseudo_above_threshold": 0.123, "pseudo_share_car": 0.9, "epoch": 1.0}
-    assert in_words(50, entry | {"skipped_real_steps": 2}) == (
+    assert "the look-ahead 2.0%" in in_words(50, entry | {"pseudo_changed": 0.02})
+    assert in_words(50, entry | {"pseudo_changed": 0.0, "skipped_real_steps": 2}) == (
         "step 50: loss 1.25 = labeled 1 + unlabeled 0.25; pseudo-labels: mean confidence 50.0%, above the threshold "
         "12.3%; skipped real steps 2"
     )
     assert in_words(3, {"loss": 0.5, "labeled_loss": 0.5}) == "step 3: loss 0.5"
     scores = {"eval_student_mean_iou": 0.5, "eval_teacher_mean_iou": 0.625, "eval_student_iou_car": 0.1}
     assert in_words(500, scores | {"eval_runtime": 3.0}) == "step 500: validation mIoU student 50.0%, teacher 62.5%"
+    assert in_words(500, {"eval_label_free": 0.25, "eval_runtime": 3.0}) == "step 500: label_free 0.250"
     assert in_words(500, {"train_runtime": 7500.0, "train_loss": 1.0}) == "500 steps in 2 h 5 min"
     assert [duration(89), duration(90), duration(3600)] == ["89 s", "2 min", "1 h 0 min"]
 

@@ -67,10 +67,11 @@ def test_images_without_labels_are_refused_where_scores_need_them(tmp_path):
         trainer.evaluate()
 
 
-def test_a_recipe_without_validation_labels_is_chosen_on_its_unlabeled_images(tmp_path, capsys):
+@pytest.mark.parametrize("rule", ["fst_d", "supervised"])
+def test_a_recipe_without_validation_labels_is_chosen_on_its_unlabeled_images(tmp_path, capsys, rule):
     steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
     keys = steps | {"eval_split": False, "test_split": False, "metric_for_best_model": "label_free"}
-    recipe = recipes.write(tmp_path / "recipe.yaml", recipes.STREET, rule="fst_d", report=True, **keys)
+    recipe = recipes.write(tmp_path / "recipe.yaml", recipes.STREET, rule=rule, report=True, **keys)
     assert cli.main(["train", recipe, "-o", str(tmp_path / "run")]) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [step for step, _ in results["label_free"]] == [1, 2] and results["metrics"] == []
