@@ -35,6 +35,7 @@ def camvid(
     labeled: str | int | None = None,
     seed: int = 0,
     splits: str | None = None,
+    on_bad_image: str = "stop",
     streaming: bool = False,
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
     """Loads CamVid: train, validation, test; with `labeled` also `unlabeled`, the rest of train.
@@ -45,6 +46,7 @@ def camvid(
         seed: of the choice of labeled images. Seed 0 with all 367 images is listed in `splits/camvid/`; others are
             made: nested, every class among the smallest.
         splits: a folder with own lists, `N/labeled.txt` and `N/unlabeled.txt` for `labeled` = N.
+        on_bad_image: "stop" or "skip", where the mask of an image that may be chosen cannot be read.
         streaming: gives iterable datasets.
 
     Raises `FileNotFoundError` for a missing part, `ValueError` for files without a partner or a wrong `labeled`.
@@ -65,7 +67,11 @@ def camvid(
         if splits is None and seed == 0 and len(train) == 367 and count in FRACTIONS.values():
             splits = FOLDER / "camvid"
         made["train"], made["unlabeled"] = semi_supervised(
-            train, count, splits, seed, lambda rows: class_pixels(build({"train": rows}, LABELS)["train"])
+            train,
+            count,
+            splits,
+            seed,
+            lambda rows: class_pixels(build({"train": rows}, LABELS)["train"], on_bad_image=on_bad_image),
         )
     made["validation"] = list(rows("val").values())
     made["test"] = list(rows("test").values())

@@ -77,6 +77,7 @@ def cityscapes(
     labeled: int | None = None,
     splits: str | None = None,
     seed: int = 0,
+    on_bad_image: str = "stop",
     streaming: bool = False,
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
     """Loads Cityscapes: train, validation (its val), test without labels if it is there; with `labeled` also `unlabeled`.
@@ -90,6 +91,7 @@ def cityscapes(
             `leftImg8bit/train/<city>/<name>_leftImg8bit.png` (or name) a line; None makes a split: seeded, nested,
             with every class.
         seed: of the split that is made.
+        on_bad_image: "stop" or "skip", where the mask of an image that may be chosen cannot be read.
         streaming: gives iterable datasets.
 
     Raises `FileNotFoundError` for a missing part, `ValueError` for files without a partner or wrong lists.
@@ -123,7 +125,7 @@ def cityscapes(
             labeled,
             splits,
             seed,
-            lambda chosen: class_pixels(build({"train": chosen}, label_map)["train"]),
+            lambda chosen: class_pixels(build({"train": chosen}, label_map)["train"], on_bad_image=on_bad_image),
             _to_id,
         )
     made["validation"] = list(rows["val"].values())

@@ -45,6 +45,7 @@ def voc(
     pool: str | None = None,
     splits: str | None = None,
     seed: int = 0,
+    on_bad_image: str = "stop",
     streaming: bool = False,
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
     """Loads VOC 2012: train and validation (val.txt); with `labeled` also `unlabeled`.
@@ -61,6 +62,7 @@ def voc(
         splits: a folder with the published lists, `<labeled>/labeled.txt` and `unlabeled.txt`, one id a line; None
             makes a split: seeded, nested, with every class.
         seed: of the split that is made.
+        on_bad_image: "stop" or "skip", where the mask of an image that may be chosen cannot be read.
         streaming: gives iterable datasets.
 
     Raises `FileNotFoundError` for a missing part, `ValueError` for ids without files or wrong lists.
@@ -101,7 +103,7 @@ def voc(
             labeled,
             splits,
             seed,
-            lambda chosen: class_pixels(build({"train": chosen}, LABELS)["train"]),
+            lambda chosen: class_pixels(build({"train": chosen}, LABELS)["train"], on_bad_image=on_bad_image),
             pool=train_ids if classic else None,
         )
     made["validation"] = list(_rows(val_ids, images, val_masks, root).values())

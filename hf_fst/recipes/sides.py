@@ -86,7 +86,7 @@ def load_side(
     """The splits of a side; a loader that can choose the labeled images itself gives `unlabeled` too.
 
     Args:
-        recipe: gives `id2label` and `split_seed`.
+        recipe: gives `id2label`, `split_seed` and `on_bad_image`.
         side: which.
         labeled: how much of train is labeled, as in the recipe.
         key: the side's name among `sides`, for errors, which name the options of the command line.
@@ -105,6 +105,7 @@ def load_side(
             labeled = _count(labeled, len(load(side.name, side.data_dir, **options)["train"]))
         options.setdefault("labeled", labeled)
         options.setdefault("seed", recipe.split_seed)
+        options.setdefault("on_bad_image", recipe.options.get("on_bad_image", "stop"))
     try:
         return load(side.name, side.data_dir, **options)
     except UserError as error:

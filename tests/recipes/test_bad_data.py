@@ -115,3 +115,26 @@ def test_a_bad_mask_that_may_be_chosen_is_skipped_where_that_is_asked_for(capsys
     argv = ["train", tiny.write(tmp_path / "run.yaml", own), "--output_dir", str(tmp_path / "out")]
     assert re.search(MASK + BROKEN, says(capsys, argv))
     assert cli.main([*argv, "--on_bad_image", "skip"]) == 0
+
+
+LOADERS = {  # a builder of the layout, and the files of its training masks
+    "camvid": (trees.camvid, "trainannot/*.png"),
+    "cityscapes": (trees.cityscapes, "gtFine/train/*/*_labelIds.png"),
+    "voc": (trees.voc, "SegmentationClassAug/*.png"),
+}
+
+
+@pytest.mark.parametrize("labeled", [2, "1/2"])
+@pytest.mark.parametrize("name", LOADERS)
+def test_loaders_that_choose_by_themselves_skip_a_bad_mask_as_well(capsys, tmp_path, name, labeled):
+    build, masks = LOADERS[name]
+    build(tmp_path / "data")
+    broken = min((tmp_path / "data").glob(masks))
+    broken.write_bytes(b"")
+    keys = {"dataset": name, "data_dir": str(tmp_path / "data"), "labeled": labeled, "save_strategy": "no"}
+    keys |= {"eval_split": False, "eval_strategy": "no", "load_best_model_at_end": False}
+    argv = ["train", tiny.write(tmp_path / "run.yaml", keys), "--output_dir", str(tmp_path / "out")]
+    assert says(capsys, argv) == f"{broken} is not an image; replace it or take it out of the dataset."
+    assert cli.main([*argv, "--on_bad_image", "skip"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "skipped, as they cannot be read: 1 " in said and f"{broken} is not an image" in said
