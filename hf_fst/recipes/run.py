@@ -24,6 +24,7 @@ from hf_fst.recipes.summary import before
 from hf_fst.recipes.work import Records, Work
 from hf_fst.training.callbacks import PaddingNotice, Report, Weights
 from hf_fst.training.config import FSTConfig
+from hf_fst.training.pictures import Pictures
 from hf_fst.training.refusals import refuse_blank_labels
 from hf_fst.training.settings import resolve
 from hf_fst.training.summary import facts_of
@@ -108,9 +109,9 @@ def prepare(recipe: Recipe, config: FSTConfig, overwrite: bool, overrides: dict[
         callbacks=[stopwatch],
         reference_model=reference,
     )
-    for kind in (Weights, Report):  # `score` and `publish` write them, with what only the recipe knows
+    for kind in (Weights, Report, Pictures):  # written or made again with what only the recipe knows
         trainer.remove_callback(kind)
-    trainer.pictures.palette = data.palette
+    trainer.add_callback(Pictures(trainer, data.palette))
     for kind in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK, *([PaddingNotice] if data.report is not None else [])):
         trainer.remove_callback(kind)  # `Progress` shows their numbers, and the summary says how much is padding
     trainer.add_callback(Progress(stopwatch))

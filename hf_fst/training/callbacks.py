@@ -11,6 +11,7 @@ from transformers.utils import PushToHubMixin, logging
 from hf_fst.training.health import Health
 from hf_fst.training.hub_strategy import push_checkpoint, tell_failures
 from hf_fst.training.journal import summed
+from hf_fst.training.pictures import Pictures
 from hf_fst.training.watching import OfTrainer, Watcher
 
 logger = logging.get_logger(__name__)
@@ -96,9 +97,9 @@ class PaddingNotice(OfTrainer):
 
 
 def callbacks_of(trainer) -> list[TrainerCallback]:
-    """What an `FSTTrainer` starts with, besides its `pictures`."""
+    """What an `FSTTrainer` starts with."""
     kinds = [EpochOfDraws, TeacherAfterStep, Health, PaddingNotice, SkippedImages, Pushes, Weights]
-    kinds += [Report] * trainer.settings.report
+    kinds += [Report] * trainer.settings.report + [Pictures]
     return [kind(trainer) for kind in kinds]
 
 

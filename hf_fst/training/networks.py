@@ -23,11 +23,11 @@ from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.teacher import EMATeacher
 from hf_fst.models.auxiliary import allow_single_values, freeze_unused, return_auxiliary_logits
 from hf_fst.models.features import return_features
-from hf_fst.models.loading import default_processor, saved_processor
+from hf_fst.models.loading import default_processor, load, saved_processor
 from hf_fst.publishing.facts import hub_id
 from hf_fst.training.adapters import is_adapted, keep_base_statistics
 from hf_fst.training.refusals import look_at_first_output
-from hf_fst.training.sharding import gathered, sharding_alike, synchronize_batchnorm
+from hf_fst.training.sharding import sharding_alike, synchronize_batchnorm
 
 logger = logging.get_logger(__name__)
 
@@ -59,6 +59,19 @@ def processor_for(model: nn.Module | None, processor: Any, train_dataset: Any) -
     return processor, Normalization.of(processor)
 
 
+def student_of(
+    model: nn.Module | str | None, processor: Any, id2label: dict[int, str] | None, train_dataset: Any, args
+) -> tuple[nn.Module | None, Any, Normalization]:
+    """The network that a trainer was given, loaded if by name and with float32 weights; its processor; see there.
+
+    Raises:
+        UserError: there is no such network (`load`), or as `processor_for`.
+    """
+    if isinstance(model, str):
+        model, processor = load(model, processor=processor, id2label=id2label)
+    return master_weights(model, args), *processor_for(model, processor, train_dataset)
+
+
 def master_weights(model: nn.Module | None, args) -> nn.Module | None:
     """Makes half-precision weights float32, in place: what a step adds to them would be lost in their rounding.
 
@@ -75,32 +88,6 @@ def master_weights(model: nn.Module | None, args) -> nn.Module | None:
     for tensor in halves:
         tensor.data = tensor.data.float()
     return model
-
-
-@contextmanager
-def evaluating(trainer) -> Iterator[None]:
-    """Inside, sharded networks are whole.
-
-    With `fp16_full_eval` or `bf16_full_eval` they have such weights meanwhile, but not amid training, as in `Trainer`.
-    """
-    args, networks = trainer.args, list(trainer.networks().values())
-    dtype = torch.float16 if args.fp16_full_eval else torch.bfloat16 if args.bf16_full_eval else None
-    with gathered(trainer.accelerator, networks):
-        if dtype is None or trainer.is_in_train:
-            yield
-            return
-        weights = [(weight, weight.data) for network in networks for weight in network.parameters()]
-        modules = {module for network in networks for module in network.modules()}
-        buffers = [(module, name, buffer) for module in modules for name, buffer in module._buffers.items()]
-        try:
-            for network in networks:
-                network.to(dtype)
-            yield
-        finally:
-            for weight, kept in weights:
-                weight.data = kept
-            for module, name, buffer in buffers:
-                module._buffers[name] = buffer
 
 
 def teacher_of(student: nn.Module, settings, args, objective: Objective) -> EMATeacher:

@@ -14,26 +14,22 @@ from transformers import PreTrainedModel, Trainer
 
 from hf_fst.data.agreement import following
 from hf_fst.data.pairing import DrawSampler, HandsOnSkipped, collate
-from hf_fst.evaluation.counting import StreamingScores
 from hf_fst.method.lookahead import Context, Step
-from hf_fst.models.loading import load
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
 from hf_fst.training.ahead import ahead_of, context_of, dead_workers, in_precision_of, pairs_of, received
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.config import FSTConfig
+from hf_fst.training.evaluation import choose_by_own_score, evaluating, of_any_size, scores_of, unscored
 from hf_fst.training.journal import Journal
-from hf_fst.training.logits import of_any_size, unscored
 from hf_fst.training.networks import (
     counted_once,
-    evaluating,
     master_weights,
-    processor_for,
+    student_of,
     teacher_of,
     training_mode,
     wrapped_alike,
 )
-from hf_fst.training.pictures import Pictures
 from hf_fst.training.settings import look_of, objective_of, passes_a_step, resolve
 
 
@@ -99,30 +95,23 @@ class FSTTrainer(Trainer):
         args = FSTConfig() if args is None else args
         refusals.refuse_args(args)
         self._given = rule, objective
-        if isinstance(model, str):
-            resolve(args, rule, objective)  # what contradicts itself is refused before a download
-            model, processing_class = load(model, processor=processing_class, id2label=id2label)
+        resolve(args, rule, objective)  # what contradicts itself is refused before a download
+        args = copy.copy(args)  # `Trainer` writes to its arguments, and the user's may serve another one
+        model, processing_class, self.normalization = student_of(
+            model, processing_class, id2label, train_dataset, args
+        )
         self._whole = getattr(model, "is_whole", False)  # of `load_network`
         self.settings = resolve(args, rule, objective, self._whole)
         self.rule = self.settings.rule_in_force
-        args = copy.copy(args)  # `Trainer` writes to its arguments, and the user's may serve another one
-        # where the best weights are wanted without saying by what, `TrainingArguments` says loss, but for one strategy
-        wanted = "loss" if args.save_strategy == "best" else None
-        if (args.metric_for_best_model or wanted) == "loss" and kwargs.get("compute_metrics") is None:
-            network = "teacher" if self.has_teacher else "student"
-            args.metric_for_best_model, args.greater_is_better = f"{network}_mean_iou", True
-        processing_class, self.normalization = processor_for(
-            master_weights(model, args), processing_class, train_dataset
-        )
+        if kwargs.get("compute_metrics") is None:
+            choose_by_own_score(args, self.has_teacher)
         sets = {"train_dataset": train_dataset, "unlabeled_dataset": unlabeled_dataset, "eval_dataset": eval_dataset}
         train_dataset, unlabeled_dataset, eval_dataset = following(sets, self.normalization).values()
         refusals.refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset)
         refusals.refuse_settings(args, **{key: kwargs[key] for key in refusals.JUDGED if key in kwargs})
         self.unlabeled_dataset = unlabeled_dataset
         self.teacher = None  # made when `Trainer` has the model
-        self._scores = StreamingScores(
-            lambda: (list(self.networks()), self.class_names), self.settings.eval_classes, args.metric_for_best_model
-        )
+        self._scores = scores_of(self, args.metric_for_best_model)
         kwargs.setdefault("compute_metrics", self._scores)
         super().__init__(
             model=model,
@@ -145,8 +134,7 @@ class FSTTrainer(Trainer):
         self.context: Context | None = None
         self.journal = Journal(self.settings.max_nonfinite_steps)
         self._card: dict = {}
-        self.pictures = Pictures(self)
-        for callback in (*callbacks_of(self), self.pictures):
+        for callback in callbacks_of(self):
             self.add_callback(callback)
 
     # the teacher

@@ -15,7 +15,7 @@ from transformers.trainer_callback import TrainerState
 
 from hf_fst.data.transforms import Normalization
 from hf_fst.method.rules import RULES
-from hf_fst.training.pictures import Snapshot, tiled
+from hf_fst.training.pictures import Pictures, Snapshot, tiled
 from hf_fst.training.settings import Settings
 from tests import tiny
 from tests.device import noise_state
@@ -31,6 +31,11 @@ def trained(folder, rule="fst_d", **options):
     trainer = tiny.trainer(folder, network, rule=rule, **{**restless, **objective, **options})
     trainer.train()
     return trainer
+
+
+def pictures_of(trainer):
+    """The callback that draws."""
+    return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, Pictures))
 
 
 def left_behind(trainer):
@@ -79,8 +84,9 @@ def test_none_and_zero_draw_nothing(tmp_path, steps):
 def test_only_the_first_process_writes(tmp_path):
     trainer = trained(tmp_path, max_steps=1)
     trainer.settings = Settings(**{**vars(trainer.settings), "picture_steps": 1})
-    assert trainer.pictures.watch(trainer.group[0])  # every process takes part in what is computed
-    trainer.pictures.on_step_end(trainer.args, TrainerState(is_world_process_zero=False), None)
+    pictures = pictures_of(trainer)
+    assert pictures.watch(trainer.group[0])  # every process takes part in what is computed
+    pictures.on_step_end(trainer.args, TrainerState(is_world_process_zero=False), None)
     assert not (tmp_path / "pictures").exists()
 
 
@@ -89,13 +95,14 @@ class Kept:
 
     def __init__(self, trainer):
         self.trainer, self.last = trainer, None
-        draw = trainer.pictures.on_step_end
+        pictures = pictures_of(trainer)
+        draw = pictures.on_step_end
 
         def on_step_end(*args, **kwargs):
-            self.last = trainer.pictures.taken
+            self.last = pictures.taken
             draw(*args, **kwargs)
 
-        trainer.pictures.on_step_end = on_step_end
+        pictures.on_step_end = on_step_end
 
 
 @pytest.mark.parametrize("rule", ["naive_fst", "fst_d", "fst_w", "mean_teacher"])

@@ -1,4 +1,4 @@
-"""Logits of a whole dataset, as `Trainer.predict` gives them, of images of any sizes too."""
+"""How a trainer evaluates: our scores and the choice of the best weights by them, or logits as `Trainer` gives them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,50 @@ import torch
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput
+
+from hf_fst.evaluation.counting import StreamingScores
+from hf_fst.training.sharding import gathered
+
+
+def choose_by_own_score(args, has_teacher: bool) -> None:
+    """Let the best weights go by the mIoU where `TrainingArguments` goes by the loss unasked, which is not evaluated."""
+    unasked = "loss" if args.save_strategy == "best" else None  # which this strategy says later
+    if (args.metric_for_best_model or unasked) == "loss":
+        network = "teacher" if has_teacher else "student"
+        args.metric_for_best_model, args.greater_is_better = f"{network}_mean_iou", True
+
+
+def scores_of(trainer, best: str | None) -> StreamingScores:
+    """The scores of a trainer's networks, the best of which are chosen by the metric `best`."""
+    return StreamingScores(
+        lambda: (list(trainer.networks()), trainer.class_names), trainer.settings.eval_classes, best
+    )
+
+
+@contextmanager
+def evaluating(trainer) -> Iterator[None]:
+    """Inside, sharded networks are whole.
+
+    With `fp16_full_eval` or `bf16_full_eval` they have such weights meanwhile, but not amid training, as in `Trainer`.
+    """
+    args, networks = trainer.args, list(trainer.networks().values())
+    dtype = torch.float16 if args.fp16_full_eval else torch.bfloat16 if args.bf16_full_eval else None
+    with gathered(trainer.accelerator, networks):
+        if dtype is None or trainer.is_in_train:
+            yield
+            return
+        weights = [(weight, weight.data) for network in networks for weight in network.parameters()]
+        modules = {module for network in networks for module in network.modules()}
+        buffers = [(module, name, buffer) for module in modules for name, buffer in module._buffers.items()]
+        try:
+            for network in networks:
+                network.to(dtype)
+            yield
+        finally:
+            for weight, kept in weights:
+                weight.data = kept
+            for module, name, buffer in buffers:
+                module._buffers[name] = buffer
 
 
 def of_any_size(step: Callable[[nn.Module, dict], tuple], network: nn.Module, inputs: dict) -> tuple:
