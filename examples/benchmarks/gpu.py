@@ -181,7 +181,7 @@ def cells(case: Case, found: dict[Case, dict]) -> dict[str, float | None]:
 
 
 def content(args, given: list[str], cases: list[Case], found: dict[Case, dict], failed: dict[Case, str]) -> dict:
-    """The file of results, in the form of `hf_fst.drawing.tables`."""
+    """The file of results, in the form that tables.py describes."""
     from hf_fst.evaluation.machine import hardware, versions
 
     steps = [case for case in cases if case in found and case.network != LOADER]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.benchmarks.tables import mean_std, render_results, update_tables
 from hf_fst.drawing import tables
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "tables.py"
@@ -52,12 +53,12 @@ def without_spaces(text):
 def test_markdown_has_mean_and_sample_deviation_over_the_seeds():
     # .30 .32 .34: mean .32, deviations ∓.02, sample variance .0008 / 2 = .0004, deviation .02
     # .123 .125 .127: mean .125, deviation .002
-    lines = without_spaces(tables.render_results(RESULTS, "results/two.json"))
+    lines = without_spaces(render_results(RESULTS, "results/two.json"))
     assert lines[0] == "**Tworules**"
     assert lines[2] == "||mIoU(%)|s/step|steps|"
     assert lines[4] == "|supervised|32.0±2.0|0.125±0.002|800±0|"
     assert lines[5] == "|fst_d|40.0±0.0|–|800±0|"
-    text = tables.render_results(RESULTS, "results/two.json")
+    text = render_results(RESULTS, "results/two.json")
     assert "over 3 seeds (0, 1, 2)" in text
     assert (
         "Measured 2026-01-31 on 2 CPU cores with torch 2.15.0, transformers 5.23.0: "
@@ -81,13 +82,19 @@ def test_markdown_has_mean_and_sample_deviation_over_the_seeds():
     ],
 )
 def test_numbers_keep_one_decimal_or_three_significant_digits(values, format, expected):
-    assert tables.mean_std(values, format) == expected
+    assert mean_std(values, format) == expected
+
+
+def test_the_spread_is_that_of_the_mean_and_differences_have_a_sign():
+    # Student's t at 0.975 with one degree of freedom is 12.706; the deviation is √2/100
+    assert mean_std([0.31, 0.33], "percent", "interval") == "32.0 ± 12.7"
+    assert mean_std([0.01, 0.03], "points") == "+2.0 ± 1.4"
 
 
 def test_rows_with_different_seeds_name_them():
     results = copy.deepcopy(RESULTS)
     del results["rows"][1]["seeds"]["2"]
-    text = tables.render_results(results)
+    text = render_results(results)
     lines = without_spaces(text)
     assert lines[4].endswith("|0,1,2|")
     assert lines[5].endswith("|0,1|")
@@ -135,16 +142,16 @@ def test_broken_results_are_refused(change, message):
     results = copy.deepcopy(RESULTS)
     change(results)
     with pytest.raises(ValueError, match=message):
-        tables.render_results(results)
+        render_results(results)
 
 
 def test_a_table_of_few_columns_has_one_line_below_it():
-    lines = without_spaces(tables.render_results(RESULTS, "results/two.json", only=["steps", "miou"]))
+    lines = without_spaces(render_results(RESULTS, "results/two.json", only=["steps", "miou"]))
     assert lines[:3] == ["**Tworules**", "", "||steps|mIoU(%)|"] and lines[4] == "|supervised|800±0|32.0±2.0|"
     assert lines[7].startswith("Mean±") and lines[7].endswith("[two.json](results/two.json).")
     assert "Measured" not in lines[7] and "Anote" not in lines[7] and len(lines) == 8
     with pytest.raises(ValueError, match=r"have no columns \['other'\], but \['miou'"):
-        tables.render_results(RESULTS, only=["other"])
+        render_results(RESULTS, only=["other"])
 
 
 @pytest.fixture
@@ -184,7 +191,7 @@ def test_a_table_without_results_or_without_its_end_is_an_error(repository):
     page = repository / "docs" / "page.md"
     page.write_text("<!-- table: three -->\n<!-- /table -->\n")
     with pytest.raises(FileNotFoundError, match="a table 'three' but there is no three.json"):
-        tables.update_tables(page, repository / "docs" / "results")
+        update_tables(page, repository / "docs" / "results")
     page.write_text("<!-- table: two -->\n")
     with pytest.raises(ValueError, match="without its"):
-        tables.update_tables(page, repository / "docs" / "results")
+        update_tables(page, repository / "docs" / "results")

@@ -11,7 +11,7 @@ import time
 import pytest
 from scipy import stats
 
-from hf_fst.drawing.tables import interval, mean_std
+from hf_fst.drawing.tables import interval
 from hf_fst.recipes import trials
 from hf_fst.recipes.compare import table, verdict
 from hf_fst.recipes.load import options_for
@@ -79,8 +79,6 @@ def test_interval_is_that_of_students_t():
     mean, width = interval(values)
     assert (mean - width, mean + width) == pytest.approx((low, high), rel=1e-12)
     assert interval([0.5]) == (0.5, math.inf)
-    assert mean_std(values, "percent", "interval") == f"{100 * mean:.1f} ± {100 * width:.1f}"
-    assert mean_std([0.01, 0.03], "points") == "+2.0 ± 1.4"
 
 
 def test_seeds_are_paired():
