@@ -21,6 +21,16 @@ def percent(value: float | None) -> str:
     return ABSENT if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as people say them: `42 s`, `5 min 30 s`, `3 h 7 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """A GitHub-style table of strings: the first `left` columns left, the others right aligned."""
     _check_widths(columns, rows)

@@ -27,12 +27,12 @@ PREDICTIONS, OVERLAYS = "predictions", "overlays"
 
 
 def without_nan(value: Any) -> Any:
-    """The same nested value with None for nan, which JSON does not know."""
+    """The same nested value with None for numbers that are not finite, which JSON does not know."""
     if isinstance(value, dict):
         return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def default_folder(

@@ -13,10 +13,10 @@ import jinja2
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from hf_fst.drawing.tables import class_rows, markdown_table, percent
+from hf_fst.drawing.tables import class_rows, duration, markdown_table, percent
 from hf_fst.errors import printable
 from hf_fst.publishing.facts import Comparison, DatasetFacts, Evaluation, RunFacts
-from hf_fst.publishing.wording import LOOKAHEAD_RULES, OBJECTIVES, RULES
+from hf_fst.publishing.wording import LOOKAHEAD_RULES, OBJECTIVES, RULES, SYMBOLS
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 BARE_TEMPLATE = TEMPLATE.with_name("bare_card.md.jinja")
@@ -31,7 +31,7 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
         figures: File names, out of `FIGURES`, of the pictures that lie beside the card.
     """
     about, facts = metadata(facts), _for_readers(facts)
-    rule, equation, symbols = RULES.get(facts.rule, (f"a rule of its own, `{facts.rule}`", "", {}))
+    rule, equation = RULES.get(facts.rule, (f"a rule of its own, `{facts.rule}`", ""))
     saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
     text = _render(
         TEMPLATE,
@@ -41,7 +41,7 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
         rule=rule,
         equation=equation,
         symbols=", ".join(
-            f"{s} = {_value(facts.settings[key])}" for s, key in symbols.items() if key in facts.settings
+            f"{s} = {_value(facts.settings[key])}" for s, key in SYMBOLS.items() if key in facts.settings
         ),
         objective=OBJECTIVES.get(facts.objective, f"an objective of its own, `{facts.objective}`"),
         lookahead_rules=LOOKAHEAD_RULES,
@@ -312,16 +312,6 @@ def command(facts: RunFacts) -> str | None:
     several = facts.cost is not None and facts.cost.processes > 1
     launch = f"accelerate launch --num_processes {facts.cost.processes} -m hf_fst.cli" if several else "hf-fst"
     return " ".join([launch, "train", shlex.quote(facts.recipe), *words])
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: `42 s`, `5 min 30 s`, `3 h 7 min`."""
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _value(value) -> str:

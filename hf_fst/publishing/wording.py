@@ -2,56 +2,41 @@
 
 from __future__ import annotations
 
-FOLLOW = "φ_{t+1} = μφ_t + (1-μ)θ_t"
-# What each rule makes of the teacher before the student's real step, and the settings its symbols stand for.
+# what each rule makes of the teacher before the student's real step, and the equation of it
 RULES = {
-    "supervised": ("no teacher follows the student", "", {}),
+    "supervised": ("no teacher follows the student", ""),
     "mean_teacher": (
         "the teacher is the moving average of the student (classical self-training, ST)",
-        FOLLOW,
-        {"μ": "teacher_momentum", "memory in steps": "teacher_memory"},
+        "φ_{t+1} = μφ_t + (1-μ)θ_t",
     ),
     "naive_fst": (
         "the teacher takes in the student of the next step, which is computed first and taken back",
         "φ_{t+1} = μφ_t + (1-μ)(θ_t - γ∇L(θ_t, φ_t))",
-        {"μ": "teacher_momentum", "memory in steps": "teacher_memory"},
     ),
     "improved_fst": (
         "the teacher takes in the present student, then the student of the next step",
         "φ' = μφ_t + (1-μ)θ_t\nφ_{t+1} = μ'φ' + (1-μ')(θ_t - γ∇L(θ_t, φ'))",
-        {
-            "μ": "teacher_momentum",
-            "μ'": "lookahead_momentum",
-            "memory in steps": "teacher_memory",
-            "M": "lookahead_every",
-        },
     ),
     "fst_d": (
         "FST-D: the teacher takes in the students of the next K steps, one after the other",
         "φ̃ = μφ_t + (1-μ)θ_t,  θ̃ = θ_t\nK times:  θ̃ ← θ̃ - γ∇L(θ̃, φ̃),  φ̃ ← μ'φ̃ + (1-μ')θ̃\nφ_{t+1} = φ̃",
-        {
-            "μ": "teacher_momentum",
-            "μ'": "lookahead_momentum",
-            "memory in steps": "teacher_memory",
-            "K": "lookahead_steps",
-            "M": "lookahead_every",
-            "batches": "lookahead_batches",
-        },
     ),
     "fst_w": (
         "FST-W: the teacher takes in the mean of N students of the next step, each from its own batch",
         "φ' = μφ_t + (1-μ)θ_t\nφ_{t+1} = μ'φ' + (1-μ')·(1/N)Σ_i (θ_t - γ∇L_i(θ_t, ψ))\n"
         "ψ = φ' (as in the authors' code) or φ_t (as printed in the paper)",
-        {
-            "μ": "teacher_momentum",
-            "μ'": "lookahead_momentum",
-            "memory in steps": "teacher_memory",
-            "N": "lookahead_students",
-            "M": "lookahead_every",
-            "batches": "lookahead_batches",
-            "labels of the virtual steps": "lookahead_labels",
-        },
     ),
+}
+# the settings that symbols in these stand for; a card shows those that its rule has
+SYMBOLS = {
+    "μ": "teacher_momentum",
+    "μ'": "lookahead_momentum",
+    "memory in steps": "teacher_memory",
+    "K": "lookahead_steps",
+    "N": "lookahead_students",
+    "M": "lookahead_every",
+    "batches": "lookahead_batches",
+    "labels of the virtual steps": "lookahead_labels",
 }
 LOOKAHEAD_RULES = ("naive_fst", "improved_fst", "fst_d", "fst_w")
 OBJECTIVES = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hf_fst.errors import UserError
+from hf_fst.evaluation.results import without_nan
 from hf_fst.models.loading import STUDENT_DIR
 from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN
 from hf_fst.publishing.push import CARD
@@ -194,12 +194,4 @@ def local_keys(values: dict[str, object]) -> dict[str, object]:
 
 def write_json(path: Path, content: object) -> None:
     """Writes JSON in which numbers that are not finite are null."""
-
-    def plain(value):
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [plain(item) for item in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    path.write_text(json.dumps(plain(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(without_nan(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

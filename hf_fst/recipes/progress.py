@@ -7,7 +7,7 @@ import time
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from hf_fst.drawing.tables import percent
+from hf_fst.drawing.tables import duration, percent
 from hf_fst.evaluation.counting import LABEL_FREE
 
 TIMED = 5  # steps after which the time of all is told
@@ -96,14 +96,6 @@ def expected(per_step: float, steps: int) -> str:
     """What is left to do, in words."""
     left = duration(per_step * steps)
     return f"{per_step:.2g} s a step: {steps:,} steps take about {left}, evaluations not counted."
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 40 s, 12 min, 2 h 5 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def in_words(step: int, logs: dict[str, float]) -> str:

@@ -91,6 +91,14 @@ def test_the_spread_is_that_of_the_mean_and_differences_have_a_sign():
     assert mean_std([0.01, 0.03], "points") == "+2.0 ± 1.4"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(41.6, "42 s"), (60, "1 min 0 s"), (330, "5 min 30 s"), (3600 * 3 + 60 * 7 + 20, "3 h 7 min")],
+)
+def test_durations_read_as_people_say_them(seconds, text):
+    assert tables.duration(seconds) == text
+
+
 def test_rows_with_different_seeds_name_them():
     results = copy.deepcopy(RESULTS)
     del results["rows"][1]["seeds"]["2"]

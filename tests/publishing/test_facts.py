@@ -119,14 +119,6 @@ def test_scores_are_read_from_a_log_entry():
         Scores.from_metrics(entry, "teacher", CLASSES, prefix="test")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(41.6, "42 s"), (60, "1 min 0 s"), (330, "5 min 30 s"), (3600 * 3 + 60 * 7 + 20, "3 h 7 min")],
-)
-def test_durations_read_as_people_say_them(seconds, text):
-    assert card.duration(seconds) == text
-
-
 def test_versions_and_hardware_name_no_machine():
     found = machine.versions()
     assert re.match(r"3\.\d+", found["python"]) and re.match(r"\d+\.\d+", found["torch"])
