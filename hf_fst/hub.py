@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,21 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_fst.errors import RunError, UserError
 
-PATIENCE = 5.0  # seconds until the first answer
+PATIENCE = 5.0  # seconds until the first answer, and again until the end of it
+READING, WRITING = 10.0, 120.0  # most seconds without a byte of an answer: to a question, and to an upload
+
+
+def bounded() -> None:
+    """Bounds each wait for the Hub that has no bound: of itself, its client waits for most answers forever."""
+    hooks = get_session().event_hooks["request"]
+    if _bound not in hooks:
+        hooks.append(_bound)
+
+
+def _bound(request) -> None:
+    most = READING if request.method in ("GET", "HEAD") else WRITING
+    waits = request.extensions["timeout"]
+    request.extensions["timeout"] = {way: most if wait is None else wait for way, wait in waits.items()}
 
 
 @contextmanager
@@ -50,11 +65,11 @@ def hub(name: str | Path) -> Iterator[None]:
                     f"{name} was not downloaded before, and the Hub at {constants.ENDPOINT} does not answer ({fault}); "
                     "see to the connection, or give a directory."
                 ) from error
-            broke = isinstance(error, HTTPError) and getattr(error, "response", None) is None  # no answer, not a "no"
-            if not broke and not isinstance(error, (ConnectionError, TimeoutError)):
+            broke = next(filter(_broke, _chain(error)), None)
+            if broke is None:
                 raise
             raise RunError(
-                f"{name} cannot be fetched from {constants.ENDPOINT} ({in_a_line(error)}); try again later."
+                f"{name} cannot be fetched from {constants.ENDPOINT} ({in_a_line(broke)}); try again later."
             ) from error
 
 
@@ -71,11 +86,29 @@ def in_a_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those on whose account it was raised."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _broke(error: BaseException) -> bool:
+    """Whether an error is a connection that broke, rather than a "no" of the Hub."""
+    without_answer = isinstance(error, HTTPError) and getattr(error, "response", None) is None
+    return without_answer or isinstance(error, (ConnectionError, TimeoutError))
+
+
 def silence(name: str) -> str | None:
-    """Why the Hub does not answer when asked for a file of `name`, None if it does, be it with "no"."""
+    """Why the Hub does not answer, to the end, when asked for a file of `name`; None if it does, be it with "no"."""
     try:
+        bounded()
         address = f"{constants.ENDPOINT}/{name}/resolve/main/config.json"  # its front page may be another machine's
-        answer = get_session().head(address, timeout=PATIENCE, follow_redirects=False)
+        with get_session().stream("GET", address, timeout=PATIENCE, follow_redirects=False) as answer:
+            latest = time.monotonic() + PATIENCE
+            for _ in answer.iter_raw():
+                if time.monotonic() > latest:
+                    return f"it sends no small file within {PATIENCE:g} s"
     except OfflineModeIsEnabled:
         return "HF_HUB_OFFLINE is set"
     except (HTTPError, OSError, ValueError) as error:  # ValueError: an address that is none

@@ -10,34 +10,56 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
+from hf_fst import hub as ours
 from hf_fst.data import load as load_data
 from hf_fst.errors import RunError, UserError
 from hf_fst.hub import asked_once, hub, silence
 from hf_fst.models import build
 from hf_fst.models.loading import load_network
 from hf_fst.prediction.sources import open_source
+from hf_fst.publishing.push import failures_as_sentences
 from tests.models.tiny import TINY
+
+STOPS = {"stops": 0, "stops within": 1}  # the bytes of an answer that come
 
 
 class Bad(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do(self):
-        if self.server.mode == "hangs" or (self.server.mode == "hangs later" and self.path != "/"):
+        way, _, later = self.server.mode.partition(" later")
+        if later and self.path.endswith("/alice/none-such/resolve/main/config.json"):  # the first that is asked for
+            way = "has nothing"
+        if way == "hangs":
             self.close_connection = True
             return self.server.ends.wait(100)
-        if self.server.mode == "resets" or (self.server.mode == "resets later" and self.path != "/"):
+        if way == "resets":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
             return self.connection.close()
-        turns = self.server.mode == "turns" and self.path != "/"
-        self.send_response(302 if turns else 503 if self.server.mode == "fails" else 404)
+        if way in STOPS:
+            return self.stop(STOPS[way])
+        turns = way == "turns"
+        self.send_response(302 if turns else 503 if way == "fails" else 404)
         self.send_header("Content-Length", "0")
         if turns:
             self.send_header("Location", self.path)
         self.end_headers()
+
+    def stop(self, sent):
+        """Announces 5 bytes and stops after `sent` of them."""
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(200)
+        for name, value in {"Content-Length": 5, "ETag": '"1"', "X-Repo-Commit": "0" * 40}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(b"{"[:sent])
+            self.wfile.flush()
+            self.close_connection = True
+            self.server.ends.wait(100)
 
     do_GET = do_HEAD = do_POST = do
 
@@ -55,6 +77,13 @@ def bad_hub(request, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for module, name in (
+        (ours, "PATIENCE"),
+        (ours, "READING"),
+        (ours, "WRITING"),
+        (constants, "HF_HUB_DOWNLOAD_TIMEOUT"),
+    ):
+        monkeypatch.setattr(module, name, 0.5)
     if request.param == "refuses":
         server.shutdown()
         server.server_close()
@@ -67,12 +96,18 @@ def bad_hub(request, monkeypatch):
         server.server_close()
 
 
+def make_place(name):
+    with failures_as_sentences(f"{name} was not made", "then try again"):
+        HfApi().create_repo(name, token="hf_none")
+
+
 REACHING = {
     "a model": lambda: load_network("alice/none-such"),
     "a backbone of transformers": lambda: build("daformer-mit-b0", 3, "alice/none-such", **TINY["daformer-mit-b0"]),
     "a backbone of timm": lambda: build("deeplabv2-resnet50", 3, "alice/none-such", **TINY["deeplabv2-resnet50"]),
     "a dataset": lambda: load_data("hub", "alice/none-such"),
     "a streamed dataset": lambda: open_source("alice/none-such"),
+    "a place to publish": lambda: make_place("alice/none-such"),
 }
 
 
@@ -81,6 +116,7 @@ REACHING = {
     [
         *(("refuses", what) for what in REACHING),
         *((way, "a model") for way in ("resets", "fails", "resets later", "turns", "hangs", "hangs later")),
+        *((way, what) for way in ("stops", "stops within", "stops later") for what in REACHING),
         ("hangs", "a dataset"),
         ("hangs later", "a backbone of timm"),
     ],
@@ -94,7 +130,7 @@ def test_whatever_is_wrong_with_the_hub_is_a_sentence_within_seconds(bad_hub, wh
     sentence = str(error.value)
     assert "alice/none-such" in sentence and "\n" not in sentence
     if bad_hub in ("refuses", "resets", "fails"):
-        assert re.search("the Hub (at http://127.0.0.1:.*)?does not answer", sentence)
+        assert re.search("the Hub (at http://127.0.0.1:.*)?does not answer|the connection broke", sentence)
     assert constants.HF_HUB_OFFLINE is False
 
 

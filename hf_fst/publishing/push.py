@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFo
 from huggingface_hub.utils import validate_repo_id
 
 from hf_fst.errors import MissingError, PushError, UserError
+from hf_fst.hub import bounded
 from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR, refuse_broken_files
 from hf_fst.publishing.card import FIGURES, bare_card, make_card
 from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN, RunFacts
@@ -191,6 +192,7 @@ def failures_as_sentences(what: str, again: str) -> Iterator[None]:
         again: its end: what to do after that.
     """
     try:
+        bounded()
         yield
     except (HTTPError, OSError) as error:  # OSError: the Hub offline or without a token, and failures of hf_xet
         raise PushError(f"{what}: {reason(error)}; {again}.") from error
