@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -21,10 +22,6 @@ from hf_fst.errors import MissingError, RunError, UserError, printable
 from hf_fst.evaluation.results import without_nan
 
 PART = ".part"
-WHOLE, END = (
-    1 << 25,
-    1 << 20,
-)  # bytes of a file that its stamp looks at: from the beginning, and at the end of larger ones
 
 
 class Inputs(NamedTuple):
@@ -113,23 +110,22 @@ def fingerprint(files: Sequence[Path], root: Path) -> str:
 
 
 def stamp(files: Sequence[Path]) -> str:
-    """16 digits that change where a file is replaced, be it by one of the same size and date.
-
-    All of a file counts; of one beyond `WHOLE` its size, its date, its beginning and its end.
-    """
+    """16 digits that change where the content of a file does, whatever its size and date."""
     digest = hashlib.sha256()
     for file in files:
         try:
-            with open(file, "rb") as opened:
-                facts = os.fstat(opened.fileno())
-                digest.update(f"{facts.st_size} {facts.st_mtime_ns}\n".encode())
-                digest.update(opened.read(WHOLE))
-                if facts.st_size > WHOLE:
-                    opened.seek(-END, os.SEEK_END)
-                    digest.update(opened.read())
+            facts = file.stat()
+            digest.update(_content(file, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino))
         except OSError:  # it is gone since; reading it says so
-            digest.update(b"gone\n")
+            digest.update(b"gone")
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1 << 16)  # one table may be behind hundreds of shards
+def _content(file: Path, *facts: int) -> bytes:
+    """What all of a file hashes to; it is read again where one of `facts`, of its inode, is another."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
 
 
 @contextmanager

@@ -227,17 +227,27 @@ def test_a_replaced_image_is_done_again_and_no_other(run_dir, images, tmp_path, 
     assert labeled(tmp_path / "labeled")["1.bmp"]["image"]["bytes"] == (images / "1.bmp").read_bytes()
 
 
-def test_of_a_large_file_the_ends_are_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_fst.prediction.files.WHOLE", 100)
-    monkeypatch.setattr("hf_fst.prediction.files.END", 10)
+def test_of_a_large_file_every_byte_is_looked_at_whatever_its_date(tmp_path):
     path, seen = tmp_path / "shard.tar", []
-    for content in (b"a" * 300, b"a" * 299 + b"b", b"b" + b"a" * 299, b"a" * 301):
-        path.write_bytes(content)
+    size = 100 * 2**20 + 1
+    for changed in (None, 0, size // 2, 60 * 2**20, size - 1):
+        with open(path, "wb") as file:  # sparse: it takes no room
+            file.truncate(size)
+            if changed is not None:
+                file.seek(changed)
+                file.write(b"x")
         os.utime(path, ns=(0, 0))
         seen.append(stamp([path]))
-    assert len(set(seen)) == 4
+    assert len(set(seen)) == 5
     os.utime(path, ns=(0, 10**9))
-    assert stamp([path]) not in seen
+    assert stamp([path]) == seen[-1]  # nothing changed but the date
+
+
+def test_a_file_behind_many_shards_is_read_once(tmp_path, monkeypatch):
+    path, opened = tmp_path / "a.parquet", []
+    path.write_bytes(b"some rows")
+    monkeypatch.setattr("builtins.open", lambda *args, plain=open: opened.append(args[0]) or plain(*args))
+    assert len({stamp([path]) for _ in range(5)}) == 1 and opened == [path]
 
 
 def test_an_overlay_of_a_replaced_image_is_made_again(run_dir, images, tmp_path):  # noqa: F811
