@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     LocalEntryNotFoundError,
+    RepositoryNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -24,11 +27,12 @@ from transformers import (
     SegformerImageProcessor,
     TimmBackboneConfig,
 )
-from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, logging
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, logging
 
-from hf_fst.errors import MissingError, UserError
+from hf_fst.errors import MissingError, RunError, UserError
 from hf_fst.hub import asked_once, hub
 
+from .adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of, merged
 from .faults import LOADING, UNREADABLE, reason, refuse_other_weights, words
 
 logger = logging.get_logger(__name__)
@@ -63,7 +67,7 @@ def default_processor(config: PreTrainedConfig | None = None) -> SegformerImageP
 
 
 def saved_processor(model: str | Path, subfolder: str = "", trust_remote_code: bool = False) -> Any | None:
-    """The image processor that is saved with a network; None if there is truly none.
+    """The image processor that is saved with a network, for an adapter without one its base's; None if there is none.
 
     Args:
         model: a directory or a Hub id.
@@ -77,32 +81,42 @@ def saved_processor(model: str | Path, subfolder: str = "", trust_remote_code: b
     try:
         with asked_once(name):
             for place in dict.fromkeys((subfolder, "")):
-                if any(_is_there(name, place, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
+                if any(_file(name, place, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
                     return AutoImageProcessor.from_pretrained(
                         name, subfolder=place, trust_remote_code=trust_remote_code
                     )
+            adapter = _adapter(name, subfolder)
     except UNREADABLE as error:
         raise UserError(
             f"The image processor of {name} cannot be read, so that mean and deviation of its images are not known: "
             f"{words(error)} Try again, mend {IMAGE_PROCESSOR_NAME}, or in Python give an image processor."
         ) from error
-    return None
+    return None if adapter is None else saved_processor(base_of(adapter, name), "", trust_remote_code)
 
 
-def _is_there(name: str, subfolder: str, file: str) -> bool:
-    """Whether a directory or a repository has a file. Raises what the Hub's client raises where that is not known."""
+def _file(name: str, subfolder: str, file: str) -> Path | None:
+    """A file of a directory or a repository, None if it has none. Raises what the Hub's client raises where that is not
+    known."""
     if Path(name).is_dir():
-        return os.path.lexists(Path(name, subfolder, file))  # a link to nowhere is one that cannot be read
+        path = Path(name, subfolder, file)
+        return path if os.path.lexists(path) else None  # a link to nowhere is one that cannot be read
     try:
-        hf_hub_download(name, file, subfolder=subfolder or None)
+        return Path(hf_hub_download(name, file, subfolder=subfolder or None))
     except LocalEntryNotFoundError:  # the Hub does not answer
         known = try_to_load_from_cache(name, "/".join(filter(None, (subfolder, file))))
         if known is None:
             raise
-        return isinstance(known, str)
+        return Path(known) if isinstance(known, str) else None
     except EntryNotFoundError:
-        return False
-    return True
+        return None
+
+
+def _adapter(name: str, subfolder: str) -> Path | None:
+    """The configuration of the adapter that lies in a directory or a repository, None where a whole network does."""
+    try:
+        return _file(name, subfolder, ADAPTER_CONFIG)
+    except (LocalEntryNotFoundError, RepositoryNotFoundError):  # which asking for a network says better
+        return None
 
 
 def processor_of(model: str | Path, subfolder: str = "", trust_remote_code: bool = False) -> Any:
@@ -124,7 +138,7 @@ def locate(model: str | Path, which: str | None = None) -> tuple[str, str]:
         which: "teacher" or "student" of a run or of its `checkpoint-N/`; None for what lies in `model` itself.
 
     Raises:
-        UserError: `which` is neither, or the directory holds adapters only.
+        UserError: `which` is neither.
         MissingError: there is no such directory, or no such network in it.
     """
     if which not in (None, "teacher", "student"):
@@ -135,17 +149,16 @@ def locate(model: str | Path, which: str | None = None) -> tuple[str, str]:
         if str(model).startswith((".", "/", "~")) or str(model).count("/") != 1:  # cannot be a Hub id
             raise MissingError(f"There is no model {str(model)!r}; {advice}")
         return str(model), subfolder
-    if which is not None and (folder / TEACHER_DIR / "config.json").is_file():
+    if which is not None and _holds_network(folder / TEACHER_DIR):
         subfolder = TEACHER_DIR if which == "teacher" else ""
     place = folder / subfolder
-    if (place / "adapter_config.json").is_file() and not (place / "config.json").is_file():
-        raise UserError(
-            f"{place} holds adapters alone; load them with peft, and give the directory of the model that "
-            "merge_and_unload() returns and save_pretrained() has written."
-        )
-    if not (place / "config.json").is_file():
+    if not _holds_network(place):
         raise MissingError(f"{place} has no config.json, so it holds no {which or 'model'}; {advice}")
     return str(model), subfolder
+
+
+def _holds_network(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG))
 
 
 def load_network(
@@ -172,28 +185,87 @@ def load_network(
     """
     name, subfolder = locate(model, which)
     where = f"{name}, subfolder {subfolder}" if subfolder else name
-    try:
-        with hub(name):
-            trust = {"subfolder": subfolder, "trust_remote_code": trust_remote_code}
-            if not trust_remote_code:
-                _refuse_code(name, subfolder, where)
-            config = AutoConfig.from_pretrained(name, **trust, **options)
-            if id2label is None:
-                _check_names(config, where)
-            else:
-                _give_names(config, id2label, replace_head, name)
-            network, found = AutoModelForSemanticSegmentation.from_pretrained(
-                name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **trust
+
+    def named(config: PreTrainedConfig, is_adapter: bool) -> None:
+        if id2label is None:
+            _check_names(config, where)
+        elif is_adapter and config.num_labels != len(id2label):
+            raise UserError(
+                f"{where} is an adapter whose network has {config.num_labels} classes, but {len(id2label)} are wanted; "
+                "only a whole network gets a new head: save the merged one, as load_network(RUN).save_pretrained(FOLDER) "
+                "of hf_fst.models.loading does, and give that."
             )
-    except UserError:
-        raise
-    except LOADING as error:
-        raise MissingError(f"No segmentation model can be loaded from {where}: {reason(error)}") from error
+        else:
+            _give_names(config, id2label, replace_head, name)
+
+    network, found = _read((name, subfolder), where, named, trust_remote_code, options)
     network.is_whole = not found["missing_keys"] and not found["mismatched_keys"]
     if not options:
         refuse_other_weights(network, found, id2label is None, where)
     refuse_nonfinite(network.state_dict().items(), where)
     return network
+
+
+def _read(
+    place: tuple[str, str],
+    where: str,
+    named: Callable[[PreTrainedConfig, bool], None],
+    trust_remote_code: bool,
+    options: dict[str, Any],
+    config: PreTrainedConfig | None = None,
+) -> tuple[PreTrainedModel, dict]:
+    """A network, an adapter merged into its base, and what transformers found about its weights.
+
+    Args:
+        place: directory or Hub id, and subfolder.
+        where: the same for people.
+        named: gives a configuration its classes; the second argument says whether it is that of an adapter.
+        config: of an adapter, for its base.
+    """
+    name, subfolder = place
+    trust = {"subfolder": subfolder, "trust_remote_code": trust_remote_code}
+    try:
+        with hub(name):
+            adapter = _adapter(name, subfolder)
+            if config is None and (adapter is None or _file(name, subfolder, CONFIG_NAME)):
+                if not trust_remote_code:
+                    _refuse_code(name, subfolder, where)
+                config = AutoConfig.from_pretrained(name, **trust, **options)
+                named(config, adapter is not None)
+            if adapter is None:
+                return AutoModelForSemanticSegmentation.from_pretrained(
+                    name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **trust
+                )
+            _file(name, subfolder, ADAPTER_WEIGHTS)  # beside the other
+    except UserError:
+        raise
+    except LOADING as error:
+        raise MissingError(f"No segmentation model can be loaded from {where}: {reason(error)}") from error
+    base = base_of(adapter, where)
+    try:
+        with _no_report():  # of weights that the base lacks: the adapter brings them
+            network, found = _read(locate(base), base, named, trust_remote_code, options, config)
+    except (MissingError, RunError) as error:
+        raise type(error)(f"{where} is an adapter, whose base network does not load: {error}") from error
+    lacking = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    network = merged(network, lacking, adapter.parent, where)
+    network.name_or_path = network.config.name_or_path = str(Path(*place)) if Path(name).is_dir() else name
+    return network, dict.fromkeys(found, ())
+
+
+@contextmanager
+def _no_report() -> Iterator[None]:
+    """Inside, transformers loads without its table of what is new or does not fit."""
+    log = logging.get_logger("transformers.modeling_utils")
+
+    def only_errors(record: LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    log.addFilter(only_errors)
+    try:
+        yield
+    finally:
+        log.removeFilter(only_errors)
 
 
 def _refuse_code(name: str, subfolder: str, where: str) -> None:
@@ -279,7 +351,7 @@ def refuse_broken_files(directory: str | Path) -> None:
     Raises:
         UserError: with the file.
     """
-    for path in sorted(Path(directory).glob("model*.safetensors")):
+    for path in sorted([*Path(directory).glob("model*.safetensors"), *Path(directory).glob(ADAPTER_WEIGHTS)]):
         try:
             with safe_open(path, "pt") as file:
                 refuse_nonfinite(((name, file.get_tensor(name)) for name in file.keys()), path)

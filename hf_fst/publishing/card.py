@@ -14,7 +14,8 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from hf_fst.drawing.tables import class_rows, duration, markdown_table, percent
-from hf_fst.errors import printable
+from hf_fst.errors import MissingError, printable
+from hf_fst.models.adapters import ADAPTER_CONFIG, base_of
 from hf_fst.publishing.facts import Comparison, DatasetFacts, Evaluation, RunFacts
 from hf_fst.publishing.wording import LOOKAHEAD_RULES, OBJECTIVES, RULES, SYMBOLS
 
@@ -38,6 +39,8 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
         facts=facts,
         own_architecture=facts.own_architecture,
         hub_id=facts.hub_id,
+        adapter=facts.adapter,
+        base_model=facts.base_model,
         rule=rule,
         equation=equation,
         symbols=", ".join(
@@ -97,11 +100,18 @@ def bare_card(directory: str | Path, hub_id: str, has_student: bool = False) -> 
         hub_id: Where it is published.
         has_student: Whether `student/` is published with it.
     """
-    config = json.loads(Path(directory, "config.json").read_text(encoding="utf-8"))
+    path, adapter = Path(directory, "config.json"), Path(directory, ADAPTER_CONFIG)
+    if not path.is_file():
+        raise MissingError(
+            f"{path} is missing, which says what the adapter beside it is for; save the network's there."
+        )
+    config = json.loads(path.read_text(encoding="utf-8"))
+    base = base_of(adapter, str(directory)) if adapter.is_file() else None
     name = hub_id.rpartition("/")[2]
     data = ModelCardData(
-        library_name="transformers",
+        library_name="peft" if base else "transformers",
         pipeline_tag="image-segmentation",
+        base_model=base,
         tags=["semantic-segmentation", "hf_fst"],
         model_name=name,
     )
@@ -110,6 +120,8 @@ def bare_card(directory: str | Path, hub_id: str, has_student: bool = False) -> 
         name=name,
         hub_id=hub_id,
         has_student=has_student,
+        adapter=base is not None,
+        base_model=base,
         architecture=inert((config.get("architectures") or [config["model_type"]])[0]),
         own_architecture="auto_map" in config,
         answer=config["answer"] if config["model_type"] == "two-branches" else None,
@@ -171,7 +183,7 @@ def metadata(facts: RunFacts) -> ModelCardData:
         if evaluation.weights == facts.saved
     ]
     return ModelCardData(
-        library_name="transformers",
+        library_name="peft" if facts.adapter else "transformers",
         pipeline_tag="image-segmentation",
         license=facts.license,
         base_model=facts.base_model,

@@ -183,6 +183,7 @@ class RunFacts:
         own_architecture: Whether `import hf_fst.models` is needed to load it.
         compared: Other runs on the same data.
         answer: Which of two branches answers, 0 or 1; None for a network of one.
+        adapter: Whether the weights are an adapter of `peft`, which needs the network of `base_model`.
 
     Raises:
         ValueError: If a text looks like a local path or a token, or numbers do not fit together.
@@ -212,6 +213,7 @@ class RunFacts:
     own_architecture: bool = False
     compared: list[Comparison] = field(default_factory=list)
     answer: int | None = None
+    adapter: bool = False
 
     def __post_init__(self):
         if self.model_name is None:

@@ -18,14 +18,16 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_fst.errors import MissingError, PushError, UserError
 from hf_fst.hub import bounded
+from hf_fst.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
 from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR, refuse_broken_files
 from hf_fst.publishing.card import FIGURES, bare_card, make_card
-from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN, RunFacts
+from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN, RunFacts, hub_id
 
 CARD = "README.md"
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 # what is published of a network, and of a run; nothing else ever is
 NETWORK = ("config.json", *WEIGHTS, "preprocessor_config.json", "*.py")
+ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 ABOUT = (
     *(CARD, *FIGURES, "class_sampling.png", ".eval_results/*.yaml", FACTS_FILE),
     *("recipe.yaml", "results.json", "history.json", "evaluation.json"),
@@ -47,13 +49,15 @@ def files_of(directory: str | Path) -> dict[str, Path]:
     directory = Path(directory)
     root = _root(directory)
     student = directory / STUDENT_DIR if root == directory else directory
-    if not (root / "config.json").is_file() or not any(any(root.glob(pattern)) for pattern in WEIGHTS):
+    whole = (root / "config.json").is_file() and any(any(root.glob(pattern)) for pattern in WEIGHTS)
+    if not whole and not all((root / name).is_file() for name in ADAPTER):
         raise MissingError(
             f"{root} holds no model (config.json and model.safetensors); give the output directory of a run or another "
             "saved model."
         )
     found = {}
-    for source, folder, patterns in ((root, "", NETWORK), (student, f"{STUDENT_DIR}/", NETWORK), (root, "", ABOUT)):
+    files = (*NETWORK, *ADAPTER)
+    for source, folder, patterns in ((root, "", files), (student, f"{STUDENT_DIR}/", files), (root, "", ABOUT)):
         for pattern in patterns:
             for path in sorted(source.glob(pattern)):
                 found[folder + path.relative_to(source).as_posix()] = path
@@ -119,8 +123,10 @@ def push(
         raise UserError(f"A pull request is made against main; leave out the revision {revision!r} or the request.")
     files: dict[str, Path | bytes] = {**files_of(directory), **(more or {})}
     for name, content in files.items():
+        if Path(name).name == ADAPTER_CONFIG and isinstance(content, Path):
+            _check_base(content)
         _check(name, content)
-    for folder in sorted({path.parent for name, path in files.items() if fnmatch.fnmatch(name, f"*{WEIGHTS[0]}")}):
+    for folder in sorted({path.parent for name, path in files.items() if name.endswith(".safetensors")}):
         refuse_broken_files(folder)
     try:
         validate_repo_id(repo_id)
@@ -129,7 +135,8 @@ def push(
     api = HfApi(library_name="hf_fst", token=token)
     if again is None:
         again = f"then run `{command(directory, repo_id, private, revision, create_pr)}`"
-    patterns = [*NETWORK, *ABOUT, *(f"{STUDENT_DIR}/{pattern}" for pattern in NETWORK)]
+    network = (*NETWORK, *ADAPTER)
+    patterns = [*network, *ABOUT, *(f"{STUDENT_DIR}/{pattern}" for pattern in network)]
     patterns += sorted({f"{name.split('/')[0]}/*" for name in more or {}})
     what = f"{directory} was not published in {repo_id}"
     with failures_as_sentences(what, again):
@@ -255,6 +262,17 @@ def _on_the_hub(name: str, path: Path) -> bool:
         return True
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     return all("/" in entry["dataset"]["id"] for entry in entries)
+
+
+def _check_base(file: Path) -> None:
+    """Raises `UserError` for an adapter whose base network nobody else can load."""
+    base = base_of(file, str(file.parent))
+    if hub_id(base) is None:
+        raise UserError(
+            f"The adapter in {file.parent} was trained on {base}, which is not on the Hub; publish that network first "
+            f"and write its Hub id as base_model_name_or_path in {ADAPTER_CONFIG}, or publish the merged network "
+            "(hf_fst.models.loading.load_network(RUN).save_pretrained(FOLDER))."
+        )
 
 
 def _check(name: str, content: Path | bytes) -> None:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from hf_fst.errors import UserError
 from hf_fst.evaluation.results import without_nan
+from hf_fst.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hf_fst.models.loading import STUDENT_DIR
 from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN
 from hf_fst.publishing.push import CARD
@@ -31,6 +32,7 @@ CLASS_SAMPLING = "class_sampling.png"
 # what a run leaves in its directory; nothing else is ever removed
 OUR_FILES = (
     *("config.json", "model*.safetensors", "model.safetensors.index.json", "preprocessor_config.json", "*.py"),
+    *(ADAPTER_CONFIG, ADAPTER_WEIGHTS),
     *("training_args.bin", "README.md", "curves.png", "class_iou.png", "samples.png", FACTS_FILE),
     *(CLASS_SAMPLING, f"{PICTURES}/step-*.png"),
     *(RESULTS_FILE, HISTORY_FILE, LOCAL_FILE, RECIPE_FILE),

@@ -7,14 +7,18 @@ saved with it.
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers.utils import is_peft_available
+from transformers.utils import CONFIG_NAME, is_peft_available
 
 from hf_fst.errors import UserError
+from hf_fst.models.adapters import difference
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -24,6 +28,14 @@ def is_adapted(model: nn.Module) -> bool:
     from peft import PeftModel
 
     return isinstance(model, PeftModel)
+
+
+def merged_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those that a model has after its adapters are merged: neither theirs nor the originals of `modules_to_save`."""
+    if not is_adapted(model):
+        return list(model.parameters())
+    gone = ".original_module.", f".{model.base_model.prefix}"
+    return [parameter for name, parameter in model.named_parameters() if not any(part in name for part in gone)]
 
 
 def keep_base_statistics(model: nn.Module) -> None:
@@ -40,20 +52,33 @@ def load_adapter(model: nn.Module, directory: str | os.PathLike) -> None:
     """Load adapters and `modules_to_save` from a checkpoint into an adapted model.
 
     Raises:
-        ValueError: the checkpoint holds other adapters than the model.
+        UserError: the checkpoint holds other adapters than the model.
     """
-    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
+    from peft import load_peft_weights, set_peft_model_state_dict
 
     theirs = load_peft_weights(str(directory), device="cpu")
-    ours = get_peft_model_state_dict(model, adapter_name=model.active_adapter, save_embedding_layers=False)
-    if differing := {key for key in theirs.keys() | ours.keys() if shape(theirs, key) != shape(ours, key)}:
+    if unlike := difference(model, theirs):
         raise UserError(
-            f"The adapter in {directory} is not the model's: {min(differing)} has shape {shape(theirs, min(differing))} "
-            f"there and {shape(ours, min(differing))} here; give the model the same peft config."
+            f"The adapter in {directory} is not the model's: {unlike}; give the model the same peft config."
         )
     set_peft_model_state_dict(model, theirs, adapter_name=model.active_adapter)
 
 
-def shape(weights: dict[str, torch.Tensor], key: str) -> tuple[int, ...] | str:
-    """Shape of a weight, "none" where it is missing."""
-    return tuple(weights[key].shape) if key in weights else "none"
+@contextmanager
+def beside_adapter(model: nn.Module, directory: str | os.PathLike) -> Iterator[None]:
+    """Inside, a model is saved. Where it has adapters, the configuration of the whole network with its classes comes to
+    lie beside them, and the card stays as it was, which peft would write into."""
+    if not is_adapted(model):
+        yield
+        return
+    card = Path(directory, "README.md")
+    before = card.read_bytes() if card.is_file() else None
+    yield
+    if before is not None:
+        card.write_bytes(before)
+    else:
+        card.unlink(missing_ok=True)
+    base = model.get_base_model()
+    config = copy.deepcopy(base.config)
+    config.architectures = [type(base).__name__]
+    config.to_json_file(Path(directory, CONFIG_NAME))

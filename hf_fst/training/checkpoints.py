@@ -13,7 +13,7 @@ import shutil
 import traceback
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -23,8 +23,9 @@ from torch import nn
 
 from hf_fst.errors import MissingError, UserError, WriteError
 from hf_fst.method.objectives import Objective
+from hf_fst.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR, refuse_broken_files
-from hf_fst.training.adapters import is_adapted, load_adapter
+from hf_fst.training.adapters import beside_adapter, is_adapted, load_adapter
 from hf_fst.training.sharding import is_sharded, load_shards, load_whole, save_shards, saves_shards
 
 MEMORY = "objective.pt"  # of a checkpoint: what the objective remembers
@@ -108,17 +109,17 @@ def checkpoint(trainer, run_dir: str) -> Iterator[None]:
         discard(directory)  # what an interrupted or an earlier run left there
     wait()
     limit, args.save_total_limit = args.save_total_limit, None  # `Trainer` would remove older ones before the marker
+    student = trainer.networks()["student"]
     try:
-        yield
+        with beside_adapter(student, directory) if args.should_save else nullcontext():
+            yield
         if not args.save_only_model:
             trainer.journal.save(directory, args.process_index, args.world_size)
             if args.should_save and trainer.learning_objective.remembers:
                 torch.save(trainer.learning_objective.state_dict(), directory / MEMORY)
         wait()
         if args.should_save:
-            mark_complete(
-                directory, trainer.state.global_step, kind(trainer.settings.rule, trainer.networks()["student"])
-            )
+            mark_complete(directory, trainer.state.global_step, kind(trainer.settings.rule, student))
     except (OSError, SafetensorError, RuntimeError) as error:
         # torch's writer raises a RuntimeError, and after it another one from closing the file
         where = traceback.extract_tb(error.__traceback__)[-1].filename
@@ -247,7 +248,11 @@ def save_network(
         return
     whole = accelerator.get_state_dict(network) if is_sharded(network) else None  # all processes take part
     if processor is not None:
-        network.save_pretrained(directory, state_dict=whole)
+        if not is_adapted(network):
+            for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):  # of an earlier run, for which this one would be taken
+                Path(directory, name).unlink(missing_ok=True)
+        with beside_adapter(network, directory):
+            network.save_pretrained(directory, state_dict=whole)
         processor.save_pretrained(directory)
 
 

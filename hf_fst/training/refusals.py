@@ -22,6 +22,7 @@ from hf_fst.data.pairing import seeded
 from hf_fst.errors import UserError, did_you_mean
 from hf_fst.evaluation.counting import LABEL_FREE, SCORES, StreamingScores, refuse_no_labels
 from hf_fst.method.objectives import OBJECTIVES
+from hf_fst.publishing.facts import hub_id
 from hf_fst.training.adapters import is_adapted
 from hf_fst.training.config import NO_DEEPSPEED, FSTConfig
 from hf_fst.training.sharding import refuse_sharding
@@ -248,10 +249,12 @@ def refuse_launch(trainer: Trainer) -> None:
     if trainer.is_deepspeed_enabled:
         raise UserError(NO_DEEPSPEED)
     if trainer.args.push_to_hub and is_adapted(trainer.model):
-        raise UserError(
-            "push_to_hub publishes whole networks, but the model is one with adapters; leave it out, merge the teacher "
-            "with merge_and_unload() after training, save it and publish that with `hf-fst push`."
-        )
+        base = trainer.model.active_peft_config.base_model_name_or_path
+        if hub_id(base) is None:
+            raise UserError(
+                f"push_to_hub publishes the adapter, which nobody can use without its base network, but that, "
+                f"{base!r}, is not on the Hub; publish it first and load it by its Hub id, or leave push_to_hub out."
+            )
     refuse_sharding(trainer.accelerator, trainer.model)
     if trainer.settings.capture:
         refuse_capture(trainer.args)

@@ -15,6 +15,7 @@ from hf_fst.evaluation.machine import hardware, peak_memory, versions
 from hf_fst.models import TwoBranches
 from hf_fst.publishing.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores, hub_id
 from hf_fst.publishing.report import write_report
+from hf_fst.training.adapters import is_adapted, merged_parameters
 from hf_fst.training.settings import shown
 from hf_fst.training.sharding import gathered
 
@@ -95,12 +96,15 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
         raise UserError(f"A card has no {', '.join(unknown)}; it takes data, license, model_name, hub_id and recipe.")
     data = {**default_data(trainer), **data}
     student = trainer.networks()["student"]
+    adapter = student.active_peft_config if is_adapted(student) else None
+    network = student if adapter is None else student.get_base_model()
+    start = (adapter and adapter.base_model_name_or_path) or student.config._name_or_path
     evaluations = evaluations_of(trainer, data["evaluation"]) if "evaluation" in data else []
     return RunFacts(
         rule=trainer.settings.rule,
         objective=trainer.settings.objective,
-        architecture=type(student).__name__,
-        parameters=sum(parameter.numel() for parameter in student.parameters()),
+        architecture=type(network).__name__,
+        parameters=sum(parameter.numel() for parameter in merged_parameters(student)),
         classes=trainer.class_names,
         labeled=data["labeled"],
         unlabeled=data.get("unlabeled"),
@@ -110,9 +114,10 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
         versions=versions(),
         saved="last" if best_step(trainer) is None else "best",
         cost=cost_of(trainer),
-        base_model=hub_id(student.config._name_or_path),
+        base_model=hub_id(start),
         answer=student.config.answer if isinstance(student, TwoBranches) else None,
-        own_architecture=type(student).__module__.startswith("hf_fst."),
+        adapter=adapter is not None,
+        own_architecture=type(network).__module__.startswith("hf_fst."),
         **facts,
     )
 

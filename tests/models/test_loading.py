@@ -69,12 +69,6 @@ def test_what_is_missing_is_one_sentence(tmp_path):
         load(tmp_path, "both")
 
 
-def test_adapters_alone_must_be_merged_first(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="holds adapters alone; load them with peft, .* merge_and_unload"):
-        load(tmp_path)
-
-
 @pytest.mark.parametrize(
     "content", ["", '{"image_mean": [0.5, 0.', "[1, 2]", '"yes"', '{"image_processor_type": "None"}']
 )
