@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from hf_fst.drawing.tables import class_rows, duration, markdown_table, percent
 from hf_fst.errors import MissingError, printable
 from hf_fst.models.adapters import ADAPTER_CONFIG, base_of
-from hf_fst.publishing.facts import Comparison, DatasetFacts, Evaluation, RunFacts
+from hf_fst.publishing.facts import FACTS_FILE, LOCAL, Comparison, DatasetFacts, Evaluation, RunFacts
 from hf_fst.publishing.wording import LOOKAHEAD_RULES, OBJECTIVES, RULES, SYMBOLS
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -324,6 +324,23 @@ def command(facts: RunFacts) -> str | None:
     several = facts.cost is not None and facts.cost.processes > 1
     launch = f"accelerate launch --num_processes {facts.cost.processes} -m hf_fst.cli" if several else "hf-fst"
     return " ".join([launch, "train", shlex.quote(facts.recipe), *words])
+
+
+def commands_before(*models: str | None) -> list[str]:
+    """The commands that made the weights a run starts from, first to last; none where no run on this machine did.
+
+    Args:
+        models: the directories of these runs; Hub ids, names of builds and None are passed by.
+    """
+    commands = {}
+    for model in models:
+        if model is None or not Path(model, FACTS_FILE).is_file():
+            continue
+        facts = RunFacts.load(model)
+        name = re.split(r"[\\/]", model.rstrip("\\/"))[-1] if LOCAL.match(model) else model
+        if (made_by := command(facts)) is not None:
+            commands |= dict.fromkeys([*facts.start, f"{made_by} --output_dir {shlex.quote(name)}"])
+    return list(commands)
 
 
 def _value(value) -> str:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
+from hf_fst.data.about import ABOUT
 from hf_fst.drawing.tables import columns_of_terminal, percent, text_table
 from hf_fst.evaluation.counting import LABEL_FREE, SCORES
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
-from hf_fst.publishing.facts import Evaluation
+from hf_fst.publishing.card import commands_before
+from hf_fst.publishing.facts import DatasetFacts, Evaluation, hub_id
 from hf_fst.publishing.report import HISTORY_FILE
-from hf_fst.publishing.start import commands_before
-from hf_fst.recipes.about import data_facts
 from hf_fst.recipes.data import RunData
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import as_dict
 from hf_fst.recipes.output import RESULTS_FILE, as_typed, shareable, write_json
+from hf_fst.recipes.sides import Side
 from hf_fst.recipes.summary import after
 from hf_fst.recipes.work import Work
 from hf_fst.training.hub_strategy import push_output
 from hf_fst.training.summary import best_step, evaluation_of
+
+SHARE = re.compile(r"\d+/\d+")
 
 
 def score(work: Work, command: str | None) -> tuple[dict, list[Evaluation]]:
@@ -70,7 +74,38 @@ def score(work: Work, command: str | None) -> tuple[dict, list[Evaluation]]:
     return results, tested
 
 
-def card_facts(recipe: Recipe, data: RunData, hub_id: str | None, overrides: dict[str, str]) -> dict[str, object]:
+def data_facts(recipe: Recipe, data: RunData) -> dict[str, DatasetFacts]:
+    """Facts of the data of a run, for those of `labeled`, `unlabeled`, `evaluation` and `test` that it has."""
+    views = {"evaluation" if part == "validation" else part: view for part, view in data.views.items()}
+    facts = {key: _facts(data.sides[key], len(view)) for key, view in views.items()}
+    variants = [facts["labeled"].config]
+    if SHARE.fullmatch(str(recipe.labeled)):
+        variants.append(f"{recipe.labeled} of the labels")
+    if data.few:
+        target = data.sides["unlabeled"].name
+        variants.append(f"and {data.few} of {'the target' if target in ('folder', 'hub') else ABOUT[target].title}")
+    facts["labeled"].config = ", ".join(filter(None, variants)) or None
+    return facts
+
+
+def _facts(side: Side, images: int) -> DatasetFacts:
+    about = ABOUT[side.name]
+    on_hub = hub_id(side.data_dir) if side.name == "hub" else None
+    variant = (side.options or {}).get("look") or (side.options or {}).get("config")
+    return DatasetFacts(
+        name="own-images" if side.name == "folder" else on_hub or side.name,
+        title=on_hub or about.title,
+        split=side.split,
+        images=images,
+        config=variant if isinstance(variant, str) else None,
+        hub_id=on_hub,
+        license=about.license,
+        source=about.source,
+        note=about.note,
+    )
+
+
+def card_facts(recipe: Recipe, data: RunData, repository: str | None, overrides: dict[str, str]) -> dict[str, object]:
     """What a model card says that only the recipe knows: the arguments of `create_model_card`."""
     typed = {key: text for key, text in as_typed(overrides).items() if not key.startswith("hub_")}
     return {
@@ -80,7 +115,7 @@ def card_facts(recipe: Recipe, data: RunData, hub_id: str | None, overrides: dic
         "start": commands_before(recipe.model, recipe.start_from, recipe.reference_model),
         "palette": data.palette,
         "license": recipe.license,
-        "hub_id": hub_id,
+        "hub_id": repository,
     }
 
 

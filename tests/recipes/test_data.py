@@ -9,9 +9,9 @@ import pytest
 from hf_fst.data import DATASETS
 from hf_fst.data.about import ABOUT
 from hf_fst.errors import UsageError
-from hf_fst.recipes.about import data_facts
 from hf_fst.recipes.data import build_data, scored_classes
 from hf_fst.recipes.load import make_recipe, to_config
+from hf_fst.recipes.results import data_facts
 from hf_fst.recipes.sides import Side, sides
 from hf_fst.training.settings import resolve
 from tests.data import trees
