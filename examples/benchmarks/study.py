@@ -45,7 +45,8 @@ def methods(steps: int, memory: float) -> dict[str, tuple[dict, float]]:
     """
     every = max(1, steps // 4)
     base = {"max_steps": steps, "teacher_memory": memory, "eval_steps": every, "save_steps": every, "report": False}
-    deep = base | {"rule": "fst_d", "lookahead_steps": K}
+    ahead = base | {"lookahead_every": 1}
+    deep = ahead | {"rule": "fst_d", "lookahead_steps": K}
     mean = base | {"rule": "mean_teacher"}
     faster = 1 / (1 - (1 - 1 / memory) ** (K + 1))  # of μ^(K+1), where μ is that of this memory
     alone = base | {"rule": "supervised", "objective": "supervised"}
@@ -67,8 +68,8 @@ def methods(steps: int, memory: float) -> dict[str, tuple[dict, float]]:
         "FST-D, M=12, slower": (deep | {"lookahead_every": 12, "teacher_memory": 4 * memory}, 1 + K / 12),
         "mean teacher, time of M=1": (longer(mean, 1 + K), 1 + K),
         "FST-D, M=1, faster": (deep | {"teacher_memory": faster}, 1 + K),
-        "Improved-FST": (base | {"rule": "improved_fst"}, 2),
-        "FST-W": (base | {"rule": "fst_w", "lookahead_students": N}, 1 + N),
+        "Improved-FST": (ahead | {"rule": "improved_fst"}, 2),
+        "FST-W": (ahead | {"rule": "fst_w", "lookahead_students": N}, 1 + N),
         "FST-D, M=4, carry": (deep | {"lookahead_every": 4, "lookahead_state": "carry"}, 1 + K / 4),
         "FST-D, M=4, different": (deep | {"lookahead_every": 4, "lookahead_batches": "different"}, 1 + K / 4),
         "supervised, 4 times the steps": (longer(alone, 4), 2),
@@ -88,6 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help="of the table: docs/results/NAME.json")
     parser.add_argument("recipe", help="name or path of the recipe that all runs share")
+    parser.add_argument("--sweep", default=None, help="which point of the recipe's sweep")
     parser.add_argument(
         "--start", type=int, default=0, help="steps of labels alone that all methods of a seed go on from"
     )
@@ -102,10 +104,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", help="where NAME.json goes")
     own = sys.argv[1:] if arguments is None else arguments
     split = own.index("--") if "--" in own else len(own)
-    args, more = parser.parse_args(own[:split]), own[split + 1 :]
+    args, typed = parser.parse_args(own[:split]), own[split + 1 :]
+    more = (["--sweep", args.sweep] if args.sweep else []) + typed
     deadline = time.monotonic() + args.budget
 
-    options = load_recipe(args.recipe).options
+    options = load_recipe(args.recipe, sweep=args.sweep).options
     grid = methods(args.steps or options["max_steps"], args.memory or options["teacher_memory"])
     unknown = [name for name in args.methods or () if name not in grid]
     if unknown:
@@ -133,7 +136,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
     content = table(args, chosen, found)
-    words = ["DATA_DIR" if i and more[i - 1].endswith("_dir") else word for i, word in enumerate(more)]
+    words = ["DATA_DIR" if i and typed[i - 1].endswith("_dir") else word for i, word in enumerate(typed)]
     given = [word for word in own[:split] if "/" not in word and word not in ("--runs", "--results")]
     content["command"] = shlex.join(
         ["python", "examples/benchmarks/study.py", *given] + (["--", *words] if words else [])

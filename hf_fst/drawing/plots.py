@@ -258,7 +258,7 @@ def class_bars(
 
 
 def curves_over_time(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]], path: str | Path) -> None:
-    """mIoU of methods against the time they took: the mean over seeds, with bars for its 95 % interval.
+    """mIoU of methods against the time they took: the mean over seeds, with bars for its 95 % interval from 3 seeds on.
 
     Args:
         curves: By method and seed, (step, seconds, mIoU in 0..1) of every evaluation.
@@ -271,7 +271,7 @@ def curves_over_time(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]
         points = [[point for point in points if point[0] in shared] for points in seeds.values()]
         minutes = np.array([[seconds / 60 for _, seconds, _ in row] for row in points]).mean(axis=0)
         spread = [interval([miou for *_, miou in column]) for column in zip(*points, strict=True)]
-        mean, width = np.array([m for m, _ in spread]), np.array([w if math.isfinite(w) else 0 for _, w in spread])
+        mean, width = np.array([m for m, _ in spread]), np.array([w if len(seeds) > 2 else 0 for _, w in spread])
         look = {"color": LINE_COLORS[index % len(LINE_COLORS)], "linestyle": DASHES[index // len(LINE_COLORS) % 4]}
         axes.plot(minutes, mean, label=name, marker="o", markersize=4, **look)
         axes.errorbar(minutes, mean, width, color=look["color"], alpha=0.45, linestyle="none", capsize=3, linewidth=1)

@@ -75,8 +75,6 @@ def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, s
         for part in reversed(inner):
             value = {part: value}
         own = merge(own, {head: value})
-    if own.get("rule") == "supervised" and "objective" not in own:
-        values = merge(values, options_for("supervised", values))
     recipe = make_recipe(_over(values, own), path.name, point)
     recipe.in_library = path.resolve().parent == LIBRARY.resolve()
     return recipe
@@ -126,10 +124,17 @@ def merge(base: dict, new: dict) -> dict:
 
 
 def _over(base: dict, new: dict) -> dict:
-    """A layer over those below; memory and momenta of the teacher say the same, so those of the topmost layer count."""
+    """A layer over those below.
+
+    Memory and momenta of the teacher say the same, so those of the topmost layer count. A layer that names a rule takes
+    out what only other rules have.
+    """
     for key, others in PACE.items():
         if new.get(key) is not None:
             base = {name: value for name, value in base.items() if name not in others}
+    rule = new.get("rule")
+    if rule in RULES and not (rule == "supervised" and "objective" in new):
+        base = merge(base, options_for(rule, base))
     return merge(base, new)
 
 

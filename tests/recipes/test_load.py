@@ -211,3 +211,15 @@ def test_the_written_recipe_gives_the_same_recipe(tmp_path):
     )
     again = load_recipe(write(tmp_path / "run.yaml", yaml.safe_dump(as_dict(recipe))))
     assert again == recipe
+
+
+def test_a_layer_that_names_a_rule_takes_out_what_only_other_rules_have(tmp_path):
+    write(tmp_path / "base.yaml", "rule: fst_d\nlookahead_steps: 2\nlookahead_every: 12\nmax_steps: 7\n")
+    write(tmp_path / "top.yaml", "defaults: [base.yaml]\nrule: mean_teacher\n")
+    for recipe in (load_recipe(tmp_path / "top.yaml"), load_recipe(tmp_path / "base.yaml", {"rule": "mean_teacher"})):
+        assert recipe.options.keys() & {"lookahead_steps", "lookahead_every"} == set()
+        assert recipe.options["max_steps"] == 7
+        to_config(recipe)
+    refused = load_recipe(tmp_path / "top.yaml", {"lookahead_every": "3"})
+    with pytest.raises(UsageError, match="lookahead_every is set but the rule is mean_teacher"):
+        to_config(refused)
