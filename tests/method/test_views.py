@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from hf_fst.method.views import COLORS, MOVES, View, moved, rotation, strong_view
 from tests.recorded import ids, recorded
@@ -26,7 +27,11 @@ def test_labels_move_as_the_authors_move_them(name):
     matrix = torch.tensor([RECORDED[name]], dtype=torch.float64)
     found = moved((labels + 1).double(), matrix, "nearest").long() - 1  # 0 is outside
     differing = found.where(found >= 0, 255) != ids(outputs[name])
-    assert differing.sum() <= (name == "ShearX_0.2")  # a tie
+    # a place halfway between two pixels may go to either: rounding decides, which depends on the processor's kernel
+    size = torch.tensor([labels.shape[3], labels.shape[2]], dtype=torch.float64)
+    places = ((F.affine_grid(matrix, list(labels.shape), align_corners=False) + 1) * size - 1) / 2
+    tie = ((places % 1 - 0.5).abs() < 1e-9).any(dim=3)
+    assert not (differing & ~tie).any() and differing.sum() <= 0.01 * differing.numel()
 
 
 def test_labels_are_cut_out_as_the_authors_cut():
