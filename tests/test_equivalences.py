@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.parametrize("row", EQUIVALENCES, ids=lambda row: row[0])
 def test_an_equivalence_is_shown_by_a_test_that_exists(row):
-    *_, closeness, node = row
+    *_, closeness, reason, node = row
     file, _, name = node.partition("::")
     text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+    assert reason
     assert re.search(rf"^def {name or 'test_'}", text, flags=re.M)
     # a tolerance is that of the test or looser, never one that it does not ask for
     assert closeness in ("bitwise", "float32 rounding") or 0 < closeness <= 1e-9
