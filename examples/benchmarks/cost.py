@@ -1,10 +1,12 @@
-r"""Seconds and memory of one iteration under each rule, as ratios to the mean teacher in one run.
+r"""Seconds and memory of one iteration under each rule or with each method, as ratios to a control in one run.
 
     python examples/benchmarks/cost.py
+    python examples/benchmarks/cost.py --set methods --name cost_methods --recipe street-da-lite -- \
+        --model fpn-efficientnet-lite0
     python examples/benchmarks/cost.py --name cost_camvid --recipe hf_fst/recipes/library/base/camvid_semi.yaml -- \
         --data_dir camvid
 
-Trains the model of a recipe for a few steps with each rule in turn, several rounds. A round gives the mean of its steps,
+Trains the model of a recipe for a few steps with each in turn, several rounds. A round gives the mean of its steps,
 which are a multiple of 12, so that look-aheads now and then count in full; the table has the median of the rounds. On a
 CPU the seconds are those of the processor, which other work on the machine does not change.
 What stands after `--` goes to the recipe. Writes docs/results/NAME.json.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shlex
 import statistics
 import sys
 import tempfile
@@ -44,6 +47,23 @@ RULES = {
     "FST-W, N = 2": {"rule": "fst_w", "lookahead_students": "2"},
     "FST-W, N = 3": {"rule": "fst_w", "lookahead_students": "3"},
 }
+LIVE = {"rule": "mean_teacher", "teacher_follows": "live"}  # no teacher: the student labels
+METHODS = {
+    "supervised": {"rule": "supervised", "objective": "supervised"},
+    "cut_mix": {"rule": "mean_teacher", "objective": "cut_mix"},
+    "class_mix": {"rule": "mean_teacher", "objective": "class_mix"},
+    "cps, no teacher": {"objective": "cps", **LIVE},
+    "unimatch": {"rule": "mean_teacher", "objective": "unimatch"},
+    "unimatch_v2": {"rule": "mean_teacher", "objective": "unimatch_v2"},
+    "proda": {"rule": "mean_teacher", "objective": "proda", "prototype_passes": "1"},
+    "u2pl": {"rule": "mean_teacher", "objective": "u2pl"},
+    "cpsl": {"rule": "mean_teacher", "objective": "cpsl", "prototype_passes": "1"},
+    "cct, no teacher": {"objective": "cct", **LIVE},
+    "gct, no teacher": {"objective": "gct", **LIVE},
+    "cps": {"rule": "mean_teacher", "objective": "cps"},
+    "unimatch, no teacher": {"objective": "unimatch", **LIVE},
+}
+SETS = {"rules": (RULES, "mean teacher"), "methods": (METHODS, "supervised")}  # what is measured, and its control
 
 
 class Clock(TrainerCallback):
@@ -99,6 +119,7 @@ def measure(recipe_file: str, settings: dict[str, str], steps: int, warm_up: int
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", default="cost", help="of the table: docs/results/NAME.json")
+    parser.add_argument("--set", choices=SETS, default="rules", help="what is measured")
     parser.add_argument("--recipe", default="hf_fst/recipes/library/base/street_da.yaml")
     parser.add_argument("--steps", type=int, default=12, help="of a round, a multiple of 12")
     parser.add_argument("--rounds", type=int, default=3)
@@ -108,27 +129,30 @@ def main(arguments: list[str] | None = None) -> int:
     if args.steps % 12:
         parser.error(f"--steps is {args.steps}, but a round needs whole rounds of M = 12 steps; give a multiple of 12")
     given = {key.removeprefix("--"): value for key, value in zip(more[::2], more[1::2], strict=True)}
-    seconds: dict[str, list[float]] = {name: [] for name in RULES}
+    measures, control = SETS[args.set]
+    seconds: dict[str, list[float]] = {name: [] for name in measures}
     memory: dict[str, int] = {}
     for _ in range(args.rounds):
-        for name, settings in RULES.items():
+        for name, settings in measures.items():
             measured, memory[name] = measure(args.recipe, {**given, **settings}, args.steps, warm_up=2)
             seconds[name].append(statistics.fmean(measured))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     rows, clock = [], "seconds" if torch.cuda.is_available() else "processor seconds"
     for name, median in medians.items():
-        ratio, mebibytes = median / medians["mean teacher"], memory[name] / 2**20
+        ratio, mebibytes = median / medians[control], memory[name] / 2**20
         rows.append({"name": name, "seeds": {"0": {"seconds": median, "ratio": ratio, "memory": mebibytes}}})
+    words = f"--set {args.set} --name {args.name} --recipe {args.recipe} --steps {args.steps} --rounds {args.rounds}"
+    if given:
+        words += " -- " + shlex.join(more).replace(given.get("data_dir", "DATA_DIR"), "DATA_DIR")
     content = {
         "title": f"Cost of an iteration, {Path(args.recipe).stem}",
-        "command": f"python examples/benchmarks/cost.py --name {args.name} --recipe {args.recipe} --steps {args.steps} "
-        f"--rounds {args.rounds}" + (" -- --data_dir DATA_DIR" if "data_dir" in given else ""),
+        "command": f"python examples/benchmarks/cost.py {words}",
         "device": hardware("cuda" if torch.cuda.is_available() else "cpu"),
         "versions": versions(),
         "date": datetime.date.today().isoformat(),
         "columns": [
             {"key": "seconds", "title": f"{clock} per iteration", "format": "seconds"},
-            {"key": "ratio", "title": "to the mean teacher", "format": "number"},
+            {"key": "ratio", "title": f"to {'the ' if ' ' in control else ''}{control}", "format": "number"},
             {"key": "memory", "title": "held for the look-ahead (MiB)", "format": "number"},
         ],
         "rows": rows,

@@ -2,11 +2,13 @@
 
     python examples/benchmarks/study.py street street-da-lite --start 300 --steps 600 --budget 8h
     python examples/benchmarks/study.py photos drawn-to-camvid --start 300 --budget 10m --jobs 9 -- --unlabeled_data_dir D
+    python examples/benchmarks/study.py field street-da-lite --start 150 --field 25s -- --model fpn-efficientnet-lite0
 
 Each run is one `hf-fst train`. Runs that are there already are not made again; the most important contrasts come first,
 and what would not end in time is left out. With --start every seed first learns from labels alone for so many steps, and
-all methods go on from that network. What stands after `--` goes to every run. The scores go to docs/results/NAME.json;
-`make tables` renders the table and draws the curves.
+all methods go on from that network. With --field the methods of other papers are compared, each with as many steps as fit
+into so much time of one core by docs/results/cost_methods.json (`cost.py --set methods`). What stands after `--` goes to
+every run. The scores go to docs/results/NAME.json; `make tables` renders the table and draws the curves.
 """
 
 from __future__ import annotations
@@ -21,17 +23,20 @@ import sys
 import time
 from pathlib import Path
 
+from cost import METHODS
+
 from hf_fst.recipes.load import load_recipe
 from hf_fst.recipes.trials import Trial, curve_of, run_trials, scores_of
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTROL = "mean teacher"
+CONTROL, FIELD_CONTROL = "mean teacher", "supervised"
 COLUMNS = [
     {"key": "test", "title": "test mIoU (%)", "format": "percent"},
-    {"key": "over", "title": "over the mean teacher", "format": "points"},
+    {"key": "over", "title": "", "format": "points"},
     {"key": "last", "title": "validation, last (%)", "format": "percent"},
     {"key": "best", "title": "validation, best (%)", "format": "percent"},
     {"key": "cost", "title": "seconds a step", "format": "seconds"},
+    {"key": "steps", "title": "steps", "format": "integer"},
 ]
 K, N = 3, 3
 
@@ -77,6 +82,19 @@ def methods(steps: int, memory: float) -> dict[str, tuple[dict, float]]:
     return found
 
 
+def field(seconds: float, memory: float) -> dict[str, tuple[dict, float]]:
+    """The methods of other papers in equal time, in the form of `methods`; `seconds` are those of one core's steps."""
+    rows = json.loads((ROOT / "docs" / "results" / "cost_methods.json").read_text(encoding="utf-8"))["rows"]
+    cost = {row["name"]: row["seeds"]["0"]["seconds"] for row in rows}
+    found = {}
+    for name, options in METHODS.items():
+        steps = round(seconds / cost[name])
+        every = max(1, steps // 2)
+        own = {"max_steps": steps, "teacher_memory": memory, "eval_steps": every, "save_steps": every, "report": False}
+        found[name] = (options | own, 1)
+    return found
+
+
 def seconds_of(text: str) -> float:
     """Seconds of a time such as 90s, 10m or 8h."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
@@ -96,6 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--title", default=None, help="of the table")
     parser.add_argument("--steps", type=int, default=None, help="of a run (those of the recipe)")
     parser.add_argument("--memory", type=float, default=None, help="of the teacher in steps (that of the recipe)")
+    parser.add_argument("--field", type=seconds_of, default=None, help="compare other methods, each for such a time")
     parser.add_argument("--methods", nargs="+", default=None, help="rows of the table; all of them by default")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; the cores are shared among them")
@@ -109,7 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
     deadline = time.monotonic() + args.budget
 
     options = load_recipe(args.recipe, sweep=args.sweep).options
-    grid = methods(args.steps or options["max_steps"], args.memory or options["teacher_memory"])
+    memory = args.memory or options["teacher_memory"]
+    grid = field(args.field, memory) if args.field else methods(args.steps or options["max_steps"], memory)
     unknown = [name for name in args.methods or () if name not in grid]
     if unknown:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(grid)}")
@@ -126,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         }
     trials = [
         Trial(name, seed, values | starts.get(seed, {}), 0.5 + cost)  # half a run to start and to evaluate
-        for group in tiers(list(chosen))
+        for group in tiers(list(chosen), 7 if args.field else 5)
         for seed in args.seeds
         for name, (values, cost) in ((name, chosen[name]) for name in group)
     ]
@@ -148,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def tiers(names: list[str], size: int = 5) -> list[list[str]]:
+def tiers(names: list[str], size: int) -> list[list[str]]:
     """Methods in groups of which all seeds run before the next group begins."""
     return [names[i : i + size] for i in range(0, len(names), size)]
 
@@ -157,22 +177,25 @@ def table(args: argparse.Namespace, chosen: dict, found: dict[Trial, dict]) -> d
     """The content of the result file."""
     scores = {(trial.method, trial.seed): scores_of(results) for trial, results in found.items()}
     key = "test" if all(score["test"] is not None for score in scores.values()) else "last"
-    rows, curves = [], {}
+    first_row, rows, curves = FIELD_CONTROL if args.field else CONTROL, [], {}
     for name in chosen:
         seeds = {}
         for trial, results in found.items():
-            control = scores.get((CONTROL, trial.seed))
+            control = scores.get((first_row, trial.seed))
             if trial.method != name or control is None:
                 continue
             score = scores[name, trial.seed]
-            over = None if name == CONTROL else score[key] - control[key]
-            seeds[str(trial.seed)] = score | {"over": over, "cost": results["seconds_per_step"]}
+            over = None if name == first_row else score[key] - control[key]
+            steps = results["steps"]
+            cost = args.field / steps if args.field else results["seconds_per_step"]
+            seeds[str(trial.seed)] = score | {"over": over, "cost": cost, "steps": steps}
             curves.setdefault(name, {})[str(trial.seed)] = [
-                [step, round(step * results["seconds_per_step"], 2), round(miou, 5)]
-                for step, miou in curve_of(results)
+                [step, round(step * cost, 2), round(miou, 5)] for step, miou in curve_of(results)
             ]
         if seeds:
             rows.append({"name": name, "seeds": dict(sorted(seeds.items(), key=lambda item: int(item[0])))})
+    against = first_row if args.field else f"the {first_row}"
+    columns = [column | {"title": column["title"] or f"over {against}"} for column in COLUMNS]
     first = next(iter(found.values()))
     jobs = f", {args.jobs} runs at a time" if args.jobs > 1 else ""
     return {
@@ -182,10 +205,10 @@ def table(args: argparse.Namespace, chosen: dict, found: dict[Trial, dict]) -> d
         "versions": first["versions"],
         "date": datetime.date.today().isoformat(),
         "spread": "interval",
-        "columns": COLUMNS if key == "test" else COLUMNS[1:],
+        "columns": columns if key == "test" else columns[1:],
         "rows": rows,
         "curves": curves,
-        "note": f"Differences from the mean teacher are paired by seed{'' if key == 'test' else ' (validation, last)'}.",
+        "note": f"Differences from {against} are paired by seed{'' if key == 'test' else ' (validation, last)'}.",
     }
 
 

@@ -18,6 +18,7 @@ from .deeplabv2 import DeepLabV2Config, DeepLabV2ForSemanticSegmentation
 from .deeplabv3plus import DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation
 from .dpt import DPTSegmenter, DPTSegmenterConfig
 from .flaw_detector import FlawDetector
+from .fpn import FPNConfig, FPNForSemanticSegmentation
 from .pspnet import PSPNetConfig, PSPNetForSemanticSegmentation
 from .segmentation import SegmentationConfig, SegmentationModel, SegmentationOutput, segmentation_loss
 from .upernet import UPerNetWithAuxiliary, UPerNetWithAuxiliaryConfig
@@ -30,6 +31,7 @@ OWN = {
         (DeepLabV2Config, DeepLabV2ForSemanticSegmentation),
         (DeepLabV3PlusConfig, DeepLabV3PlusForSemanticSegmentation),
         (DPTSegmenterConfig, DPTSegmenter),
+        (FPNConfig, FPNForSemanticSegmentation),
         (PSPNetConfig, PSPNetForSemanticSegmentation),
         (UPerNetWithAuxiliaryConfig, UPerNetWithAuxiliary),
     )

@@ -11,9 +11,10 @@ import torch
 from transformers import AutoModelForSemanticSegmentation
 
 from hf_fst.evaluation.counting import count
-from hf_fst.models import TwoBranches
+from hf_fst.models import MODELS, AuxiliaryDecoders, TwoBranches, UniversalSegmenter
 from hf_fst.models.auxiliary import freeze_unused, return_auxiliary_logits
 from hf_fst.models.loading import default_processor, load
+from hf_fst.models.two_branches import OWN
 from hf_fst.prediction.export import export_onnx
 from hf_fst.prediction.segmenter import Segmenter
 from hf_fst.publishing.card import bare_card
@@ -88,10 +89,17 @@ def test_what_no_output_of_either_branch_needs_is_frozen_and_no_more():
     assert any(name.startswith("branches.1.") for name in freeze_unused(pair, pixels[0]))
 
 
-@pytest.mark.parametrize("answer", [0, 1])
-def test_what_is_predicted_evaluated_and_written_on_the_card_is_of_the_branch_that_answers(answer, tmp_path):
+def test_the_code_beside_a_checkpoint_makes_pairs_of_every_network_of_the_package():
+    around = (AuxiliaryDecoders, TwoBranches, UniversalSegmenter)
+    assert {model for _, model in OWN.values()} == {model for model in MODELS.values() if model not in around}
+
+
+@pytest.mark.parametrize(("answer", "flaw_detector"), [(0, 0), (1, 0), (1, 8)])
+def test_what_is_predicted_evaluated_and_written_on_the_card_is_of_the_branch_that_answers(
+    answer, flaw_detector, tmp_path
+):
     network, _ = one("deeplabv3plus-resnet101-unimatch")
-    pair = TwoBranches.of(network)
+    pair = TwoBranches.of(network, flaw_detector)
     pair.config.answer = answer
     pair.save_pretrained(tmp_path)
     default_processor().save_pretrained(tmp_path)
