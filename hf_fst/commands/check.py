@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
 from hf_fst.commands.parser import Command
-from hf_fst.commands.train import Train
+from hf_fst.commands.train import RecipeName, Train
 from hf_fst.errors import printable
 
 
@@ -24,7 +24,7 @@ class Check(Train):
 
 def check(
     ctx: typer.Context,
-    recipe: Annotated[str, Argument(metavar="RECIPE", help="The name of a recipe, or the path of a YAML file.")],
+    recipe: RecipeName,
     sweep: Annotated[
         str | None, Option(metavar="NAME", help="Name or number of the point of a recipe with `sweep`.")
     ] = None,

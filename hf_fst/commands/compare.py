@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
 from hf_fst.commands.parser import Command
-from hf_fst.commands.train import Train
+from hf_fst.commands.train import RecipeName, Train
 from hf_fst.errors import UsageError, did_you_mean
 
 
@@ -23,7 +23,7 @@ class Compare(Train):
 
 def compare(
     ctx: typer.Context,
-    recipe: Annotated[str, Argument(metavar="RECIPE", help="The name of a recipe, or the path of a YAML file.")],
+    recipe: RecipeName,
     rules: Annotated[
         str, Option(metavar="RULE ...", help="Rules to compare.", show_default="supervised mean_teacher fst_d")
     ] = "supervised,mean_teacher,fst_d",

@@ -82,6 +82,7 @@ def evaluate(
       hf-fst eval runs/city cityscapes --data_dir cityscapes --window 769 --stride 513 --scales 0.75,1 --flip
       hf-fst eval nvidia/segformer-b0-finetuned-cityscapes-1024-1024 cityscapes --data_dir cityscapes --json
     """
+    from hf_fst.drawing.tables import columns_of_terminal
     from hf_fst.evaluation.results import default_folder, table, without_nan
     from hf_fst.evaluation.runner import evaluate_model
     from hf_fst.recipes.evaluation import scored_images
@@ -120,7 +121,8 @@ def evaluate(
             trust_remote_code=trust_remote_code,
         )
         if common.is_first_process():
-            print(f"{name}:\n{table(result)}" if dataset is None else table(result))
+            scores = table(result, columns_of_terminal())
+            print(f"{name}:\n{scores}" if dataset is None else scores)
             print(f"Written to {folder}.")
         results[name] = {**without_nan(result), "output_dir": str(folder)}
     return results if dataset is None else results[name]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperOption
 
 from hf_fst.commands.parser import Command
 
@@ -50,6 +51,14 @@ class Train(Command):
 
     valued = ("--sweep",)
 
+    def get_params(self, ctx: typer.Context) -> list:
+        params = super().get_params(ctx)
+        if ctx.resilient_parsing:  # a shell completes
+            from hf_fst.recipes.keys import all_keys
+
+            params += [TyperOption(param_decls=[f"--{key}"], type_descriptor=str) for key in all_keys()]
+        return params
+
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         args, ctx.obj = split_overrides(args, self.valued)
         return super().parse_args(ctx, args)
@@ -61,17 +70,31 @@ class Train(Command):
         formatter.write(f"\n{key_table()}\n")
 
 
+def recipes_from(incomplete: str) -> list[str]:
+    """The recipes whose names begin so, for a shell that completes."""
+    from hf_fst.recipes.names import recipe_names
+
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
+RecipeName = Annotated[
+    str,
+    Argument(metavar="RECIPE", help="The name of a recipe, or the path of a YAML file.", autocompletion=recipes_from),
+]
+
+
 def show_recipes(wanted: bool) -> None:
     if wanted:
+        from hf_fst.drawing.tables import columns_of_terminal
         from hf_fst.recipes.names import described_recipes
 
-        typer.echo(described_recipes())
+        typer.echo(described_recipes(columns_of_terminal()))
         raise typer.Exit
 
 
 def train(
     ctx: typer.Context,
-    recipe: Annotated[str, Argument(metavar="RECIPE", help="The name of a recipe, or the path of a YAML file.")],
+    recipe: RecipeName,
     sweep: Annotated[
         str | None,
         Option(

@@ -7,9 +7,8 @@ import os
 import shutil
 import statistics
 import sys
+import textwrap
 from collections.abc import Sequence
-
-from scipy import stats
 
 from hf_fst.errors import printable
 
@@ -54,12 +53,14 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
     Args:
         columns: titles.
         rows: cells, as many in each.
-        width: of the lines. In a table that is too wide the words of a title stand one below the other; where that is
-            not enough, each row is a list of lines `title: cell`. None for any.
+        width: of the lines. In a table that is too wide a title takes several lines, as narrow as its cells and words
+            allow; where that is not enough, each row is a list of lines `title: cell`. None for any.
     """
     _check_widths(columns, rows)
     rows = [[printable(cell) for cell in row] for row in rows]
-    for heads in ([[column] for column in columns], [column.split() for column in columns]):
+    narrow = [max(1, *map(len, (*column.split(), *cells))) for column, *cells in zip(columns, *rows, strict=True)]
+    folded = [textwrap.wrap(column, least) for column, least in zip(columns, narrow, strict=True)]
+    for heads in ([[column] for column in columns], folded):
         height = max(map(len, heads), default=1)
         titles = [*zip(*([""] * (height - len(head)) + head for head in heads), strict=True)]
         widths = [max(len(row[i]) for row in (*titles, *rows)) for i in range(len(columns))]
@@ -136,6 +137,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     Args:
         values: one a seed, or their differences from those of a control with the same seed.
     """
+    from scipy import stats  # which a list of recipes need not wait for
+
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
         return mean, math.inf

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,16 @@ def default_folder(
     return Path("runs/eval", name.lstrip("-."))
 
 
-def table(result: dict[str, Any]) -> str:
-    """The scores of `evaluate_model` as text: one line per class, then the means, in percent."""
+def table(result: dict[str, Any], width: int | None = None) -> str:
+    """The scores of `evaluate_model` as text: one line per class, then the means, in percent.
+
+    Args:
+        result: of the evaluation.
+        width: of the table (see `text_table`) and of the sentences below it; None for any.
+    """
+    speed = f"{result['images_per_second']:.3g} images/s"
     if not result["labeled"]:
-        return f"{result['images']} images without labels, {result['images_per_second']:.3g} images/s"
+        return f"{result['images']} images without labels, {speed}"
     boundary = "per_category_boundary_iou" in result
     rows = []
     for index, name in enumerate(result["classes"]):
@@ -67,14 +74,12 @@ def table(result: dict[str, Any]) -> str:
     means = ["mean", percent(result["mean_iou"]), percent(result["mean_accuracy"])]
     rows.append([*means, percent(result["mean_boundary_iou"])] if boundary else means)
     columns = ["class", "IoU", "accuracy", *(["boundary IoU"] if boundary else [])]
-    lines = [text_table(columns, rows).rstrip(), ""]
+    lines = [text_table(columns, rows, width).rstrip(), ""]
     if len(result["scored_classes"]) < len(result["classes"]):
         lines.append("The means leave out the classes in brackets.")
-    lines.append(
-        f"pixel accuracy {percent(result['overall_accuracy'])}, frequency-weighted IoU "
-        f"{percent(result['frequency_weighted_iou'])}; {result['images']} images, "
-        f"{result['images_per_second']:.3g} images/s"
-    )
+    overall = percent(result["overall_accuracy"]), percent(result["frequency_weighted_iou"])
+    below = "pixel accuracy {}, frequency-weighted IoU {}; {} images, {}".format(*overall, result["images"], speed)
+    lines.append(below if width is None else textwrap.fill(below, max(width, 40)))
     return "\n".join(lines)
 
 

@@ -71,7 +71,7 @@ def page(report: Report, notes: list[str], title: str, width: int) -> str:
     images = sum(len(part.files) for part in report.parts.values())
     wrong = len(report.findings)
     verdict = "nothing is wrong" if not wrong else "1 thing is wrong" if wrong == 1 else f"{wrong} things are wrong"
-    lines = [f"{title}: {images:,} images, {verdict}.", "", _parts(report), _classes(report, width)]
+    lines = [f"{title}: {images:,} images, {verdict}.", "", _parts(report, width), _classes(report, width)]
     root = _common_root(report)
     lines += [_described(number, finding, root, width) for number, finding in enumerate(report.findings, start=1)]
     lines += [_wrapped(f"Note: {note}", "", "  ", root, width) for note in notes]
@@ -80,7 +80,7 @@ def page(report: Report, notes: list[str], title: str, width: int) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _parts(report: Report) -> str:
+def _parts(report: Report, width: int) -> str:
     columns = ["", "images", "unreadable", "size", "ignored (%)", "padding (%)"]
     rows = [
         [
@@ -93,7 +93,7 @@ def _parts(report: Report) -> str:
         ]
         for name, part in report.parts.items()
     ]
-    return text_table(columns, rows)
+    return text_table(columns, rows, width)
 
 
 def sizes(*parts: Part) -> str:
@@ -115,7 +115,7 @@ def _classes(report: Report, width: int) -> str:
     for i, name in enumerate(report.names):
         shares = [share(pixels[i], pixels.sum()) for pixels in totals.values()]
         rows.append([name, *shares, f"{(masked['labeled'][:, i] > 0).sum():,}"])
-    text = text_table(columns, rows)
+    text = text_table(columns, rows, width)
     if len(rows) <= MOST_ROWS:
         return text
     # many classes: their share of the labeled pixels alone, side by side

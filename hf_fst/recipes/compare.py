@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hf_fst.drawing.plots import curves_over_time
-from hf_fst.drawing.tables import interval, text_table
+from hf_fst.drawing.tables import columns_of_terminal, interval, text_table
 from hf_fst.errors import RunError, UserError
 from hf_fst.evaluation.counting import LABEL_FREE, is_label_free
 from hf_fst.evaluation.machine import versions
@@ -129,6 +129,7 @@ def compare(
     curves_over_time(curves, folder / PLOT)
     best, sentence = verdict(scores, costs)
     command = shlex.join(["hf-fst", "train", given, *words, *_words(options_for(best, recipe.options))])
+    scored = scores, costs, steps, LABEL_FREE if unlabeled else "mIoU"
     result = kept | {
         "steps": steps,
         "scores": scores,
@@ -140,10 +141,11 @@ def compare(
         "command": command,
         "device": next(iter(found.values()))["device"],
         "versions": versions(),
-        "table": table(scores, costs, steps, LABEL_FREE if unlabeled else "mIoU"),
+        "table": table(*scored),
     }
     write_json(folder / RESULT, result)
-    print(f"\n{result['table']}\n{sentence}\nFor the long run: {command}\nCurves: {folder / PLOT}")
+    shown = table(*scored, columns_of_terminal())
+    print(f"\n{shown}\n{sentence}\nFor the long run: {command}\nCurves: {folder / PLOT}")
     return result
 
 
@@ -173,16 +175,21 @@ def _plan(folder: Path, plan: dict) -> dict | None:
 
 
 def table(
-    scores: Mapping[str, Mapping[int, float]], costs: Mapping[str, float], steps: Mapping[str, int], what: str = "mIoU"
+    scores: Mapping[str, Mapping[int, float]],
+    costs: Mapping[str, float],
+    steps: Mapping[str, int],
+    what: str = "mIoU",
+    width: int | None = None,
 ) -> str:
-    """Scores in per cent with 95 % intervals, and differences from the mean teacher paired by seed."""
+    """Scores in per cent with 95 % intervals, and differences from the mean teacher paired by seed; `width`: see
+    `text_table`."""
     control = "mean_teacher" if "mean_teacher" in scores else next(iter(scores))
     rows = []
     for rule, seeds in scores.items():
         over = "–" if rule == control else _points(*paired(seeds, scores[control]), sign="+")
         price = f"{costs[rule] / costs[control]:.2f}"
         rows.append([rule, str(len(seeds)), str(steps[rule]), price, _points(*interval(list(seeds.values()))), over])
-    return text_table(["rule", "seeds", "steps", "cost a step", f"{what} (%)", f"over {control}"], rows)
+    return text_table(["rule", "seeds", "steps", "cost a step", f"{what} (%)", f"over {control}"], rows, width)
 
 
 def _points(mean: float, width: float, sign: str = "") -> str:

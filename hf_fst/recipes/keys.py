@@ -3,9 +3,13 @@ shown by `hf-fst train --help`."""
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
 import shutil
 import textwrap
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from hf_fst.recipes.names import recipe_names
 
@@ -137,6 +141,18 @@ class Recipe:
 def own_keys() -> dict[str, object]:
     """The keys above by name, each with its default."""
     return {f.name: f.default for f in fields(Recipe) if f.metadata}
+
+
+@functools.cache
+def all_keys() -> tuple[str, ...]:
+    """Every key of a recipe, those of `FSTConfig` read from its source: a shell that completes cannot wait for torch."""
+    transformers = Path(importlib.util.find_spec("transformers").origin).parent
+    names = list(own_keys())
+    for file in (Path(__file__).parents[1] / "training/config.py", transformers / "training_args.py"):
+        kinds = [node for node in ast.parse(file.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
+        lines = next(kind.body for kind in kinds if kind.name in ("FSTConfig", "TrainingArguments"))
+        names += [line.target.id for line in lines if isinstance(line, ast.AnnAssign)]
+    return tuple(dict.fromkeys(names))
 
 
 def key_table() -> str:

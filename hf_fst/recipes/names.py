@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from hf_fst.errors import MissingError, did_you_mean
@@ -14,13 +15,18 @@ def recipe_names() -> list[str]:
     return sorted(path.stem.replace("_", "-") for path in LIBRARY.glob("*.yaml"))
 
 
-def described_recipes() -> str:
-    """A line for each recipe of the library: its name, and the first sentence of the comment at its top."""
+def described_recipes(width: int | None = None) -> str:
+    """The recipes of the library by name, with the first sentence of the comment at the top of each.
+
+    Args:
+        width: of the lines, 40 at least; longer sentences go on below themselves. None for a line a recipe.
+    """
     lines = []
     for name in recipe_names():
         comment = (LIBRARY / f"{name}.yaml".replace("-", "_")).read_text(encoding="utf-8").partition("\n\n")[0]
         words = " ".join(line[1:].strip() for line in comment.splitlines() if line.startswith("#"))
-        lines.append(f"{name:26} {words.partition('. ')[0].rstrip('.:')}.")
+        line = f"{name:26} {words.partition('. ')[0].rstrip('.:')}."
+        lines.append(line if width is None else textwrap.fill(line, max(width, 40), subsequent_indent=" " * 27))
     return "\n".join(lines)
 
 

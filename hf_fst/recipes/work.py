@@ -10,7 +10,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 
 from hf_fst.drawing.plots import sampling_bars
-from hf_fst.drawing.tables import percent, text_table
+from hf_fst.drawing.tables import columns_of_terminal, percent, text_table
 from hf_fst.recipes.data import RunData
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import as_dict
@@ -61,6 +61,6 @@ def _show_sampling(rows: list[dict], path: Path) -> None:
         [row["class"], f"{row['pixels']:,}", percent(row["share"]), f"{row['images']:,}", percent(row["probability"])]
         for row in rows
     ]
-    print("\n" + text_table(["class", "pixels", "% of pixels", "images", "% of draws"], cells))
+    print("\n" + text_table(["class", "pixels", "% of pixels", "images", "% of draws"], cells, columns_of_terminal()))
     shares, draws = ([row[key] for row in rows] for key in ("share", "probability"))
     sampling_bars(shares, draws, [row["class"] for row in rows], path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import re
@@ -14,6 +15,8 @@ import pytest
 from hf_fst import cli
 from hf_fst.commands.common import numbers
 from hf_fst.errors import UsageError
+from hf_fst.recipes.keys import all_keys, own_keys
+from hf_fst.training.config import FSTConfig
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name for commands in cli.COMMANDS.values() for name in commands]
@@ -118,7 +121,14 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 def test_help_version_and_typos_load_nothing_heavy():
-    lines = [["--help"], ["--version"], ["trian"], ["--hlp"], ["eval", "m", "street", "--windw", "3"]]
+    lines = [
+        ["--help"],
+        ["--version"],
+        ["train", "--list"],
+        ["trian"],
+        ["--hlp"],
+        ["eval", "m", "street", "--windw", "3"],
+    ]
     lines += [[name, "--help"] for name in NAMES if name != "train"]  # which lists the keys of a recipe
     code = f"import sys\nfrom hf_fst.cli import main\nfor line in {lines}:\n    main(line)\n"
     done = run(f"{code}print({HEAVY} & set(sys.modules), file=sys.stderr)")
@@ -135,6 +145,23 @@ def test_the_module_and_the_package_are_the_command():
 def test_a_shell_completes_commands_and_options():
     code = "import sys; from hf_fst.cli import main; sys.exit(main())"
     assert "complete -o default -F" in run(code, _HF_FST_COMPLETE="source_bash").stdout
-    for words, completions in (("hf-fst ev", ["eval"]), ("hf-fst eval --save_o", ["--save_overlays"])):
+    loaded = (
+        "import sys; from hf_fst.cli import main\n"
+        f"try: main()\nfinally: print({HEAVY - {'pydantic'}} & set(sys.modules), file=sys.stderr)"
+    )
+    for words, completions in (
+        ("hf-fst ev", ["eval"]),
+        ("hf-fst eval --save_o", ["--save_overlays"]),
+        ("hf-fst train street-s", ["street-semi", "street-source-only"]),
+        ("hf-fst compare --seeds 2 fold", ["folders"]),
+        ("hf-fst check street-da --seed 1 --lookahead_sta", ["--lookahead_state", "--lookahead_start"]),
+        ("hf-fst train street-da --max_s", ["--max_steps"]),
+    ):
         about = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
-        assert run(code, _HF_FST_COMPLETE="complete_bash", **about).stdout.split() == completions
+        done = run(loaded, _HF_FST_COMPLETE="complete_bash", **about)
+        assert done.stdout.split() == completions and done.stderr == "set()\n"
+
+
+def test_the_keys_that_a_shell_completes_are_all_there_are():
+    known = {field.name for field in dataclasses.fields(FSTConfig)} | own_keys().keys()
+    assert set(all_keys()) == known
