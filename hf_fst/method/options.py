@@ -23,6 +23,7 @@ KINDS = {
     float: (numbers.Real, "a number"),
     str: (str, "text"),
     list: ((list, tuple), "a list"),
+    dict: (dict, "a mapping"),
 }
 
 

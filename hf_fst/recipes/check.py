@@ -18,6 +18,7 @@ from hf_fst.recipes.data import build_data
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import to_config
 from hf_fst.recipes.sides import sides
+from hf_fst.training.refusals import refuse_settings
 from hf_fst.training.settings import resolve
 
 MOST_DETAILS = 5  # lines of a finding on the page
@@ -33,9 +34,10 @@ def check_recipe(recipe: Recipe) -> tuple[Report, list[str]]:
 
     Raises:
         UsageError: the recipe is wrong.
-        UserError: folders or columns are not as it says.
+        UserError: it cannot be trained, or folders or columns are not as it says.
     """
     config = to_config(recipe)
+    refuse_settings(config)
     objective = resolve(config).objective
     plain = replace(recipe, check=True, rare_class_sampling=None)
     with collected_notes() as notes:

@@ -23,6 +23,7 @@ from hf_fst.method.rules import RULES
 from hf_fst.recipes.keys import Recipe, own_keys
 from hf_fst.recipes.names import LIBRARY, find_recipe
 from hf_fst.training.config import FSTConfig
+from hf_fst.training.limits import ALSO
 from hf_fst.training.settings import resolve
 
 # set by the trainer or by flags of the command, or not sayable in YAML
@@ -216,6 +217,8 @@ def _hints() -> dict[str, object]:
     for item in dataclasses.fields(FSTConfig):
         if item.init and item.name not in (*_NOT_KEYS, *own):  # eval_classes of a recipe takes names too
             hints[item.name] = config[item.name]
+            for kind in ALSO.get(item.name, ()):
+                hints[item.name] |= kind
     return hints
 
 

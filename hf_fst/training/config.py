@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from hf_fst.data.pairing import BAD_IMAGES
 from hf_fst.errors import UserError
+from hf_fst.hub import in_a_line
 from hf_fst.method.lookahead import FOLLOWS, STATES, WARMUP_COUNTS
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.method.options import TABLE, Option, defaults_of
@@ -291,14 +292,19 @@ class FSTConfig(TrainingArguments):
             raise UserError(f"deepspeed is given, but {NO_DEEPSPEED}")
         if isinstance(self.joint_forward, bool):  # as YAML reads it
             self.joint_forward = str(self.joint_forward).lower()
-        self.check()
         # without use_cpu, several processes on a machine without an accelerator do not find each other: each would start
         # a run of its own
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        super().__post_init__()
+        self.check()
+        try:
+            super().__post_init__()
+            self.dataloader_pin_memory &= torch.accelerator.is_available()  # else every loader warns
+            self.accelerator_config.non_blocking |= (
+                self.dataloader_pin_memory
+            )  # batches are copied while the GPU works
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            raise UserError(f"The options of the run cannot be used ({in_a_line(error)}); correct them.") from error
         refuse_optimizer(self)
-        self.dataloader_pin_memory &= torch.accelerator.is_available()  # else every loader warns
-        self.accelerator_config.non_blocking |= self.dataloader_pin_memory  # batches are copied while the GPU works
         self.label_names = ["labels"] if self.label_names is None else self.label_names
         if self.rule is not None or self.objective is not None:
             resolve(self)  # what contradicts itself is refused here, not hours later

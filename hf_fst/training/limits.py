@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+import typing
+from enum import Enum
+from types import NoneType
 
 import torch
 from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_available
 
 from hf_fst.errors import UserError, did_you_mean
 from hf_fst.hub import in_a_line
-from hf_fst.method.options import Option
+from hf_fst.method.options import KINDS, UNIONS, Option
 
 MOST = 1000  # virtual steps in a step, or unlabeled images for a labeled one
 # trackers of which transformers can tell whether they are installed
@@ -27,9 +33,47 @@ LIMITS = {
     **dict.fromkeys(("adam_beta1", "adam_beta2"), (0, 1)),
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, 65536)),
     **{"gradient_accumulation_steps": (1, 65536), "dataloader_num_workers": (0, 1024)},
-    **dict.fromkeys(("eval_accumulation_steps", "dataloader_prefetch_factor", "ddp_timeout"), (1, None)),
-    **dict.fromkeys(("eval_delay", "save_total_limit"), (0, None)),  # 0: keep all
+    **dict.fromkeys(("eval_accumulation_steps", "dataloader_prefetch_factor"), (1, None)),
+    **dict.fromkeys(("torch_empty_cache_steps", "ddp_bucket_cap_mb"), (1, None)),
+    **dict.fromkeys(("eval_delay", "save_total_limit", "warmup_steps"), (0, None)),  # save_total_limit 0: keep all
+    "ddp_timeout": (1, 10**9),
 }
+# what is taken besides what the annotation of `TrainingArguments` says
+ALSO = {
+    "accelerator_config": (AcceleratorConfig,),
+    "fsdp": (bool, list),
+}
+# options that contradict each other, or the machine: when, and what is said
+CONTRADICTIONS = (
+    (lambda args: args.output_dir == "", "output_dir is empty; name a directory."),
+    (
+        lambda args: args.tf32 and not is_torch_tf32_available(),
+        "tf32 is true, but only NVIDIA GPUs from Ampere on can do that, and there is none; leave it out.",
+    ),
+    (
+        lambda args: (args.bf16 or args.bf16_full_eval) and not args.use_cpu and not is_torch_bf16_gpu_available(),
+        "bf16 or bf16_full_eval is true, but this GPU cannot do that; leave it out, or take fp16.",
+    ),
+    (lambda args: args.fp16 and args.bf16, "fp16 and bf16 are both true; leave one of them out."),
+    (
+        lambda args: args.fp16_full_eval and args.bf16_full_eval,
+        "fp16_full_eval and bf16_full_eval are both true; leave one of them out.",
+    ),
+    (
+        lambda args: args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy") and args.eval_strategy == "no",
+        "lr_scheduler_type goes by the score of each evaluation, but there is none; set eval_strategy, or take another.",
+    ),
+    (
+        lambda args: args.load_best_model_at_end and args.save_strategy not in ("best", args.eval_strategy),
+        "load_best_model_at_end is true, but eval_strategy and save_strategy differ, so that the best weights may not be "
+        "saved; make them the same, or set save_strategy to best.",
+    ),
+    (
+        lambda args: args.load_best_model_at_end and _saved_between(args),
+        "load_best_model_at_end is true, but save_steps is no multiple of eval_steps, so that the best weights may not "
+        "be saved; make it one, or set save_strategy to best.",
+    ),
+)
 CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop")
 
 
@@ -43,10 +87,15 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
     Raises:
         UserError: one sentence with the name, the value and what is accepted.
     """
+    for field in dataclasses.fields(TrainingArguments):
+        _refuse_kind(field.name, getattr(args, field.name), hints[field.name])
     for name, (low, high) in LIMITS.items():
         Option(name, low=low, high=high).check(name, getattr(args, name), hints[name])
     for name in _intervals(args):
-        Option(name, above=0).check(name, getattr(args, name), hints[name])
+        value = getattr(args, name)
+        Option(name, above=0).check(name, value, hints[name])
+        if name != "num_train_epochs" and value is not None and value > 1 and value != int(value):
+            raise UserError(f"{name} is {value}; give a whole number of steps, or a share of all of them below 1.")
     Option("max_steps").check("max_steps", args.max_steps, hints["max_steps"])
     if args.max_steps != -1 and args.max_steps < 1:
         raise UserError(f"max_steps is {args.max_steps}; use 1 or more, or leave it out for num_train_epochs.")
@@ -60,9 +109,13 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
                 f"{name} is {getattr(args, name)}, but no process beside the run reads images; set "
                 "dataloader_num_workers too, or leave it out."
             )
-    for key in args.gradient_checkpointing_kwargs or ():
-        if key not in CHECKPOINTING:
-            raise UserError(f"gradient_checkpointing_kwargs has {key!r}; it takes {', '.join(CHECKPOINTING)}.")
+    for name in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
+        for key in getattr(args, name) if isinstance(getattr(args, name), dict) else ():
+            if key not in CHECKPOINTING:
+                raise UserError(f"{name} has {key!r}; it takes {', '.join(CHECKPOINTING)}.")
+    for holds, sentence in CONTRADICTIONS:
+        if holds(args):
+            raise UserError(sentence)
     for name in ("lookahead_steps", "lookahead_students", "unlabeled_per_labeled"):
         if (getattr(args, name) or 0) > MOST:
             raise UserError(f"{name} is {getattr(args, name)}; use {MOST} at most, or a step would never end.")
@@ -77,6 +130,41 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
         if name in CHECKED and name not in get_available_reporting_integrations():
             raise UserError(f"report_to is {name!r}, which is not installed; install it or leave it out.")
     _refuse_compilers(args)
+
+
+def _refuse_kind(name: str, value: object, annotation: object) -> None:
+    """Refuse a value of another kind than an option has. Raises `UserError`."""
+    kinds = typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
+    words = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)), None)
+    if words is not None:
+        known = [member.value for member in words]
+        if not isinstance(value, str) or value not in known:
+            hint = did_you_mean(str(value), known) or f"use one of {', '.join(known)}."
+            raise UserError(f"{name} is {value!r}; {hint}")
+    plain = [typing.get_origin(kind) or kind for kind in kinds]
+    own = [kind for kind in kinds if isinstance(kind, type) and kind not in (*KINDS, NoneType)]
+    if (
+        own
+        and words is None
+        and len(own) == len(kinds) - 1
+        and value is not None
+        and not isinstance(value, tuple(own))
+    ):
+        raise UserError(f"{name} is {value!r}; give {' or '.join(kind.__name__ for kind in own)}.")
+    if dict in plain and name.endswith("kwargs") and isinstance(value, str) and not value.startswith("{"):
+        raise UserError(f"{name} is {value!r}; give a mapping of names and values.")
+    is_number = isinstance(value, int) and value in (0, 1) and bool in kinds  # as `bf16=1`
+    is_path = isinstance(value, os.PathLike) and str in kinds
+    if {*plain} <= {*KINDS, NoneType} and not (is_number or is_path or isinstance(value, ALSO.get(name, ()))):
+        Option(name).check(name, value, annotation)
+
+
+def _saved_between(args: TrainingArguments) -> bool:
+    """Whether there may be a checkpoint without an evaluation at it."""
+    if not args.save_strategy == args.eval_strategy == "steps":
+        return False
+    save, evaluate = args.save_steps, args.eval_steps or args.logging_steps
+    return (save < 1) != (evaluate < 1) or abs(save / evaluate - round(save / evaluate)) > 1e-6
 
 
 def _intervals(args: TrainingArguments) -> list[str]:

@@ -201,8 +201,9 @@ def refuse_no_images(train_dataset) -> None:
         raise UserError("Training needs train_dataset: labeled images with `pixel_values` and `labels`.")
 
 
-def refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset) -> None:
-    """Refuse datasets without a length for training, dictionaries of splits, and images that nothing makes inputs of.
+def refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset, eval_strategy: str = "no") -> None:
+    """Refuse datasets without a length for training, dictionaries of splits, images that nothing makes inputs of, and
+    evaluations without images.
 
     Raises:
         UserError: with the name of the dataset and what to do.
@@ -213,6 +214,11 @@ def refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset) -> None:
         if isinstance(dataset, dict):
             raise UserError(f"{name} is a dictionary of {', '.join(map(str, dataset))}; give one of these.")
         _refuse_raw(name, dataset)
+    if eval_dataset is None and eval_strategy != "no":
+        raise UserError(
+            f"eval_strategy is {str(eval_strategy.value)!r}, but eval_dataset is missing; give it, or leave "
+            "eval_strategy out."
+        )
     for dataset in eval_dataset.values() if isinstance(eval_dataset, dict) else (eval_dataset,):
         _refuse_raw("eval_dataset", dataset)
 

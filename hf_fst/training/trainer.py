@@ -107,7 +107,7 @@ class FSTTrainer(Trainer):
             choose_by_own_score(args, self.has_teacher)
         sets = {"train_dataset": train_dataset, "unlabeled_dataset": unlabeled_dataset, "eval_dataset": eval_dataset}
         train_dataset, unlabeled_dataset, eval_dataset = following(sets, self.normalization).values()
-        refusals.refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset)
+        refusals.refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset, args.eval_strategy)
         refusals.refuse_settings(args, **{key: kwargs[key] for key in refusals.JUDGED if key in kwargs})
         self.unlabeled_dataset = unlabeled_dataset
         self.teacher = None  # made when `Trainer` has the model

@@ -86,6 +86,11 @@ def test_a_run_is_refused_or_warned_before_its_first_step(keys, tmp_path, capsys
     assert "warning  The unlabeled images include 1 of the labeled images" in capsys.readouterr().out
 
 
+def test_what_no_training_would_start_with_is_refused_by_the_check_too(keys, tmp_path, capsys):
+    assert cli.main(["check", tiny.write(tmp_path / "r.yaml", keys, fsdp=True)]) == 1
+    assert "fsdp is given, but this is the only process" in capsys.readouterr().err
+
+
 def test_the_check_can_be_left_out(keys, tmp_path, capsys):
     for i in range(4):
         PIL.Image.new("L", (48, 40), 1).save(tmp_path / f"labeled/masks/{i}.png")

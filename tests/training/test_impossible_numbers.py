@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers import IntervalStrategy, SegformerConfig, SegformerForSemanticSegmentation
 
 from hf_fst.data import transforms
 from hf_fst.errors import UserError
@@ -49,6 +49,24 @@ WRONG = {
     "gradient_checkpointing_kwargs": ({"often": True},),
     "dataloader_prefetch_factor": (0, 4),
     "dataloader_persistent_workers": (True,),
+    "warmup_steps": (-1, -0.1, "10%"),
+    "torch_empty_cache_steps": (0, 1.5),
+    "ddp_bucket_cap_mb": (0,),
+    "bf16": ("yes",),
+    "fp16": (2,),
+    "push_to_hub": ("true",),
+    "save_strategy": ("sometimes", 5),
+    "eval_strategy": (None, "step"),
+    "logging_strategy": ([],),
+    "optim": ("adam", 7),
+    "hub_strategy": ("never",),
+    "metric_for_best_model": (1,),
+    "activation_checkpointing_kwargs": ("fast", {"often": True}),
+    "accelerator_config": (3, ["split_batches"]),
+    "fsdp_config": (True,),
+    "parallelism_config": ("two",),
+    "label_names": ("labels",),
+    "output_dir": ("", 3),
     "eval_classes": ([],),
     "feature_distance_classes": ([],),
 }
@@ -57,8 +75,45 @@ WRONG = {
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_what_cannot_be_is_refused_by_name(tmp_path, name, value):
     with pytest.raises(UserError, match=name) as error:
-        FSTConfig(output_dir=str(tmp_path), **{name: value})
+        FSTConfig(**{"output_dir": str(tmp_path), name: value})
     assert "\n" not in str(error.value) and ";" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"save_steps": 1.5}, "save_steps is 1.5; give a whole number of steps, or a share of all of them below 1"),
+        ({"logging_steps": 0}, "logging_steps is 0; use a number above 0"),
+        ({"eval_strategy": "steps", "eval_steps": 2.5}, "eval_steps is 2.5; give a whole number"),
+        ({"eval_strategy": "steps", "eval_steps": float("nan")}, "eval_steps is nan; use a finite number"),
+        ({"fp16": True, "bf16": True}, "fp16 and bf16 are both true; leave one of them out"),
+        ({"fp16_full_eval": True, "bf16_full_eval": True}, "fp16_full_eval and bf16_full_eval are both true"),
+        ({"load_best_model_at_end": True}, "eval_strategy and save_strategy differ.*make them the same"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 4, "save_steps": 6},
+            "save_steps is no multiple of eval_steps",
+        ),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "goes by the score of each evaluation, but there is none"),
+        ({"fsdp": "everything"}, "cannot be used .*everything.*; correct them"),
+        ({"accelerator_config": {"speed": 9}}, "cannot be used .*speed.*; correct them"),
+        ({"debug": "everything"}, "cannot be used .*everything.*; correct them"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(tmp_path, options, sentence):
+    with pytest.raises(UserError, match=sentence) as error:
+        FSTConfig(output_dir=str(tmp_path), **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this GPU may be one that can")
+def test_what_the_machine_cannot_do_is_refused(tmp_path):
+    with pytest.raises(UserError, match="tf32 is true, but only NVIDIA GPUs from Ampere on .*; leave it out"):
+        FSTConfig(output_dir=str(tmp_path), tf32=True)
+
+
+def test_evaluations_without_images_are_refused(tmp_path):
+    with pytest.raises(UserError, match="eval_strategy is 'epoch', but eval_dataset is missing; give it, or leave"):
+        tiny.trainer(tmp_path, rule="mean_teacher", eval_strategy="epoch")
 
 
 def test_students_of_fst_w_are_bounded_too(tmp_path):
@@ -75,6 +130,19 @@ def test_the_ends_of_what_can_be_are_taken(tmp_path):
         "lookahead_steps": 0,
     }
     assert FSTConfig(output_dir=str(tmp_path), **ends).seed == 2**32 - 1
+
+
+def test_other_ways_to_say_the_same_are_taken(tmp_path):
+    ways = {"bf16": 1, "output_dir": tmp_path, "report_to": ["none"], "eval_strategy": IntervalStrategy.NO}
+    ways |= {
+        "activation_checkpointing_kwargs": '{"use_reentrant": false}',
+        "accelerator_config": {"even_batches": False},
+    }
+    config = FSTConfig(**ways)
+    config.check()  # of what is made of it as well
+    assert config.activation_checkpointing_kwargs == {"use_reentrant": False} and config.bf16
+    best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 0.1, "save_steps": 0.3}
+    assert FSTConfig(output_dir=str(tmp_path), **best).save_steps == 0.3
 
 
 def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
