@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 import datasets
 import numpy as np
 import PIL.Image
+import torch
 
 from hf_fst.data.cached import map_files
 from hf_fst.data.geometry import brought_together
-from hf_fst.data.images import decode_image, file_of
+from hf_fst.data.images import decode_pixels, file_of
 from hf_fst.data.labels import IGNORED, LabelMap
 from hf_fst.data.masks import decode_mask
 from hf_fst.data.transforms import size_within
@@ -196,16 +197,18 @@ def _look(row: dict[str, dict], index: int, label_map: LabelMap | None) -> dict:
     try:
         row = named_row(row, index)
         found["file"] = file_of(row["image"])
-        picture, turned = decode_image(row["image"])
-        counts = [] if label_map is None else _ids(row, picture, turned, label_map)
+        pixels, turned = decode_pixels(row["image"])
+        counts = [] if label_map is None else _ids(row, pixels, turned, label_map)
     except DataError as error:
         return found | {"error": str(error)}
-    found["digest"] = hashlib.blake2b(f"{picture.size}".encode() + picture.tobytes(), digest_size=16).hexdigest()
+    height, width = pixels.shape[-2:]
+    content = pixels.permute(1, 2, 0).numpy().tobytes()
+    found["digest"] = hashlib.blake2b(f"{(width, height)}".encode() + content, digest_size=16).hexdigest()
     found["ids"], found["pixels"] = ([*column] for column in zip(*counts, strict=True)) if counts else ([], [])
-    return found | {"height": picture.height, "width": picture.width}
+    return found | {"height": height, "width": width}
 
 
-def _ids(row: dict[str, dict], picture: PIL.Image.Image, turned: int, label_map: LabelMap) -> list[tuple[int, int]]:
+def _ids(row: dict[str, dict], picture: torch.Tensor, turned: int, label_map: LabelMap) -> list[tuple[int, int]]:
     """The ids in a mask's file with their pixels. Raises `DataError` where training could not use the mask."""
     raw, stored_as = decode_mask(row["label"], label_map.colors, label_map.first_channel)
     labels = label_map.train_ids(raw, row["label"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import PIL.Image
+import torch
+import torchvision.transforms.v2.functional as F
 
 from hf_fst.errors import DataError
 
@@ -26,7 +28,7 @@ BACK = TURNS | {6: TURNS[8], 8: TURNS[6]}
 def brought_together(
     labels: PIL.Image.Image,
     stored_as: int,
-    picture: PIL.Image.Image,
+    picture: torch.Tensor,
     turned: int,
     orientation: str | None,
     names: tuple[str, str],
@@ -40,7 +42,7 @@ def brought_together(
     Args:
         labels: the mask, turned by its own EXIF orientation `stored_as` (1 to 8).
         stored_as: that orientation.
-        picture: the upright image.
+        picture: the upright image, (3,H,W) uint8.
         turned: EXIF orientation (1 to 8) that made it upright.
         orientation: "upright" or "stored" where the dataset says how its masks are stored.
         names: files of the mask and of the image.
@@ -48,20 +50,21 @@ def brought_together(
     Raises:
         DataError: the sizes differ, or the orientation is unclear.
     """
+    size = (picture.shape[-1], picture.shape[-2])
     if stored_as == turned == 1:
-        if labels.size == picture.size:
+        if labels.size == size:
             return labels
-        raise DataError(_sizes(labels, picture, names) + "they must have the same size.")
+        raise DataError(_sizes(labels.size, size, names) + "they must have the same size.")
     stored = labels if stored_as == 1 else labels.transpose(BACK[stored_as])
     as_image = stored if turned == 1 else stored.transpose(TURNS[turned])
     ways = {"upright": [labels, stored], "stored": [as_image], None: [labels, stored, as_image]}[orientation]
-    fitting = {way.tobytes(): way for way in ways if way.size == picture.size}
+    fitting = {way.tobytes(): way for way in ways if way.size == size}
     if not fitting:
         of = (
             f"the image has EXIF orientation {turned}" if turned != 1 else f"the mask has EXIF orientation {stored_as}"
         )
         raise DataError(
-            _sizes(labels, picture, names)
+            _sizes(labels.size, size, names)
             + f"{of}, but turning it does not give them the same size; save both upright."
         )
     ways = list(fitting.values())
@@ -77,16 +80,14 @@ def brought_together(
     return ways[0]
 
 
-def _sizes(labels: PIL.Image.Image, picture: PIL.Image.Image, names: tuple[str, str]) -> str:
-    return (
-        f"The mask {names[0]} is {labels.width} x {labels.height} pixels, but its image {names[1]} is {picture.width} x "
-        f"{picture.height}; "
-    )
+def _sizes(labels: tuple[int, int], picture: tuple[int, int], names: tuple[str, str]) -> str:
+    mask, image = (f"{width} x {height}" for width, height in (labels, picture))
+    return f"The mask {names[0]} is {mask} pixels, but its image {names[1]} is {image}; "
 
 
-def _edges(labels: PIL.Image.Image, picture: PIL.Image.Image) -> float:
+def _edges(labels: PIL.Image.Image, picture: torch.Tensor) -> float:
     """Mean step of gray values across the borders of classes, above the mean step of the image; 0 without borders."""
-    gray = np.asarray(picture.convert("L"), dtype=np.float32)
+    gray = np.asarray(F.to_pil_image(picture).convert("L"), dtype=np.float32)
     ids = np.asarray(labels)
     steps = [np.abs(np.diff(gray, axis=axis)) for axis in (0, 1)]
     borders = [np.diff(ids.astype(np.int16), axis=axis) != 0 for axis in (0, 1)]

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from hf_fst.data.geometry import brought_together
-from hf_fst.data.images import decode_image, file_of
+from hf_fst.data.images import decode_pixels, file_of
 from hf_fst.data.labels import LabelMap
 from hf_fst.data.transforms import Padding
 from hf_fst.errors import DataError, UserError
@@ -138,11 +138,10 @@ def decode_pair(
 
     Raises `DataError`, naming the files, where one cannot be read or their sizes differ.
     """
-    picture, turned = decode_image(image)
-    pixels = tv_tensors.Image(F.pil_to_tensor(picture))
+    pixels, turned = decode_pixels(image)
     if mask is None:
-        return pixels, None
+        return tv_tensors.Image(pixels), None
     labels, stored_as = label_map.read(mask)
     names = (file_of(mask), file_of(image))
-    labels = brought_together(labels, stored_as, picture, turned, label_map.orientation, names)
-    return pixels, tv_tensors.Mask(F.pil_to_tensor(labels)[0])
+    labels = brought_together(labels, stored_as, pixels, turned, label_map.orientation, names)
+    return tv_tensors.Image(pixels), tv_tensors.Mask(F.pil_to_tensor(labels)[0])

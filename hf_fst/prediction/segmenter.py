@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from transformers import PreTrainedModel
 
 from hf_fst.data import PALETTES
-from hf_fst.data.images import decode_image, file_of
+from hf_fst.data.images import decode_pixels, file_of
 from hf_fst.drawing.overlays import default_palette
 from hf_fst.errors import DataError
 from hf_fst.evaluation.inference import WHOLE, Look, fitting, predict, segment
@@ -75,7 +75,7 @@ class Segmenter:
 
     def read(self, stored: dict[str, Any]) -> Picture:
         """Reads a stored image `{"path", "bytes"}`. Raises `DataError`, naming it, where it is missing or broken."""
-        pixels = np.asarray(decode_image(stored)[0])
+        pixels = decode_pixels(stored)[0].permute(1, 2, 0).numpy()
         try:
             return self.look(pixels)
         except RuntimeError as error:  # torch's, for sides of no pixel or of more than there is memory for

@@ -1,13 +1,15 @@
 """Each kind of file is read as the table in docs/data.md says, or refused by name."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from hf_fst.data import DataError, LabelMap
-from hf_fst.data.images import decode_image
+from hf_fst.data.images import decode_image, decode_pixels
 from hf_fst.data.masks import decode_mask
 from tests.data.kinds import IMAGES, MASKS, RGB, Kind, png, save, table, tiff
 
@@ -95,3 +97,17 @@ def test_a_sentence_about_32_bits_without_a_sign_shows_their_values(tmp_path):
     path = tiff(np.array([[5, 3_000_000_000]], np.uint32))(tmp_path)
     with pytest.raises(DataError, match="whole numbers of 32 bits from 5 to 3000000000, whose range is unclear"):
         decode_image(stored(path))
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_photographs_have_the_same_pixels_whoever_decodes_them(subsampling, progressive):
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    file = BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "JPEG", subsampling=subsampling, progressive=progressive)
+    stored = {"path": None, "bytes": file.getvalue()}
+    read, turned = decode_pixels(stored)
+    assert (turned, read.dtype) == (1, torch.uint8)
+    np.testing.assert_array_equal(read.permute(1, 2, 0), decode_image(stored)[0])
+    with pytest.raises(DataError, match="truncated"):
+        decode_pixels({"path": None, "bytes": file.getvalue()[:-300]})
