@@ -43,7 +43,7 @@ def hf_fst(
 ) -> None:
     """Train networks for semantic segmentation with a teacher that looks ahead.
 
-    hf-fst COMMAND --help explains a command with examples of its own.
+    hf-fst COMMAND --help explains a command and shows examples.
 
     Examples:
       hf-fst train street-da

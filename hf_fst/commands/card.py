@@ -17,13 +17,13 @@ def card(
     name: Annotated[str | None, Option(metavar="NAME", help="The model's name on the card.")] = None,
     compare: Annotated[
         list[str] | None,
-        Option(metavar="DIR", help="Other runs on the same data, for a table beside this one; one or more."),
+        Option(metavar="DIR", help="Other runs on the same data, to compare it with in a table; one or more."),
     ] = None,
 ) -> dict:
     """Rewrite the model card of a run.
 
-    README.md is made from the files that the run left (fst_run.json, history.json), without training. What was edited in
-    README.md by hand is lost.
+    README.md is made from the files that the run left (fst_run.json, history.json), without training. Edits made to
+    README.md by hand are lost.
 
     Examples:
       hf-fst card runs/street_da --license apache-2.0

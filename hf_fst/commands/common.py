@@ -16,7 +16,7 @@ from hf_fst.errors import UsageError, UserError
 VIEWS, LOADING = "How images are seen", "Loading"
 
 Model = Annotated[str, Argument(metavar="MODEL", help="The directory of a run, any saved model, or a Hub id.")]
-Student = Annotated[bool, Option("--student", help="The student of a run, not its teacher.")]
+Student = Annotated[bool, Option("--student", help="Use the student of a run, not its teacher.")]
 Output = Annotated[str, Option("--output", "-o", metavar="DIR", help="The folder to write.")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Start over, even with another model or other settings.")]
 
@@ -37,7 +37,12 @@ Window = Annotated[
 ]
 Stride = Annotated[
     int | None,
-    Option(min=1, metavar="PIXELS", help="From window to window (two thirds of it).", rich_help_panel=VIEWS),
+    Option(
+        min=1,
+        metavar="PIXELS",
+        help="Distance between windows; default: two thirds of the window.",
+        rich_help_panel=VIEWS,
+    ),
 ]
 Scales = Annotated[
     str, Option(metavar="S,...", help="Scales to average over, such as 0.75,1,1.25.", rich_help_panel=VIEWS)
@@ -45,7 +50,7 @@ Scales = Annotated[
 Flip = Annotated[bool, Option("--flip", help="Average with the mirrored image.", rich_help_panel=VIEWS)]
 
 BatchSize = Annotated[
-    int, Option("--batch_size", min=1, max=65536, metavar="N", help="Images at once.", rich_help_panel=LOADING)
+    int, Option("--batch_size", min=1, max=65536, metavar="N", help="Images per batch.", rich_help_panel=LOADING)
 ]
 Workers = Annotated[
     int,

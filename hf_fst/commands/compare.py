@@ -27,11 +27,16 @@ def compare(
     rules: Annotated[
         str, Option(metavar="RULE ...", help="Rules to compare.", show_default="supervised mean_teacher fst_d")
     ] = "supervised,mean_teacher,fst_d",
-    seeds: Annotated[int, Option(min=1, metavar="N", help="Runs of each rule; the n-th ones are paired.")] = 3,
-    budget: Annotated[str, Option(metavar="TIME", help="Time for all of it, such as 90s, 30m or 8h.")] = "30m",
+    seeds: Annotated[
+        int, Option(min=1, metavar="N", help="Runs of each rule; runs with the same seed are paired.")
+    ] = 3,
+    budget: Annotated[str, Option(metavar="TIME", help="Total time, such as 90s, 30m or 8h.")] = "30m",
     equal: Annotated[
         str,
-        Option(metavar="steps|time", help="What all rules get the same of: with time, cheap ones take more steps."),
+        Option(
+            metavar="steps|time",
+            help="What every rule gets the same amount of; with time, cheap rules take more steps.",
+        ),
     ] = "steps",
     jobs: Annotated[int, Option(min=1, metavar="N", help="Runs at a time; the cores are shared among them.")] = 1,
     output: Annotated[
@@ -39,11 +44,11 @@ def compare(
         Option("--output", "-o", metavar="DIR", help="The folder to write; runs/compare_RECIPE by default."),
     ] = None,
 ) -> dict:
-    """Tell which rule pays on your own data: short runs of each, a table with intervals, and one sentence.
+    """Find the rule that pays off on your data: short runs of each, a table with intervals, and one sentence.
 
     The runs get as many steps as fit into the time. The table has the mean over the seeds and its 95 % interval, and
     differences from the mean teacher that are paired by seed. Every key of a recipe is also an option, --key value. The
-    same command goes on where it was stopped.
+    same command continues where it stopped.
 
     Examples:
       hf-fst compare folders --data_dir labeled --unlabeled_data_dir unlabeled --budget 30m

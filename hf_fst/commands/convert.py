@@ -13,9 +13,9 @@ from hf_fst.errors import UsageError, UserError, did_you_mean
 
 def convert(
     path: Annotated[str, Argument(metavar="PATH", help="The .pth file.")],
-    model: Annotated[str, Option(metavar="NAME", help="The network: a name out of hf_fst.models.BUILDS.")],
+    model: Annotated[str, Option(metavar="NAME", help="The network: a name from hf_fst.models.BUILDS.")],
     output: Output,
-    which: Annotated[Literal["teacher", "student"], Option(help="Whose weights.")] = "teacher",
+    which: Annotated[Literal["teacher", "student"], Option(help="Which network's weights.")] = "teacher",
     id2label: Annotated[
         str | None,
         Option(

@@ -15,12 +15,14 @@ def demo(
         str | None,
         Option(metavar="DIR", help="A folder of images to start from; default: the run's own, or scenes of street."),
     ] = None,
-    share: Annotated[bool, Option("--share", help="Also give it a public address, through Gradio's servers.")] = False,
+    share: Annotated[
+        bool, Option("--share", help="Also serve it at a public address, through Gradio's servers.")
+    ] = False,
     host: Annotated[
         str, Option(metavar="ADDRESS", help="0.0.0.0 makes it reachable from other machines.")
     ] = "127.0.0.1",
     port: Annotated[
-        int | None, Option(min=1, max=65535, metavar="N", help="Default: the first free one from 7860 on.")
+        int | None, Option(min=1, max=65535, metavar="N", help="Default: the first free port from 7860 up.")
     ] = None,
     resize: Resize = None,
     window: Window = None,

@@ -33,16 +33,18 @@ def evaluate(
     ] = None,
     split: Annotated[
         str | None,
-        Option(metavar="NAME", help="Which split. Default: validation; of a run alone, what it was evaluated on."),
+        Option(
+            metavar="NAME", help="Which split. Default: validation, or without DATASET what the run was evaluated on."
+        ),
     ] = None,
     allow_overlap: Annotated[
-        bool, Option("--allow_overlap", help="Score images too that the run was trained on.")
+        bool, Option("--allow_overlap", help="Also score images that the run was trained on.")
     ] = False,
     classes: Annotated[
         str | None,
         Option(metavar="LIST", help="Means over cityscapes_19, synthia_16, synthia_13, or class ids such as 0,1,5."),
     ] = None,
-    boundary: Annotated[bool, Option("--boundary", help="Boundary IoU as well.")] = False,
+    boundary: Annotated[bool, Option("--boundary", help="Also compute boundary IoU.")] = False,
     resize: Resize = None,
     window: Window = None,
     stride: Stride = None,
@@ -63,13 +65,15 @@ def evaluate(
         ),
     ] = None,
     save_predictions: Annotated[
-        bool, Option("--save_predictions", help="Class indices as PNG files too.", rich_help_panel=FILES)
+        bool, Option("--save_predictions", help="Also write class indices as PNG files.", rich_help_panel=FILES)
     ] = False,
     cityscapes_ids: Annotated[
         bool,
         Option("--cityscapes_ids", help="The same with the ids of Cityscapes' test server.", rich_help_panel=FILES),
     ] = False,
-    save_overlays: Annotated[bool, Option("--save_overlays", help="Overlays too.", rich_help_panel=FILES)] = False,
+    save_overlays: Annotated[
+        bool, Option("--save_overlays", help="Also write overlays.", rich_help_panel=FILES)
+    ] = False,
 ) -> dict:
     """Score a model on a dataset.
 

@@ -20,8 +20,8 @@ def export(
     size: Annotated[
         str, Option(metavar="H,W", help="Height, then width of the images the file takes; `dynamic`: any.")
     ] = "dynamic",
-    full_size: Annotated[bool, Option("--full_size", help="Logits at the size of the image, not smaller.")] = False,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace a file that is there.")] = False,
+    full_size: Annotated[bool, Option("--full_size", help="Logits at the full size of the image.")] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an existing file.")] = False,
     trust_remote_code: Trust = False,
 ) -> dict:
     """Write a model as an ONNX file.

@@ -38,11 +38,13 @@ def label(
     student: Student = False,
     confidence_threshold: Annotated[
         float,
-        Option("--confidence_threshold", metavar="P", help="Pixels whose class is less probable become 255, ignored."),
+        Option(
+            "--confidence_threshold", metavar="P", help="Pixels less confident than this become 255, which is ignored."
+        ),
     ] = 0.0,
     shard_size: Annotated[int, Option("--shard_size", min=1, max=10**9, metavar="N", help="Images in a shard.")] = 500,
     local_files: Annotated[
-        bool, Option("--local_files", help="Rows of a table may name images of this machine by their paths.")
+        bool, Option("--local_files", help="Allow table rows that name images on this machine by path.")
     ] = False,
     overwrite: Overwrite = False,
     resize: Resize = None,
@@ -63,10 +65,10 @@ def label(
         str | None, Option(metavar="REV", help="Its branch, tag or commit.", rich_help_panel=HUB)
     ] = None,
 ) -> dict:
-    """Give pseudo-labels to a large collection of images.
+    """Pseudo-label a large collection of images.
 
     Writes Parquet shards with image, label, confidence and class shares, which datasets.load_dataset and `dataset: hub`
-    in a recipe read. A run that was stopped goes on where it was; each image is labeled exactly once.
+    in a recipe read. An interrupted run continues where it stopped; each image is labeled exactly once.
 
     Examples:
       hf-fst label runs/street_da unlabeled/ -o labeled/

@@ -32,7 +32,7 @@ def predict(
     source: Annotated[str, Argument(metavar="IMAGES", help="A folder, an image, or a video (needs hf_fst[video]).")],
     output: Output,
     student: Student = False,
-    overlays: Annotated[bool, Option("--overlays", help="Overlays with a legend as well.")] = False,
+    overlays: Annotated[bool, Option("--overlays", help="Also write overlays with a legend.")] = False,
     overwrite: Overwrite = False,
     resize: Resize = None,
     window: Window = None,
@@ -45,9 +45,9 @@ def predict(
 ) -> dict:
     """Predict the classes in images and videos.
 
-    Takes every image and video in a folder and the folders in it. predictions/*.png hold class indices (palette images),
-    overlays/*.jpg the classes laid over the image, videos/*.mp4 the same for videos. A run that was stopped goes on where
-    it was.
+    Takes every image and video in a folder and its subfolders. predictions/*.png hold class indices (palette images),
+    overlays/*.jpg the classes laid over the image, videos/*.mp4 the same for videos. An interrupted run continues
+    where it stopped.
 
     Examples:
       hf-fst predict runs/street_da images/ -o out/ --overlays

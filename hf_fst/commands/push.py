@@ -13,22 +13,24 @@ def push(
     directory: Annotated[
         str, Argument(metavar="DIR", help="The output directory of a run, one of its checkpoints, or a model.")
     ],
-    repo: Annotated[str, Argument(metavar="REPO", help="Where to: owner/name, or a name among your own.")],
+    repo: Annotated[
+        str, Argument(metavar="REPO", help="The repository: owner/name, or a name in your own namespace.")
+    ],
     private: Annotated[bool, Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[
         str | None, Option(metavar="BRANCH", help="Commit to this branch, made if missing; default: main.")
     ] = None,
     create_pr: Annotated[bool, Option("--create-pr", help="Open a pull request instead of committing.")] = False,
-    message: Annotated[str, Option("--message", "-m", metavar="TEXT", help="Of the commit.")] = "Upload model",
+    message: Annotated[str, Option("--message", "-m", metavar="TEXT", help="Commit message.")] = "Upload model",
     token: Annotated[
-        str | None, Option(metavar="TOKEN", help="Instead of the one you logged in with.", show_default=False)
+        str | None, Option(metavar="TOKEN", help="Use this token, not the one you logged in with.", show_default=False)
     ] = None,
 ) -> dict:
     """Publish a model on the Hub.
 
     A run or any saved model goes up in one commit: the teacher at the root, the student in student/, card, image
-    processor, scores and recipe. Checkpoints, optimizer states and logs stay here. Log in first with `hf auth login`, or
-    set HF_TOKEN.
+    processor, scores and recipe. Checkpoints, optimizer states and logs are not uploaded. Log in first with
+    `hf auth login`, or set HF_TOKEN.
 
     Examples:
       hf-fst push runs/street_da me/street-da --private

@@ -107,18 +107,19 @@ def train(
     resume: Annotated[
         bool,
         Option(
-            "--resume", help="Go on from its last complete checkpoint, with the same settings; not if it is finished."
+            "--resume",
+            help="Continue from the last complete checkpoint with the same settings; a finished run is left as it is.",
         ),
     ] = False,
     dry_run: Annotated[
         bool,
         Option(
             "--dry_run",
-            help="Print sizes and memory; where the data is there, also the time of a step. Nothing is written.",
+            help="Print sizes and memory, and with the data at hand the time of a step. Nothing is written.",
         ),
     ] = False,
     print_config: Annotated[
-        bool, Option("--print_config", help="Print the recipe with its defaults and overrides applied, and end.")
+        bool, Option("--print_config", help="Print the recipe with its defaults and overrides applied, and exit.")
     ] = False,
     list_recipes: Annotated[
         bool,

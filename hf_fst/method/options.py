@@ -114,8 +114,8 @@ TABLE = {
         group="Look-ahead",
     ),
     "lookahead_every": Option(
-        "look ahead at every so many-th step, M; a future then weighs as much as M of them, the steps between are those "
-        "of a mean teacher, and a step costs (1 + K/M) of one of its steps on average",
+        "look ahead at every M-th step; a future then weighs as much as M of them, the steps between are those of a mean "
+        "teacher, and a step costs 1 + K/M mean-teacher steps on average",
         low=1,
         group="Look-ahead",
     ),
@@ -157,7 +157,7 @@ TABLE = {
         high=1,
     ),
     "ohem_min_kept": Option(
-        "but from at least so many pixels of a batch, the hardest", low=0, only_with="ohem_threshold"
+        "but from at least this many pixels of a batch, the hardest", low=0, only_with="ohem_threshold"
     ),
     "feature_distance_weight": Option(
         "weight of the distance of the student's last features on labeled images from those of a frozen network "
@@ -184,16 +184,16 @@ TABLE = {
         low=0,
         high=1,
     ),
-    "vat_step": Option("length of the step at whose end an adversarial direction is found, xi", above=0),
+    "vat_step": Option("length of the step that finds the adversarial direction, xi", above=0),
     "flaw_correction_weight": Option("weight of the flaws that a detector sees in both branches", low=0),
-    "flaw_threshold": Option("flaw from which a prediction teaches no other, xi", low=0, high=1),
+    "flaw_threshold": Option("predictions with a flaw from this on do not teach the other branch, xi", low=0, high=1),
     "contrast_weight": Option("weight of the contrast of pixels with classes", low=0),
     "contrast": Option(
         "the contrast of the 'paper', or as 'coded' by the authors of U2PL, whose labels, negatives and banks differ",
         choices=("paper", "coded"),
         only_with="contrast_weight",
     ),
-    "bank_size": Option("pixels that are remembered, of each class by u2pl, in all by cpsl", low=1),
+    "bank_size": Option("how many pixels are remembered, for each class by u2pl, in total by cpsl", low=1),
     "self_labeling_weight": Option("weight of the loss by which prototypes label themselves", low=0),
     "self_labeling": Option(
         "that loss of the 'paper', or as it is 'coded' by the authors of CPSL",
@@ -202,7 +202,7 @@ TABLE = {
     ),
     "distillation_weight": Option("weight of the divergence from the fixed network's probabilities", low=0),
     "distillation": Option(
-        "that divergence: 'kl', or as it is 'coded' by the authors of ProDA, with p in the place of log p",
+        "that divergence: 'kl', or as it is 'coded' by the authors of ProDA, with p instead of log p",
         choices=("kl", "coded"),
         only_with="distillation_weight",
     ),

@@ -26,15 +26,15 @@ class Recipe:
     Paths are relative to the folder the command is started in, those under `defaults` to the recipe's own file.
     """
 
-    model: str | None = _key("Model", "a name out of hf_fst.models.BUILDS, a Hub id or a local directory")
+    model: str | None = _key("Model", "a name from hf_fst.models.BUILDS, a Hub id or a local directory")
     model_config: dict | None = _key(
-        "Model", "configuration: overrides for `model`, or with `model_type` a whole one, for random weights"
+        "Model", "configuration overrides for `model`, or with `model_type` a full configuration with random weights"
     )
     pretrained_backbone: str | bool | None = _key(
         "Model", "for a named build: Hub or timm id of backbone weights, true for the one that matches the paper's"
     )
     start_from: str | None = _key(
-        "Model", "directory of a trained network to start from in the place of `model`, such as runs/NAME/student"
+        "Model", "directory of a trained network to start from instead of `model`, such as runs/NAME/student"
     )
     reference_model: str | None = _key(
         "Model", "directory of the frozen network that an objective compares with; default: the network of the start"
@@ -46,13 +46,12 @@ class Recipe:
     trust_remote_code: bool = _key("Model", "run code that comes with the model; read it first", False)
     replace_head: bool = _key("Model", "give a pretrained model a new head where its class count differs", False)
 
-    dataset: str | None = _key(
-        "Labeled images", "a name out of hf_fst.data.DATASETS: street, camvid, folder, hub, ..."
-    )
+    dataset: str | None = _key("Labeled images", "a name from hf_fst.data.DATASETS: street, camvid, folder, hub, ...")
     data_dir: str | None = _key("Labeled images", "the folder of `dataset` (for hub: its id)")
     dataset_options: dict | None = _key("Labeled images", "further options of that dataset")
     labeled: int | str | None = _key(
-        "Labeled images", "how much of train is labeled: a share such as 1/8, a count, or a list file; default all"
+        "Labeled images",
+        "how much of the train split is labeled: a share such as 1/8, a count, or a list file; default all",
     )
     split_seed: int = _key("Labeled images", "seed of the choice of labeled images", 0)
     id2label: str | None = _key("Labeled images", "JSON file with the class names, for folder and hub")
@@ -86,9 +85,10 @@ class Recipe:
     crop_size: int | list[int] | None = _key(
         "Crops", "side or [height, width] of the training crops; default: the size of the first labeled image"
     )
-    cat_max_ratio: float = _key("Crops", "a labeled crop is drawn again where one class holds this share", 1.0)
+    cat_max_ratio: float = _key("Crops", "redraw a labeled crop if one class covers this share of it", 1.0)
     rare_class_sampling: bool | dict | None = _key(
-        "Crops", "draw labeled images by class; or its numbers: temperature, min_pixels, min_crop_ratio, scale_by_crop"
+        "Crops",
+        "draw rare classes more often: true, or its numbers (temperature, min_pixels, min_crop_ratio, scale_by_crop)",
     )
 
     eval_dataset: str | None = _key(
@@ -104,16 +104,17 @@ class Recipe:
         "Evaluation", "as `resize`, for the evaluated images (never their labels); default `unlabeled_resize`"
     )
     eval_crop: int | None = _key(
-        "Evaluation", "side of the middle part of image and label that alone is evaluated (semi-supervised VOC)"
+        "Evaluation", "side of the center crop of image and label that is evaluated (semi-supervised VOC)"
     )
     eval_classes: str | list | None = _key(
         "Evaluation",
-        "classes the means (and the choice of the best) are over: names, ids, or a list such as synthia_16; default all",
+        "classes to average scores over, also for the choice of the best: names, ids, or a list such as synthia_16; "
+        "default all",
     )
 
     check: bool = _key(
         "Check",
-        "open every file before the first step, as `hf-fst check` does; done again only where files change",
+        "open every file before the first step, as `hf-fst check` does; repeated only for files that changed",
         True,
     )
 

@@ -51,7 +51,7 @@ class FSTConfig(TrainingArguments):
 
     preset: str | None = option(
         None,
-        "what options left out are: the equations of the 'paper', the 'official' code of its authors for the objective "
+        "what options default to: the equations of the 'paper', the 'official' code of its authors for the objective "
         "at hand (domain adaptation or semi-supervised), or hf_fst's own choice",
         group="Preset",
         choices=PRESETS,
@@ -91,7 +91,7 @@ class FSTConfig(TrainingArguments):
     teacher_memory: float | None = option(
         None,
         "optimizer steps that the teacher remembers: the momenta of all its moves in a step multiply to 1 - 1/memory, "
-        "whatever the rule, K, N and M; in the place of teacher_momentum and lookahead_momentum",
+        "for any rule, K, N and M; replaces teacher_momentum and lookahead_momentum",
         group="Teacher",
         ours=1000.0,
         low=1,
@@ -206,7 +206,7 @@ class FSTConfig(TrainingArguments):
 
     schedule: str | None = option(
         None,
-        "'poly': (1 - step/max)^poly_power times a linear warm-up (warmup_steps), in the place of lr_scheduler_type",
+        "'poly': (1 - step/max)^poly_power times a linear warm-up (warmup_steps); replaces lr_scheduler_type",
         group="Optimizer",
         choices=("poly",),
     )
@@ -250,17 +250,17 @@ class FSTConfig(TrainingArguments):
     )
     max_nonfinite_steps: int = option(
         10,
-        "a step whose loss is not finite is skipped and counted; so many in a row stop the run",
+        "a step whose loss is not finite is skipped and counted; this many in a row stop the run",
         group="Run",
         low=1,
         card=False,
     )
     eval_window: int | None = option(
-        None, "evaluate in sliding windows of this side in pixels; whole images if left out", group="Run", low=1
+        None, "side of the sliding windows for evaluation, in pixels; whole images if left out", group="Run", low=1
     )
     eval_stride: int | None = option(
         None,
-        "pixels from window to window; two thirds of the window if left out",
+        "distance between windows, in pixels; two thirds of the window if left out",
         group="Run",
         low=1,
         only_with="eval_window",
@@ -273,7 +273,8 @@ class FSTConfig(TrainingArguments):
     )
     picture_steps: int | None = option(
         None,
-        "draw what training sees every so many steps, and at the first, into output_dir/pictures; never if left out or 0",
+        "save a picture of what training sees to output_dir/pictures at the first step and at every n-th; never if left "
+        "out or 0",
         group="Run",
         low=0,
         card=False,
@@ -344,7 +345,7 @@ def described(name: str) -> str:
         if name in defaults_of(kind):
             owners.setdefault(defaults_of(kind)[name], []).append(owner)
     if len(owners) == 1 and sum(map(len, owners.values())) == len(kinds):
-        return f"{known} [{_word(*owners)}]"
+        return known if None in owners else f"{known} [{_word(*owners)}]"
     return f"{known} [{'; '.join(_with_default(*item) for item in owners.items())}]"
 
 
