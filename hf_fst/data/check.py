@@ -327,7 +327,7 @@ def _padding(name: str, part: Part, crop: tuple[int, int] | None) -> list[Findin
         return []
     height, width = np.median(part.sizes[part.sizes[:, 0] > 0], axis=0).astype(int)
     told = (
-        f"{part.padding:.0%} of the {name} crops of {crop[1]} x {crop[0]} pixels are padding, since an image has about "
+        f"{part.padding:.0%} of the {name} crops of {crop[1]} x {crop[0]} pixels are padding, since images have about "
         f"{width} x {height}; give a smaller crop_size."
     )
     return [Finding("padding", name, told)]

@@ -68,7 +68,10 @@ def walk(root: Path, endings: Sequence[str] = SUFFIXES, skip: Iterable[Path] = (
                 seen.add(here)
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 inside = [Path(place, name) for name in folders]
-                links += [path for path in inside if path.is_symlink()] if nested else []
+                around = [path for path in inside if path.is_symlink() and here.is_relative_to(path.resolve())]
+                found.unused |= dict.fromkeys(around, "a link to a folder that it lies in")
+                folders[:] = [path.name for path in inside if path not in around]
+                links += [path for path in inside if path.is_symlink() and path not in around] if nested else []
                 if not nested:
                     found.unused |= dict.fromkeys(inside, "a folder inside, and nested is false")
                     folders.clear()
@@ -187,14 +190,13 @@ def list_files(
 
 
 def match(images: dict[str, Path], masks: dict[str, Path], layout: str) -> list[Row]:
-    """Pairs images and masks of the same id. Raises `ValueError`, naming the first, where one has no partner."""
+    """Pairs images and masks of the same id. Raises `UserError`, naming the first of both, where one has no partner."""
+    faults = []
     for ours, theirs, what, partner in ((images, masks, "images", "mask"), (masks, images, "masks", "image")):
-        alone = [name for name in ours if name not in theirs]
-        if alone:
-            raise UserError(
-                f"{len(alone)} of {len(ours)} {what} have no {partner}, the first is {ours[alone[0]]}; "
-                f"{layout} is expected."
-            )
+        if alone := [name for name in ours if name not in theirs]:
+            faults.append(f"{len(alone)} of {len(ours)} {what} have no {partner}, the first is {ours[alone[0]]}")
+    if faults:
+        raise UserError(f"{', and '.join(faults)}; {layout} is expected.")
     return [(path, masks[name]) for name, path in images.items()]
 
 

@@ -83,7 +83,7 @@ def page(report: Report, notes: list[str], title: str, width: int) -> str:
 
 
 def _parts(report: Report, width: int) -> str:
-    columns = ["", "images", "unreadable", "size", "ignored (%)", "padding (%)"]
+    columns = ["", "images", "unusable", "size", "ignored (%)", "padding (%)"]
     rows = [
         [
             name,
@@ -146,7 +146,8 @@ def _common_root(report: Report) -> str:
 
 
 def _described(number: int, finding: Finding, root: str, width: int) -> str:
-    lines = [_wrapped(finding.heading or finding.sentence, f"{number}. ", "   ", root, width)]
+    text = ("" if finding.stops else "Warning: ") + (finding.heading or finding.sentence)
+    lines = [_wrapped(text, f"{number}. ", "   ", root, width)]
     lines += [_wrapped(detail, "   - ", "     ", root, width) for detail in finding.details[:MOST_DETAILS]]
     if len(finding.details) > MOST_DETAILS:
         lines.append(f"   and {len(finding.details) - MOST_DETAILS:,} more; --json FILE lists all")

@@ -153,7 +153,7 @@ def test_crops_that_are_mostly_padding_are_told_with_the_cure(tmp_path):
     view = scenes(tmp_path, [[[0, 1], [2, 2]]])
     (finding,) = check({"labeled": Images(view, (4, 3))}, NAMES).findings
     assert finding.sentence == (
-        "67% of the labeled crops of 3 x 4 pixels are padding, since an image has about 2 x 2; give a smaller crop_size."
+        "67% of the labeled crops of 3 x 4 pixels are padding, since images have about 2 x 2; give a smaller crop_size."
     )
     assert check({"labeled": Images(view, (2, 4))}, NAMES).findings == []  # half of it
 

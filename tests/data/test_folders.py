@@ -70,8 +70,8 @@ def test_mismatched_and_doubled_stems_are_one_sentence(tmp_path):
     trees.folder(tmp_path)
     (tmp_path / "masks/scene1.png").rename(tmp_path / "masks/scene9.png")
     assert fails(ValueError, tmp_path) == (
-        f"1 of 4 images have no mask, the first is {tmp_path}/images/scene1.jpg; images/ and masks/ with files of the "
-        "same stems is expected."
+        f"1 of 4 images have no mask, the first is {tmp_path}/images/scene1.jpg, and 1 of 4 masks have no image, the "
+        f"first is {tmp_path}/masks/scene9.png; images/ and masks/ with files of the same stems is expected."
     )
     (tmp_path / "images/scene1.png").write_bytes(b"")
     assert fails(ValueError, tmp_path) == (

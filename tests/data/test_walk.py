@@ -65,7 +65,10 @@ def test_links_are_followed_once_and_lead_out_of_no_loop(tmp_path):
     (root / "nowhere.png").symlink_to(tmp_path / "gone.png")
     found = walk(root)
     assert names(found, root) == ["again/2.png", "file.png", "z/1.png"]
-    assert found.unused == {root / "nowhere.png": "a link that leads nowhere"}
+    assert found.unused == {
+        root / "z/up": "a link to a folder that it lies in",
+        root / "nowhere.png": "a link that leads nowhere",
+    }
 
 
 def test_pipes_and_names_that_are_no_text_are_named(tmp_path):

@@ -82,8 +82,8 @@ def test_stems_that_do_not_match_end_training_with_one_sentence(capsys, tmp_path
     (tmp_path / MASK).rename(tmp_path / "labeled/masks/one.png")
     recipe = tiny.write(tmp_path / "r.yaml", keys, rule="supervised")
     assert says(capsys, ["train", recipe, "-o", str(tmp_path / "out")]) == (
-        f"1 of 4 images have no mask, the first is {tmp_path}/labeled/images/1.png; images/ and masks/ with files of "
-        "the same stems is expected."
+        f"1 of 4 images have no mask, the first is {tmp_path}/labeled/images/1.png, and 1 of 4 masks have no image, the "
+        f"first is {tmp_path}/labeled/masks/one.png; images/ and masks/ with files of the same stems is expected."
     )
 
 

@@ -36,8 +36,8 @@ def test_a_recipe_without_a_fault_has_a_page_and_code_0(keys, tmp_path, capsys):
     assert cli.main(["check", tiny.write(tmp_path / "r.yaml", keys)]) == 0
     text = capsys.readouterr().out
     assert text.startswith("r: 8 images, nothing is wrong.\n")
-    assert "\nlabeled         4           0  48 x 40          0.0          0.0\n" in text
-    assert "\nunlabeled       4           0  48 x 40            –          0.0\n" in text
+    assert "\nlabeled         4         0  48 x 40          0.0          0.0\n" in text
+    assert "\nunlabeled       4         0  48 x 40            –          0.0\n" in text
     assert "class 1" in text and text.endswith("4\n")
 
 
@@ -51,6 +51,7 @@ def test_what_is_wrong_is_on_the_page_and_in_the_file_with_code_1(keys, tmp_path
     text = capsys.readouterr().out
     assert text.startswith("r: 9 images, 4 things are wrong.\n")
     assert "1. labeled/images/2.png is not an image; replace it" in text
+    assert "\n2. Warning: " in text and "1. Warning" not in text  # the first keeps a run from training
     assert "   - unlabeled/images/9.png = labeled/images/0.png (labeled)\n" in text
     assert "\nNote: Not used in unlabeled: images/a.txt (a file of another kind).\n" in text
     assert text.endswith(f"\nFiles are named from {tmp_path}/ on.\n")
