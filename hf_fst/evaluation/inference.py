@@ -120,6 +120,32 @@ def fixed_size(config: Any, kinds: Sequence[str] = FIXED) -> tuple[int, int] | N
     return None
 
 
+# what a backbone cuts each side of its patches into, so that sides must be multiples of patches times that
+WINDOWED = {
+    "rf_detr_dinov2": lambda config: config.num_windows,
+    "lw_detr_vit": lambda config: config.num_windows_side,
+}
+
+
+def unit(config: Any) -> int:
+    """The number of pixels that the sides of an image must be multiples of, by a network's configuration; 1 for any."""
+    for part in (config, vars(config).get("backbone_config")):
+        if part is not None and part.model_type in WINDOWED:
+            return part.patch_size * WINDOWED[part.model_type](part)
+    return 1
+
+
+def _logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Logits (B, C, h, w) of images of any size: those whose sides do not fit are padded, and come at their own size."""
+    height, width = pixel_values.shape[-2:]
+    multiple = unit(model.config) if isinstance(model, PreTrainedModel) else 1
+    if height % multiple == width % multiple == 0:
+        return model(pixel_values=pixel_values).logits
+    padded = F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
+    logits = resize_logits(model(pixel_values=padded).logits, padded.shape[-2:], aligns_corners(model))
+    return logits[..., :height, :width]
+
+
 def fitting(model: nn.Module, look: Look) -> Look:
     """The look, with windows of its own where a network takes one size of images alone.
 
@@ -157,7 +183,7 @@ def _slide(model: nn.Module, pixel_values: torch.Tensor, look: Look, whole: bool
     for some in (starts[i : i + at_once] for i in range(0, len(starts), at_once)):
         places = [(slice(top, top + window_height), slice(left, left + window_width)) for top, left in some]
         crops = torch.cat([pixel_values[..., rows, columns] for rows, columns in places])
-        logits = resize_logits(model(pixel_values=crops).logits, crops.shape[-2:], aligns_corners(model))
+        logits = resize_logits(_logits(model, crops), crops.shape[-2:], aligns_corners(model))
         if total is None:
             total = logits.new_zeros((len(pixel_values), logits.shape[1], height, width))
         for (rows, columns), part in zip(places, logits.split(len(pixel_values)), strict=True):
@@ -180,7 +206,7 @@ def _views(model: nn.Module, pixel_values: torch.Tensor, look: Look) -> Iterator
             view = F.interpolate(view, size=sides, mode="bilinear", align_corners=False, antialias=scale < 1)
         for mirrored in (False, True) if look.flip else (False,):
             pixels = view.flip(-1) if mirrored else view
-            logits = model(pixel_values=pixels).logits if look.window is None else _slide(model, pixels, look, whole)
+            logits = _logits(model, pixels) if look.window is None else _slide(model, pixels, look, whole)
             yield logits.flip(-1) if mirrored else logits
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from transformers.utils import logging
 
 from hf_fst.data.labels import IGNORED
 from hf_fst.data.pairing import check_ids
 from hf_fst.errors import UserError
-from hf_fst.evaluation.inference import fixed_size
+from hf_fst.evaluation.inference import fixed_size, unit
+from hf_fst.hub import in_a_line
 
 logger = logging.get_logger(__name__)
 
@@ -42,6 +44,13 @@ def look_at_first(batch: dict, config) -> None:
                 f"The {key} of a batch have {pixels.shape[-2]}x{pixels.shape[-1]} pixels, but the network takes images "
                 f"of {size[0]}x{size[1]} alone; make that the crop (crop_size in a recipe)."
             )
+        height, width = pixels.shape[-2:]
+        if height % unit(config) or width % unit(config):
+            fits = "x".join(str(-(-side // unit(config)) * unit(config)) for side in (height, width))
+            raise UserError(
+                f"The {key} of a batch have {height}x{width} pixels, but the network takes sides that are multiples of "
+                f"{unit(config)} alone; make the crop {fits}, say (crop_size in a recipe)."
+            )
         if pixels.abs().max() > LARGEST:
             logger.warning(
                 f"The {key} reach {pixels.abs().max():.0f}: are they normalized, with the mean and deviation of the "
@@ -58,3 +67,37 @@ def look_at_first(batch: dict, config) -> None:
             "The first labels are 0 and 255, which is ignored, so that the second class has no pixel; masks of 0 and 255 "
             "need LabelMap(id_map={0: 0, 255: 1})."
         )
+
+
+@torch.no_grad()
+def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception) -> None:
+    """Says so where a step failed because the network takes no images of this size.
+
+    Args:
+        network: as it was when it failed.
+        pixels: images (B,3,H,W) of the step.
+        error: with which it failed.
+
+    Raises:
+        UserError: with a size that fits. Nothing is raised where the size is not what is wrong.
+    """
+    given, was_training = tuple(pixels.shape[-2:]), network.training
+    rounded = [tuple(-(-side // multiple) * multiple for side in given) for multiple in (32, 64)]
+    sizes = [given, *rounded, *((max(size), max(size)) for size in rounded), (224, 224), (256, 256), (512, 512)]
+    try:
+        network.eval()
+        for size in dict.fromkeys(sizes):
+            try:
+                network(pixel_values=pixels.new_zeros(len(pixels), pixels.shape[1], *size))
+            except torch.OutOfMemoryError:
+                return
+            except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+                continue
+            if size == given:
+                return
+            raise UserError(
+                f"{type(network).__name__} takes no images of {given[0]}x{given[1]} pixels ({in_a_line(error)}), but of "
+                f"{size[0]}x{size[1]}; make that the crop (crop_size in a recipe)."
+            ) from error
+    finally:
+        network.train(was_training)

@@ -14,10 +14,12 @@ from transformers import PreTrainedModel, Trainer
 
 from hf_fst.data.agreement import following
 from hf_fst.data.pairing import DrawSampler, HandsOnSkipped, collate
+from hf_fst.errors import UserError
 from hf_fst.method.lookahead import Context, Step
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
 from hf_fst.training.ahead import ahead_of, context_of, dead_workers, in_precision_of, pairs_of, received
+from hf_fst.training.batches import explain_size
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.evaluation import choose_by_own_score, evaluating, of_any_size, scores_of, unscored
@@ -244,8 +246,14 @@ class FSTTrainer(Trainer):
             self.context = context_of(self)
         watchers = watchers_of(self, group[0])
         self.step = step = Step(self.context, model, group, self.state.global_step, watchers)
-        step.look_ahead(self.rule)
-        loss, prepared = step.gradient(group)
+        try:
+            step.look_ahead(self.rule)
+            loss, prepared = step.gradient(group)
+        except UserError:
+            raise
+        except (AssertionError, RuntimeError, ValueError) as error:
+            explain_size(self.accelerator.unwrap_model(self.model), group[0]["pixel_values"], error)
+            raise
         step.share_buffers(step.student)  # else what is evaluated here is not what the first process saves
         for watcher in watchers:
             watcher.after(step.student, prepared[0])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     BitConfig,
     DPTConfig,
     DPTForSemanticSegmentation,
@@ -19,6 +20,7 @@ from transformers import (
 
 from hf_fst.errors import UserError
 from hf_fst.evaluation.inference import Look, predict, segment
+from hf_fst.method.lookahead import Step
 from hf_fst.models import UniversalSegmenter
 from hf_fst.prediction.segmenter import Segmenter
 from hf_fst.training.trainer import FSTTrainer
@@ -73,6 +75,21 @@ def on_hiera() -> UperNetForSemanticSegmentation:
     return UperNetForSemanticSegmentation(config).eval()
 
 
+def on(kind: str, **sizes) -> UperNetForSemanticSegmentation:
+    """UPerNet on a backbone of transformers."""
+    backbone = AutoConfig.for_model(kind, out_features=STAGES, **sizes)
+    torch.manual_seed(0)
+    config = UperNetConfig(num_labels=3, backbone_config=backbone, use_auxiliary_head=False, **UPERNET)
+    return UperNetForSemanticSegmentation(config).eval()
+
+
+VIT4 = {key: value for key, value in VIT.items() if key != "intermediate_size"} | {"patch_size": 4}
+CUT = {
+    "rf_detr_dinov2": {**VIT4, "num_windows": 2},
+    "lw_detr_vit": {**VIT4, "num_windows": 4, "pretrain_image_size": 32, "window_block_indices": [0, 1]},
+}
+
+
 def noise(height: int, width: int) -> torch.Tensor:
     return torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
 
@@ -103,6 +120,46 @@ def test_what_takes_squares_alone_gets_them():
         logits = network(pixel_values=noise(48, 48)).logits
     whole = torch.nn.functional.interpolate(logits, (48, 48), mode="bilinear")
     assert torch.equal(segment(network, noise(48, 48)), whole)  # a square is looked at as it is
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_sides_that_cannot_be_cut_into_windows_are_padded(kind):
+    network, odd = on(kind, **CUT[kind]), noise(37, 50)  # multiples of 8 fit
+    padded = torch.zeros(1, 3, 40, 56)
+    padded[..., :37, :50] = odd
+    expected = segment(network, padded)[..., :37, :50]
+    assert torch.allclose(segment(network, odd), expected, atol=1e-6)
+    assert torch.equal(predict(network, odd), expected.argmax(1))
+    assert segment(network, odd, look=Look(window=22, scales=(0.75, 1.0), flip=True)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("network", "side", "sentence"),
+    [
+        (lambda: on("rf_detr_dinov2", **CUT["rf_detr_dinov2"]), 36, "multiples of 8 alone; make the crop 40x40"),
+        (
+            lambda: on("pvt_v2", hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4),
+            16,
+            "takes no images of 16x16 pixels .*, but of 32x32; make that the crop",
+        ),
+        (
+            lambda: on("convnext", hidden_sizes=[8] * 4, depths=[1] * 4),
+            15,
+            "takes no images of 15x15 pixels .*, but of 32x32; make that the crop",
+        ),
+    ],
+)
+def test_crops_that_do_not_fit_are_one_sentence_with_a_size_that_does(tmp_path, network, side, sentence):
+    sets = [tiny.images(2, seed, (side, side), dtype=torch.float32) for seed in (1, 2)]
+    with pytest.raises(UserError, match=sentence):
+        FSTTrainer(network(), tiny.config(tmp_path, max_steps=1), None, None, *sets).train()
+
+
+def test_a_fault_that_is_not_the_size_keeps_its_own_words(tmp_path, monkeypatch):
+    trainer = tiny.trainer(tmp_path, rule="mean_teacher")
+    monkeypatch.setattr(Step, "gradient", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        trainer.train()
 
 
 def test_commands_and_training_too(tmp_path):
