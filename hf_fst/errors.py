@@ -1,4 +1,4 @@
-"""Errors that a user can mend: the command line turns these, and only these, into a sentence.
+"""Errors that a user can fix: the command line turns these, and only these, into a sentence.
 
 Each message says what was given, what is accepted, and what to do. They are also the standard kinds, so that a script may
 catch `ValueError` or `FileNotFoundError`. Any other error is a fault of ours and keeps its traceback.

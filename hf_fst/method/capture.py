@@ -1,8 +1,8 @@
-"""Passes of student and teacher replayed as CUDA graphs: one launch in the place of thousands.
+"""Passes of student and teacher replayed as CUDA graphs: one launch instead of thousands.
 
 A function is replayed with tensors at fixed addresses. Weights, buffers and optimizer state are only ever written in
 place, so a graph sees them as they are; inputs are copied to where it reads them; gradients are added to tensors that
-stay. Noise is drawn anew at every replay, from the device's own generator, which can be set between replays.
+stay. Noise is drawn again at every replay, from the device's own generator, which can be set between replays.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Graph:
     def __init__(self, function: Callable[[], Any], pool):
         self.graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
-            # other threads may pin memory meanwhile
+            # other threads may pin memory at the same time
             with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
                 self.outputs = function()
         except RuntimeError:

@@ -41,7 +41,7 @@ def refuse_without_head(network: nn.Module, objective: str) -> None:
 
 @contextmanager
 def perturbed_features(network: nn.Module, change: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
-    """Inside, the decode head of a network gets `change(x)` in the place of each feature map x it takes.
+    """Inside, the decode head of a network gets `change(x)` instead of each feature map x that it takes.
 
     `change` may lengthen the batch, as long as it does so for all maps alike: the logits then have as many rows.
 

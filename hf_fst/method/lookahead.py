@@ -41,7 +41,7 @@ class LookAhead:
     Args:
         mu: μ in [0, 1], with which the teacher follows the present student (`teacher_momentum`).
         mu_ahead: μ' in [0, 1], with which it follows a future (`lookahead_momentum`).
-        memory: optimizer steps that the teacher remembers (`teacher_memory`), in the place of both where given.
+        memory: optimizer steps that the teacher remembers (`teacher_memory`); replaces both if given.
         followings: how often the teacher moves in a step that looks ahead.
         every: M, at every M-th step there is a look-ahead (`lookahead_every`).
         warmup: whether both are min(1 - 1/(t+1), μ) at step t (`momentum_warmup`).
@@ -169,7 +169,7 @@ class Step:
             self._keep_labels()
 
     def teacher_follows_future(self, momentum: float | None = None) -> None:
-        """φ ← μ'φ + (1-μ')θ̃, with `momentum` in the place of μ' where given; μ'^M where M steps share a look-ahead."""
+        """φ ← μ'φ + (1-μ')θ̃, with `momentum` instead of μ' if given; μ'^M where M steps share a look-ahead."""
         mu = self.settings.mu_ahead if momentum is None else momentum
         self._follow_student(self._momentum(mu, self.settings.every))
 

@@ -111,7 +111,7 @@ def percentile(values: torch.Tensor, percent: float) -> torch.Tensor:
     values = values.double().flatten()
     place = percent / 100 * (len(values) - 1)
     below = math.floor(place)
-    # not torch.quantile, which takes 16 million values at the most
+    # not torch.quantile, which takes at most 16 million values
     first = values.kthvalue(below + 1).values
     second = values.kthvalue(min(below + 2, len(values))).values
     return torch.lerp(first, second, place - below)

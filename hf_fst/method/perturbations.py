@@ -1,4 +1,4 @@
-"""What auxiliary decoders get in the place of features: the perturbations of cross-consistency training (Ouali et al.,
+"""What auxiliary decoders get instead of features: the perturbations of cross-consistency training (Ouali et al.,
 CVPR 2020, their code), called by their names."""
 
 from __future__ import annotations

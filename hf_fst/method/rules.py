@@ -5,7 +5,7 @@ Every real step is θ_{t+1} = θ_t - γ∇L(θ_t | φ_{t+1}); a rule says what �
 how often it moves the teacher. μ is `teacher_momentum`, μ' is `lookahead_momentum`. "Learning from Future" (2022).
 
 The rules below look ahead at every step. With `every` = M > 1 they do so at steps 0, M, 2M, …, where a following of a
-future stands for M of them (μ'^M in the place of μ'), and the steps between are those of a mean teacher.
+future stands for M of them (μ'^M instead of μ'), and the steps between are those of a mean teacher.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def label_collection(
         "reason"}` of images that are left out), mean confidence, class shares, seconds and images per second.
 
     Raises:
-        ValueError, FileNotFoundError: for options, models and collections that do not fit, or that changed meanwhile.
+        ValueError, FileNotFoundError: for options, models and collections that do not fit, or that changed.
         RuntimeError: where a shard cannot be written.
     """
     if not 0 <= confidence_threshold <= 1:

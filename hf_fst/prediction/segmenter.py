@@ -159,7 +159,7 @@ def batches(items: Iterable, size: int) -> Iterator[list]:
 
 
 def one_by_one_if_it_fails(function: Callable[[list], list], batch: list) -> list:
-    """`function(batch)`; if that fails, each item by itself, and the error in the place of the result of a bad one.
+    """`function(batch)`; if that fails, each item by itself, with the error as the result of a bad one.
 
     What does not fit into memory together may do so alone, and one odd image does not spoil its neighbors.
     """

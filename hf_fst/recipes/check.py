@@ -53,7 +53,7 @@ def check_recipe(recipe: Recipe) -> tuple[Report, list[str]]:
 @contextlib.contextmanager
 def collected_notes() -> Iterator[list[str]]:
     """Gathers what the loaders warn of, each sentence once, in the list that it gives; other warnings, and all of them
-    where there is an error, are shown as ever."""
+    where there is an error, are shown as usual."""
     notes: list[str] = []
     kept: tuple[type[Warning], ...] = ()
     try:

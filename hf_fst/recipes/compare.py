@@ -199,7 +199,7 @@ def _points(mean: float, width: float, sign: str = "") -> str:
 def verdict(scores: Mapping[str, Mapping[int, float]], costs: Mapping[str, float]) -> tuple[str, str]:
     """The rule to take, and why in one sentence.
 
-    It is the one with the highest mean, unless a cheaper one cannot be told from it.
+    It is the one with the highest mean, unless a cheaper one is not significantly worse.
     """
     best = max(scores, key=lambda rule: statistics.fmean(scores[rule].values()))
     level = {rule: paired(scores[best], scores[rule]) for rule in scores if rule != best}

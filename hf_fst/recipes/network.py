@@ -89,7 +89,7 @@ def earlier_network(
 
 
 def _refuse_unknown(config: PreTrainedConfig, given: dict, where: str = "model_config") -> None:
-    """Refuses keys that a configuration does not have: it would keep them and heed none."""
+    """Refuses keys that a configuration does not have: it would keep and ignore them."""
     named = {field.name for field in fields(config)} | {*inspect.signature(type(config).__init__).parameters}
     own = {name for name in named if not name.startswith("_")}
     known = own | {*config.attribute_map, *KEYS_OF_ALL, *(KEYS_OF_BACKBONES if "backbone_config" in own else ())}

@@ -10,8 +10,8 @@ from transformers import TrainerCallback
 from hf_fst.drawing.tables import duration, percent
 from hf_fst.evaluation.counting import LABEL_FREE
 
-TIMED = 5  # steps after which the time of all is told
-#: what the shares in a log entry mean, in the order in which they are told
+TIMED = 5  # steps after which the remaining time is estimated
+#: what the shares in a log entry mean, in the order in which they are shown
 SHARES = {
     "pseudo_confidence": "mean confidence",
     "pseudo_above_threshold": "above the threshold",
@@ -20,7 +20,7 @@ SHARES = {
     "pseudo_accuracy": "right",
     "pseudo_mean_iou": "mIoU",
 }
-# told elsewhere, or for curves alone
+# shown elsewhere, or only for curves
 LEFT_OUT = ("loss", "grad_norm", "learning_rate", "epoch", "total_flos")
 
 

@@ -191,7 +191,7 @@ def dead_workers(place: Callable[[], str]) -> Iterator[None]:
         place: says where the run is.
 
     Raises:
-        RuntimeError: a worker was killed, most often for want of memory.
+        RuntimeError: a worker was killed, usually because memory ran out.
     """
     try:
         yield

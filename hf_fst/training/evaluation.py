@@ -34,7 +34,7 @@ def scores_of(trainer, best: str | None) -> StreamingScores:
 def evaluating(trainer) -> Iterator[None]:
     """Inside, sharded networks are whole.
 
-    With `fp16_full_eval` or `bf16_full_eval` they have such weights meanwhile, but not amid training, as in `Trainer`.
+    With `fp16_full_eval` or `bf16_full_eval` weights have that precision, except during training, as in `Trainer`.
     """
     args, networks = trainer.args, list(trainer.networks().values())
     dtype = torch.float16 if args.fp16_full_eval else torch.bfloat16 if args.bf16_full_eval else None

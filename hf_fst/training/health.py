@@ -12,7 +12,7 @@ from hf_fst.method.losses import IGNORE_INDEX, ignore_as_255, pseudo_labels
 from hf_fst.training.watching import Watcher
 
 logger = logging.get_logger(__name__)
-PATIENCE = 200  # steps without a confident pseudo-label before that is told
+PATIENCE = 200  # steps without a confident pseudo-label before a warning
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ class Journal:
         return finite
 
     def stop_after_too_many(self, losses: dict[str, torch.Tensor], step: int) -> None:
-        """End the run where so many real steps in a row were skipped.
+        """End the run after `max_nonfinite_steps` skipped real steps in a row.
 
         Args:
             losses: what was checked of the last one.
@@ -92,7 +92,7 @@ class Journal:
             self.skipped_images[told] = self.skipped_images.get(told, 0) + 1
 
     def tell(self, logs: dict[str, float], accelerator) -> None:
-        """Put the losses of steps taken in the place of `loss` and `train_loss` in an entry; without one they go."""
+        """Replace `loss` and `train_loss` of an entry by means over the steps taken; remove them if there is none."""
         for key, of_steps_taken in (("loss", self.entries), ("train_loss", self.summary)):
             if key in logs:
                 shown = of_steps_taken(accelerator)

@@ -1,6 +1,5 @@
-"""Pictures of what training really sees, every so many steps: crops, labels, mixed images, and how look-ahead changes
-the teacher's mind. They go to disk and to the trackers that the run reports to.
-"""
+"""Pictures of what training sees at some steps, on disk and in the trackers that the run reports to: crops, labels, mixed
+images, and the labels that a look-ahead changes."""
 
 from __future__ import annotations
 

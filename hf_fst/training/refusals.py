@@ -47,7 +47,7 @@ def refuse_settings(
     """Refuse options under which a run would be silently wrong.
 
     Raises:
-        ValueError: an optimizer that a look-ahead cannot put back, or an option that an `FSTTrainer` would not heed.
+        ValueError: an optimizer that a look-ahead cannot put back, or an option that an `FSTTrainer` would ignore.
     """
     given = optimizers[0] if optimizer_cls_and_kwargs is None else optimizer_cls_and_kwargs[0]
     kind = given if isinstance(given, type) else type(given)
@@ -123,7 +123,7 @@ def refuse_evaluation(trainer: Trainer) -> None:
 
 
 def refuse_best_metric(trainer: Trainer) -> None:
-    """Refuse a name that the best model would go by, but that no evaluation gives.
+    """Refuse to choose the best model by a score that no evaluation gives.
 
     Raises:
         UserError: `metric_for_best_model` is no score.
@@ -275,7 +275,7 @@ def refuse_capture(args) -> None:
     reasons = {
         f"the device is {args.device.type!r}": args.device.type != "cuda",
         f"there are {args.world_size} processes": args.world_size > 1,
-        "fp16 is true, whose loss is scaled anew at every step": args.fp16,
+        "fp16 is true, whose loss scale changes from step to step": args.fp16,
         "gradient_checkpointing is true": args.gradient_checkpointing,
         "torch_compile is true": args.torch_compile,
     }
@@ -341,7 +341,7 @@ def refuse_model(model: nn.Module, objective: str) -> None:
         raise UserError(f"The model is a {name} without config.num_labels; {SEGMENTATION}.")
     if model.config.num_labels < 2 and objective in OBJECTIVES:  # one of the user's own may learn from one
         raise UserError(
-            f"The {name} has one class, which there is nothing to tell from; give it two, as num_labels=2 with "
+            f"The {name} has only one class, which leaves nothing to learn; give it two, as num_labels=2 with "
             "id2label={0: 'background', 1: ...}."
         )
     own = vars(model.config)

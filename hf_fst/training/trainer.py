@@ -288,7 +288,7 @@ class FSTTrainer(Trainer):
         return None, counts, counts[0].new_zeros(len(inputs["pixel_values"]))
 
     def evaluation_loop(self, *args, **kwargs):
-        """As `Trainer.evaluation_loop`; sharded networks are whole meanwhile, in half precision with `*_full_eval`."""
+        """As `Trainer.evaluation_loop`; sharded networks are gathered, and in half precision with `*_full_eval`."""
         with evaluating(self):
             return super().evaluation_loop(*args, **kwargs)
 

@@ -152,7 +152,7 @@ def test_what_is_probably_not_meant_in_the_first_batch_is_a_warning(caplog, chan
 def test_one_class_alone_is_refused_with_what_to_give(tmp_path):
     network = tiny.model()
     network.config.id2label = {0: "thing"}
-    with pytest.raises(ValueError, match="has one class, which there is nothing to tell from; give it two, as num"):
+    with pytest.raises(ValueError, match="has only one class, which leaves nothing to learn; give it two, as num"):
         tiny.trainer(tmp_path, network, rule="supervised")
 
 

@@ -36,7 +36,7 @@ class Objective:
         image_mean, image_std: with which the images are normalized, for strong augmentation.
         ohem_threshold: in [0, 1]; where set, the labeled loss is over hard pixels alone (Cityscapes recipes: 0.7),
             which are chosen in a micro-batch of a process, as in the authors' codes: another split of a batch has others.
-        ohem_min_kept: at least so many pixels of a micro-batch.
+        ohem_min_kept: number of pixels of a micro-batch that are kept at least.
         feature_distance: keeps the features on labeled images near those of another network.
     """
 
@@ -184,7 +184,7 @@ class Objective:
             output: of the student; of its rows the first belong to `labels`.
             labels: (B,H,W), 255 is ignored.
             totals: the counts, summed over the group and the processes.
-            annealed: in the place of `ohem_threshold`, for a pixel an image at least.
+            annealed: replaces `ohem_threshold`; then at least one pixel per image is kept.
         """
         threshold, kept = self.ohem_threshold, self.ohem_min_kept
         if annealed is not None:

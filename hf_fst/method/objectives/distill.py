@@ -31,7 +31,7 @@ class DistillObjective(Objective):
         confidence_threshold: in [0, 1], that labels must exceed.
         distillation_weight: β ≥ 0.
         distillation: `"kl"`, the mean over places of Σ_c q_c·(log q_c - log p_c); `"coded"`, as in their code, has
-            p_c in the place of log p_c and a mean over classes too.
+            p_c instead of log p_c and a mean over classes too.
     """
 
     passes: ClassVar[int] = 2
