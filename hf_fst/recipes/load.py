@@ -99,15 +99,14 @@ def make_recipe(values: dict[str, object], file: str = "run.yaml", point: str | 
     return recipe
 
 
-def options_for(rule: str, options: Mapping[str, object]) -> dict[str, object]:
-    """The rule as overrides of a recipe: options that only other rules have are taken out of it, and for `supervised`
-    its objective."""
-    theirs, own = [*RULES.values()], [RULES[rule]]
-    if rule == "supervised":
-        theirs, own = [*theirs, *OBJECTIVES.values()], [*own, OBJECTIVES[rule]]
+def options_for(rule: str, options: Mapping[str, object], objective: object = None) -> dict[str, object]:
+    """The rule as overrides of a recipe: options that only other rules have are taken out of it. `supervised` also has the
+    objective of this name, unless another `objective` is given with it."""
+    theirs, own, more = [*RULES.values()], [RULES[rule]], {}
+    if rule == "supervised" and objective in (None, rule):
+        theirs, own, more = [*theirs, *OBJECTIVES.values()], [*own, OBJECTIVES[rule]], {"objective": rule}
     known, kept = ({name for kind in kinds for name in defaults_of(kind)} for kinds in (theirs, own))
-    words = {"rule": rule} | dict.fromkeys(sorted((known & set(options)) - kept))
-    return words | {"objective": rule} if rule == "supervised" else words
+    return {"rule": rule} | dict.fromkeys(sorted((known & set(options)) - kept)) | more
 
 
 def sweep_points(given: str | Path) -> list[str]:
@@ -134,8 +133,8 @@ def _over(base: dict, new: dict) -> dict:
         if new.get(key) is not None:
             base = {name: value for name, value in base.items() if name not in others}
     rule = new.get("rule")
-    if rule in RULES and not (rule == "supervised" and "objective" in new):
-        base = merge(base, options_for(rule, base))
+    if rule in RULES:
+        base = merge(base, options_for(rule, base, new.get("objective")))
     return merge(base, new)
 
 

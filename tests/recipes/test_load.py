@@ -220,6 +220,11 @@ def test_a_layer_that_names_a_rule_takes_out_what_only_other_rules_have(tmp_path
         assert recipe.options.keys() & {"lookahead_steps", "lookahead_every"} == set()
         assert recipe.options["max_steps"] == 7
         to_config(recipe)
+    for objective in ("supervised", "distill"):
+        layer = {"rule": "supervised", "objective": objective}
+        options = load_recipe(tmp_path / "base.yaml", layer).options
+        assert "lookahead_every" not in options and options["objective"] == objective
+    to_config(load_recipe(tmp_path / "base.yaml", {"rule": "supervised", "objective": "supervised"}))
     refused = load_recipe(tmp_path / "top.yaml", {"lookahead_every": "3"})
     with pytest.raises(UsageError, match="lookahead_every is set but the rule is mean_teacher"):
         to_config(refused)
