@@ -25,6 +25,8 @@ from pathlib import Path
 
 from cost import METHODS
 
+from hf_fst.models import TwoBranches
+from hf_fst.models.loading import load
 from hf_fst.recipes.load import load_recipe
 from hf_fst.recipes.trials import Trial, curve_of, run_trials, scores_of
 
@@ -39,6 +41,7 @@ COLUMNS = [
     {"key": "steps", "title": "steps", "format": "integer"},
 ]
 K, N = 3, 3
+PAIRS = {"cps": 0, "gct": 64}  # objectives of two branches, and how wide their flaw detectors are
 
 
 def methods(steps: int, memory: float) -> dict[str, tuple[dict, float]]:
@@ -134,6 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(grid)}")
     chosen = {name: grid[name] for name in args.methods or grid}
+    if args.field and args.start and len(args.seeds) < 2:
+        parser.error("--field joins the starts of two seeds where branches label each other; give two --seeds")
 
     folder, starts = args.runs / args.name, {}
     if args.start:
@@ -141,11 +146,9 @@ def main(arguments: list[str] | None = None) -> int:
         alone |= {"load_best_model_at_end": False, "save_strategy": "no", "test_split": False, "report": False}
         first = [Trial("start", seed, alone) for seed in args.seeds]
         run_trials(args.recipe, first, folder, more, args.jobs, deadline)
-        starts = {
-            t.seed: {"model": str(folder / t.name), "model_config": None, "pretrained_backbone": None} for t in first
-        }
+        starts = {t.seed: folder / t.name for t in first}
     trials = [
-        Trial(name, seed, values | starts.get(seed, {}), 0.5 + cost)  # half a run to start and to evaluate
+        Trial(name, seed, values | start(values, seed, starts), 0.5 + cost)  # half a run to start and to evaluate
         for group in tiers(list(chosen), 7 if args.field else 5)
         for seed in args.seeds
         for name, (values, cost) in ((name, chosen[name]) for name in group)
@@ -166,6 +169,26 @@ def main(arguments: list[str] | None = None) -> int:
     target.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{target.name} written, {len(found)} of {len(trials)} runs; now make tables")
     return 0
+
+
+def start(values: dict, seed: int, starts: dict[int, Path]) -> dict:
+    """The options by which a run goes on from the start of its seed.
+
+    Where two branches label each other, they are the starts of two seeds: the labels of a head at random would spoil the
+    other branch before it has learned any.
+    """
+    if not starts:
+        return {}
+    folder, seeds = starts[seed], list(starts)
+    if values.get("objective") in PAIRS:
+        second = starts[seeds[seeds.index(seed) - 1]]
+        network, processor = load(folder)
+        pair = TwoBranches.of(network, PAIRS[values["objective"]])
+        pair.branches[1].load_state_dict(load(second)[0].state_dict())
+        folder = folder.with_name(f"{folder.name}-{values['objective']}")
+        for part in (pair, processor):
+            part.save_pretrained(folder)
+    return {"model": str(folder), "model_config": None, "pretrained_backbone": None}
 
 
 def tiers(names: list[str], size: int) -> list[list[str]]:
