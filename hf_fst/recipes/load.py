@@ -100,8 +100,8 @@ def make_recipe(values: dict[str, object], file: str = "run.yaml", point: str | 
 
 
 def options_for(rule: str, options: Mapping[str, object], objective: object = None) -> dict[str, object]:
-    """The rule as overrides of a recipe: options that only other rules have are taken out of it. `supervised` also has the
-    objective of this name, unless another `objective` is given with it."""
+    """The rule as overrides of a recipe: options that only other rules have are taken out of it. `supervised` also has
+    the objective of this name, unless another `objective` is given with it."""
     theirs, own, more = [*RULES.values()], [RULES[rule]], {}
     if rule == "supervised" and objective in (None, rule):
         theirs, own, more = [*theirs, *OBJECTIVES.values()], [*own, OBJECTIVES[rule]], {"objective": rule}
