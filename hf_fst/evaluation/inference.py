@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from hf_fst.data.images import MAX_SIDE
 from hf_fst.errors import UserError
+from hf_fst.method.losses import resize_to
 
 MOST = 100  # times that a view may be larger than the image
 AT_ONCE = {"cpu": 1, "cuda": 4}  # windows in one pass; a CPU gains nothing from more than one
@@ -164,9 +165,7 @@ def fitting(model: nn.Module, look: Look) -> Look:
 
 def resize_logits(logits: torch.Tensor, size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
     """Resizes logits (B, C, h, w) to float32 (B, C, *size), bilinear."""
-    if tuple(logits.shape[-2:]) == tuple(size):
-        return logits.float()
-    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=align_corners)
+    return resize_to(logits.float(), size, align_corners)
 
 
 def _slide(model: nn.Module, pixel_values: torch.Tensor, look: Look, whole: bool = False) -> torch.Tensor:
