@@ -164,6 +164,25 @@ class Normalization:
         """
         if isinstance(processor, cls):
             return processor
+        name, found = type(processor).__name__, cls.said_by(processor)
+        colors = torch.arange(3 * 32 * 32).view(3, 32, 32).mul(83).remainder(256).to(torch.uint8)
+        options = {"do_resize": False, "do_center_crop": False, "do_pad": False}
+        seen = torch.as_tensor(processor(images=colors, return_tensors="pt", **options)["pixel_values"][0])
+        ours = Normalize(found)(tv_tensors.Image(colors)).as_subclass(torch.Tensor)
+        if seen.shape != ours.shape or not torch.allclose(seen.float(), ours, rtol=1e-4, atol=1e-4):
+            raise UserError(
+                f"The {name} does more to colors than a rescale factor, mean and deviation say, which cannot be repeated "
+                "while training; give a processor that does these alone, such as a SegformerImageProcessor."
+            )
+        return found
+
+    @classmethod
+    def said_by(cls, processor: Any) -> Normalization:
+        """The numbers of an image processor, whatever else it does to colors.
+
+        Raises:
+            UserError: they are no numbers to divide by.
+        """
         name, settings = type(processor).__name__, processor.to_dict()
         given = {key: settings.get(key) for key in ("rescale_factor", "image_mean", "image_std")}
         try:
@@ -178,17 +197,7 @@ class Normalization:
                 f"The {name} says {', '.join(f'{key}: {value}' for key, value in given.items())}, which is no "
                 "normalization; give one or three finite numbers each, the deviations and the factor above 0."
             )
-        found = cls(tuple(mean), tuple(std), bool(settings.get("do_flip_channel_order")))
-        colors = torch.arange(3 * 32 * 32).view(3, 32, 32).mul(83).remainder(256).to(torch.uint8)
-        options = {"do_resize": False, "do_center_crop": False, "do_pad": False}
-        seen = torch.as_tensor(processor(images=colors, return_tensors="pt", **options)["pixel_values"][0])
-        ours = Normalize(found)(tv_tensors.Image(colors)).as_subclass(torch.Tensor)
-        if seen.shape != ours.shape or not torch.allclose(seen.float(), ours, rtol=1e-4, atol=1e-4):
-            raise UserError(
-                f"The {name} does more to colors than a rescale factor, mean and deviation say, which cannot be repeated "
-                "while training; give a processor that does these alone, such as a SegformerImageProcessor."
-            )
-        return found
+        return cls(tuple(mean), tuple(std), bool(settings.get("do_flip_channel_order")))
 
     def colors(self, pixel_values: torch.Tensor) -> np.ndarray:
         """The image (H,W,3), RGB in uint8, of a network's input (3,H,W)."""

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import ImageProcessingMixin, PreTrainedModel
 
 from hf_fst.data.labels import LabelMap
 from hf_fst.data.pairing import collate
-from hf_fst.data.transforms import PadTo, ResizeWithin
+from hf_fst.data.transforms import Normalization, PadTo, ResizeWithin
 from hf_fst.data.views import View
 from hf_fst.errors import UserError, printable
 from hf_fst.evaluation.boundary import BoundaryIoU
@@ -45,6 +45,8 @@ class Prepare:
     """
 
     def __init__(self, processor: Any, look: Look = WHOLE, crop: int | None = None):
+        if isinstance(processor, ImageProcessingMixin):
+            Normalization.said_by(processor)  # what is no normalization is refused before the first image
         self.processor, self.own_size, self.crop = processor, look.resize == "model", crop
         self.resize = None if look.resize is None or self.own_size else ResizeWithin(look.resize)
 

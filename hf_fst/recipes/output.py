@@ -62,18 +62,23 @@ def claimed(output_dir: Path) -> Iterator[None]:
     """Holds the lock on an output directory, which is made if missing, and removed at the end if nothing came into it.
 
     Raises:
-        UserError: another process holds it, or it is a file.
+        UserError: another process holds it, it is a file, or it cannot be written to.
     """
     if output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"The output directory {output_dir} is a file; give another output_dir.")
     made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
-    output_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(output_dir / LOCK_FILE, timeout=0)
     try:
+        output_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise UserError(
             f"Another process is training into {output_dir}; wait for its end, or give another output_dir."
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"The output directory {output_dir} cannot be written to ({error.strerror or error}); give another "
+            "output_dir."
         ) from error
     try:
         yield

@@ -21,6 +21,7 @@ from hf_fst.data.agreement import following
 from hf_fst.data.sampling import RareClasses, combine
 from hf_fst.data.transforms import CenterCrop, Evaluation, Normalization, Normalize, training
 from hf_fst.errors import UserError
+from hf_fst.evaluation.runner import Prepare
 
 ODD = {"image_mean": [0.2, 0.3, 0.4], "image_std": [0.5, 0.6, 0.7]}
 PROCESSORS = {
@@ -133,3 +134,20 @@ def test_what_is_not_ours_is_left_alone():
         and following(own, OTHER, "") is own
         and following(None, OTHER, "") is None
     )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"image_mean": [0.5] * 4, "image_std": [0.5] * 4},
+        {"image_std": [0.5, 0.0, 0.5]},
+        {"image_std": [-1.0, 1.0, 1.0]},
+        {"image_mean": "half"},
+        {"image_mean": [float("nan"), 0.0, 0.0]},
+        {"rescale_factor": 0},
+        {"rescale_factor": "1/255"},
+    ],
+)
+def test_evaluation_and_prediction_refuse_what_is_no_normalization_too(said):
+    with pytest.raises(UserError, match="is no normalization; give one or three finite numbers"):
+        Prepare(SegformerImageProcessor(do_resize=False, **said))

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -16,7 +17,8 @@ import torch
 import yaml
 
 from hf_fst import cli
-from hf_fst.recipes.output import LOCK_FILE
+from hf_fst.errors import UserError
+from hf_fst.recipes.output import LOCK_FILE, claimed
 from tests.recipes import tiny
 
 HOLDS = (
@@ -243,3 +245,12 @@ def test_a_card_shows_no_folder_of_this_machine(tmp_path):
     [again] = command_of(tmp_path / "out/README.md")
     assert again == ["train", "r.yaml", "--id2label", "id2label.json", *options[2:4]]
     assert str(tmp_path) not in (tmp_path / "out/README.md").read_text()
+
+
+def test_an_output_directory_that_cannot_be_made_is_a_sentence(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError, match=r"out cannot be written to \(Permission denied\); give another output_dir"):
+        claimed(tmp_path / "out").__enter__()
