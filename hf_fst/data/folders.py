@@ -36,17 +36,21 @@ def read_json(path: str | Path):
         raise UserError(f"{path} is not valid JSON ({error}).") from error
 
 
-def read_id2label(path: str | Path) -> list[str]:
-    """Reads the class names, by id, from a JSON file: `{"0": "road", "1": "car"}` or `["road", "car"]`.
+def read_id2label(given: str | Path | list | dict) -> list[str]:
+    """Reads the class names, by id: `{"0": "road", "1": "car"}`, `["road", "car"]`, or a JSON file of either.
 
     Raises `FileNotFoundError` or `ValueError` in one sentence.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise MissingError(
-            f'There is no file {path}; it must hold the class names, {{"0": "road", "1": "car"}} or ["road", "car"].'
-        )
-    content = read_json(path)
+    if isinstance(given, list | dict):
+        path = "id2label"
+        content = {str(key): name for key, name in given.items()} if isinstance(given, dict) else given
+    else:
+        path = Path(given)
+        if not path.is_file():
+            raise MissingError(
+                f'There is no file {path}; it must hold the class names, {{"0": "road", "1": "car"}} or ["road", "car"].'
+            )
+        content = read_json(path)
     if isinstance(content, dict) and set(content) == {str(i) for i in range(len(content))}:
         content = [content[str(i)] for i in range(len(content))]
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
@@ -65,7 +69,7 @@ def folder(
     image_suffix: str | None = None,
     mask_suffix: str | None = None,
     nested: bool = True,
-    id2label: str = "id2label.json",
+    id2label: str | list[str] | dict = "id2label.json",
     id_map: list[int] | dict | None = None,
     colors: list[list[int]] | str | None = None,
     mask_orientation: str | None = None,
@@ -86,7 +90,7 @@ def folder(
         image_suffix, mask_suffix: how the names of images and masks end after the part that a pair shares, such as
             "_leftImg8bit.png" and "_gtFine_labelIds.png", or ".jpg" and "_mask.png"; None for any usual suffix.
         nested: whether to look into folders inside `images` and `masks`, which must be the same in both.
-        id2label: the file with the class names, inside `data_dir` or anywhere.
+        id2label: the file with the class names, inside `data_dir` or anywhere; or the names, a list or `{id: name}`.
         id_map: train id (or 255) of each raw id, a list or `{raw id: train id}`, as in `LabelMap`.
         colors: an `[r, g, b]` for each raw id, or a JSON file of them, for masks of colors.
         mask_orientation: of `LabelMap`, for masks beside images that EXIF turns.
@@ -101,7 +105,7 @@ def folder(
     root = find_root(data_dir, parts)
     label_map = None
     if masks is not None:
-        names = read_id2label(root / id2label)
+        names = read_id2label(root / id2label if isinstance(id2label, str | Path) else id2label)
         label_map = LabelMap(
             names=names,
             id_map=id_map,
@@ -124,7 +128,7 @@ def folder(
 
     splits = {split: rows(*places) for split, places in _places(root, images, masks, parts, unused).items()}
     used = {
-        root / id2label,
+        root / (id2label if isinstance(id2label, str | Path) else "id2label.json"),
         root / "palette.json",
         *(path for found in splits.values() for row in found for path in row),
     }

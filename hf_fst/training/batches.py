@@ -71,30 +71,35 @@ def look_at_first(batch: dict, config) -> None:
 
 @torch.no_grad()
 def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception) -> None:
-    """Says so where a step failed because the network takes no images of this size.
+    """Says so where a step failed because the network takes no images of this size, or of so many channels.
 
     Args:
         network: as it was when it failed.
-        pixels: images (B,3,H,W) of the step.
+        pixels: images (B,channels,H,W) of the step.
         error: with which it failed.
 
     Raises:
-        UserError: with a size that fits. Nothing is raised where the size is not what is wrong.
+        UserError: with a size that fits, or the channels. Nothing is raised where neither is what is wrong.
     """
-    given, was_training = tuple(pixels.shape[-2:]), network.training
+    given, channels, was_training = tuple(pixels.shape[-2:]), pixels.shape[1], network.training
     rounded = [tuple(-(-side // multiple) * multiple for side in given) for multiple in (32, 64)]
     sizes = [given, *rounded, *((max(size), max(size)) for size in rounded), (224, 224), (256, 256), (512, 512)]
     try:
         network.eval()
-        for size in dict.fromkeys(sizes):
+        for size, count in dict.fromkeys([*((size, channels) for size in sizes), (given, 3)]):
             try:
-                network(pixel_values=pixels.new_zeros(len(pixels), pixels.shape[1], *size))
+                network(pixel_values=pixels.new_zeros(len(pixels), count, *size))
             except torch.OutOfMemoryError:
                 return
             except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
                 continue
-            if size == given:
+            if size == given and count == channels:
                 return
+            if count != channels:
+                raise UserError(
+                    f"The pixel_values of a batch have {channels} channels, but {type(network).__name__} takes {count}; "
+                    f"give (images, {count}, height, width)."
+                ) from error
             raise UserError(
                 f"{type(network).__name__} takes no images of {given[0]}x{given[1]} pixels ({in_a_line(error)}), but of "
                 f"{size[0]}x{size[1]}; make that the crop (crop_size in a recipe)."

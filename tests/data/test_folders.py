@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hf_fst.data import DATASETS, load
+from hf_fst.errors import UserError
 from tests.data import trees
 
 
@@ -115,3 +116,16 @@ def test_unknown_datasets_and_options_are_one_sentence(tmp_path):
     with pytest.raises(ValueError) as caught:
         load("gta5", tmp_path, labelled=3)
     assert str(caught.value) == "The dataset 'gta5' has no option 'labelled'; it has skip."
+
+
+@pytest.mark.parametrize("names", [["road", "car"], {0: "road", 1: "car"}, {"1": "car", "0": "road"}])
+def test_class_names_may_be_given_themselves(tmp_path, names):
+    trees.folder(tmp_path, names=("road", "car"))
+    (tmp_path / "id2label.json").unlink()
+    assert load("folder", str(tmp_path), id2label=names)["train"].features["label"].names == ["road", "car"]
+
+
+def test_names_with_a_gap_are_refused_wherever_they_stand(tmp_path):
+    trees.folder(tmp_path)
+    with pytest.raises(UserError, match="^id2label must name the ids 0 to n-1"):
+        load("folder", str(tmp_path), id2label={1: "road", 2: "car"})

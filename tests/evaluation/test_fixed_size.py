@@ -155,6 +155,12 @@ def test_crops_that_do_not_fit_are_one_sentence_with_a_size_that_does(tmp_path, 
         FSTTrainer(network(), tiny.config(tmp_path, max_steps=1), None, None, *sets).train()
 
 
+def test_gray_images_for_a_network_that_does_not_say_its_channels_are_one_sentence(tmp_path):
+    sets = [[{**item, "pixel_values": item["pixel_values"][:1]} for item in tiny.images(4, seed)] for seed in (1, 2)]
+    with pytest.raises(UserError, match="have 1 channels, but TinySegmenter takes 3; give"):
+        tiny.trainer(tmp_path, sets=sets, rule="mean_teacher").train()
+
+
 def test_a_fault_that_is_not_the_size_keeps_its_own_words(tmp_path, monkeypatch):
     trainer = tiny.trainer(tmp_path, rule="mean_teacher")
     monkeypatch.setattr(Step, "gradient", lambda *_: torch.zeros(2) @ torch.zeros(3))
