@@ -189,13 +189,19 @@ def _hub(
     return _stream(dataset, column, None, identity, source, [], [], local_files)
 
 
+def _holds_images(feature) -> bool:
+    """Whether a column is one of images, or of bytes, which are files of images."""
+    is_bytes = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+    return is_bytes or isinstance(feature, datasets.Image)
+
+
 def _stream(
     dataset, column: str | None, names: list[str] | None, identity: dict, source: str, files, failed, local_files
 ) -> Stream:
     if dataset.features is None:
         dataset = dataset._resolve_features()  # a stream may know its columns only from its first row
     wanted = (column,) if column is not None else IMAGE_COLUMNS
-    column = next((name for name in wanted if isinstance(dataset.features.get(name), datasets.Image)), None)
+    column = next((name for name in wanted if _holds_images(dataset.features.get(name))), None)
     if column is None:
         raise UserError(
             f"{source} has no column of images ({', '.join(wanted)}); its columns are {', '.join(dataset.features)}."

@@ -284,3 +284,12 @@ def test_names_of_files_and_classes_cannot_steer_the_terminal(images, tmp_path, 
         code, said = run(capsys, *argv, *(["--overlays"] if command == "predict" else []))
         assert code == 1 and "a\\x1b]0;mine\\x07.png is not an image" in said
         assert not {"\x1b", "\x07"} & set(said.replace("\x1b[A", ""))  # tqdm moves up a line
+
+
+def test_a_table_whose_column_holds_the_bytes_of_files_is_labeled(run_dir, images, tmp_path):  # noqa: F811
+    files = [(images / f"{index}.png").read_bytes() for index in range(2)]
+    table = pa.table({"image": pa.array([files[0], b"no image", files[1]], pa.binary())})
+    pq.write_table(table, tmp_path / "bytes.parquet")
+    argv = ["label", run_dir, tmp_path / "bytes.parquet", "-o", tmp_path / "out"]
+    assert cli.main([*map(str, argv)]) == 1  # for the one that is no image
+    assert sorted(row["image"]["bytes"] for row in labeled(tmp_path / "out").values()) == sorted(files)
