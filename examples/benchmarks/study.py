@@ -136,6 +136,9 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in args.methods or () if name not in grid]
     if unknown:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(grid)}")
+    own_keys = {key for values, _ in grid.values() for key in values}
+    if twice := [word for word in typed if word.removeprefix("--") in own_keys and word.startswith("--")]:
+        parser.error(f"{twice[0]} is set by the study itself; leave it out")
     chosen = {name: grid[name] for name in args.methods or grid}
     if args.field and args.start and len(args.seeds) < 2:
         parser.error("--field joins the starts of two seeds where branches label each other; give two --seeds")

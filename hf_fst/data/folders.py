@@ -37,7 +37,8 @@ def read_json(path: str | Path):
 
 
 def read_id2label(given: str | Path | list | dict) -> list[str]:
-    """Reads the class names, by id: `{"0": "road", "1": "car"}`, `["road", "car"]`, or a JSON file of either.
+    """Reads the class names, by id: `{"0": "road", "1": "car"}`, `["road", "car"]`, a JSON file of either, or a text file
+    (`.txt`) with a name in each line.
 
     Raises `FileNotFoundError` or `ValueError` in one sentence.
     """
@@ -50,7 +51,10 @@ def read_id2label(given: str | Path | list | dict) -> list[str]:
             raise MissingError(
                 f'There is no file {path}; it must hold the class names, {{"0": "road", "1": "car"}} or ["road", "car"].'
             )
-        content = read_json(path)
+        if path.suffix == ".txt":
+            content = [name for line in read_text(path).splitlines() if (name := line.strip())]
+        else:
+            content = read_json(path)
     if isinstance(content, dict) and set(content) == {str(i) for i in range(len(content))}:
         content = [content[str(i)] for i in range(len(content))]
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
@@ -122,9 +126,8 @@ def folder(
         if labels is None:
             return [(path, None) for path in found.values()]
         skip = [] if labels == pictures else [pictures]
-        return match(
-            found, list_files(labels, parts, *_ending(mask_suffix, MASK_SUFFIXES), nested, skip, unused=unused), parts
-        )
+        masked = list_files(labels, parts, *_ending(mask_suffix, MASK_SUFFIXES), nested, skip, unused=unused)
+        return match(found, masked, f"{parts} (unlabeled images have a folder of their own)")
 
     splits = {split: rows(*places) for split, places in _places(root, images, masks, parts, unused).items()}
     used = {

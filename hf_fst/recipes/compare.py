@@ -21,7 +21,8 @@ from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import options_for, to_config
 from hf_fst.recipes.output import write_json
 from hf_fst.recipes.trials import Trial, curve_of, paired, run_trials
-from hf_fst.training.settings import virtual_steps
+from hf_fst.training.config import FSTConfig
+from hf_fst.training.settings import resolve, virtual_steps
 
 DEFAULT_RULES = ("supervised", "mean_teacher", "fst_d")
 PROBE_STEPS, LEAST_STEPS, EVALUATIONS = 8, 8, 4
@@ -80,7 +81,7 @@ def compare(
 
     def trial(rule: str, seed: int, steps: int, name: str | None = None, start: float = 0) -> Trial:
         evaluations = {"max_steps": steps, "eval_steps": math.ceil(steps / EVALUATIONS)}
-        options = base | evaluations | options_for(rule, recipe.options)
+        options = base | evaluations | _scaled(config, rule, steps) | options_for(rule, recipe.options)
         return Trial(name or rule, seed, options, start + costs[rule] * steps)
 
     if kept is None:
@@ -100,23 +101,31 @@ def compare(
         share = sum(costs.values()) if equal == "steps" else len(rules) * max(costs.values())
         steps = int(left / (second * share * len(seeds)))
         if steps < LEAST_STEPS:
+            runs = once * len(rules) + 2 * LEAST_STEPS * second * share  # twice the least: 8 steps tell nothing
+            needed = took + runs * len(seeds) / jobs / RESERVED
             raise RunError(
-                f"{budget:.0f} s are too few for {len(rules)} rules and {len(seeds)} seeds: a run takes {once:.0f} s to "
-                f"start and evaluate, and a step of a mean teacher {second:.2g} s; give more time or fewer seeds."
+                f"{budget:.0f} s are too few for {len(rules)} rules and {len(seeds)} seed{'s' * (len(seeds) > 1)}: a run "
+                f"takes {once:.0f} s to start and evaluate, and a step of a mean teacher {second:.2g} s; give --budget "
+                f"{math.ceil(needed / 60)}m or more, or fewer seeds."
             )
         steps = min(steps, config.max_steps) if config.max_steps > 0 else steps
         kept = plan | {"steps": steps, "start": once / second}  # the latter in steps of a mean teacher
         write_json(folder / PLAN, kept)
     factor = {rule: max(costs.values()) / costs[rule] if equal == "time" else 1 for rule in rules}
     steps = {rule: round(kept["steps"] * factor[rule]) for rule in rules}
-    print(", ".join(f"{rule}: {count} steps" for rule, count in steps.items()) + f", {len(seeds)} seeds each")
+    print(
+        ", ".join(f"{rule}: {count} steps" for rule, count in steps.items())
+        + f", {len(seeds)} seed{'s' * (len(seeds) > 1)} each"
+    )
     trials = [trial(rule, seed, steps[rule], start=kept["start"]) for seed in seeds for rule in rules]
     found = run_trials(given, trials, folder, words, jobs, begun + budget)
     runs = {rule: {t.seed: results for t, results in found.items() if t.method == rule} for rule in rules}
     shared = [seed for seed in seeds if all(seed in runs[rule] for rule in rules)]
     if not shared:
+        needed = 1.2 * (time.monotonic() - begun) * (len(trials) - len(found)) / max(1, len(found))
         raise RunError(
-            f"No seed has ended in time with every rule; the logs are in {folder}. Give more time or fewer rules."
+            f"No seed has ended in time with every rule ({len(found)} of {len(trials)} runs have); the logs are in "
+            f"{folder}. Give the same command with --budget {math.ceil(needed / 60)}m to go on, or fewer rules."
         )
     scores = {rule: {seed: curve_of(runs[rule][seed])[-1][1] for seed in shared} for rule in rules}
     curves = {
@@ -147,6 +156,17 @@ def compare(
     shown = table(*scored, columns_of_terminal())
     print(f"\n{shown}\n{sentence}\nFor the long run: {command}\nCurves: {folder / PLOT}")
     return result
+
+
+def _scaled(config: FSTConfig, rule: str, steps: int) -> dict[str, int]:
+    """Warm-up and the teacher's memory of a short run, the same shares of it as of the long one."""
+    if config.max_steps <= 0:
+        return {}
+    share, settings = steps / config.max_steps, resolve(config)
+    scaled = {"warmup_steps": round(share * config.warmup_steps)} if config.warmup_steps >= 1 else {}
+    if rule != "supervised" and settings.by_memory:
+        scaled["teacher_memory"] = max(2, round(share * settings.teacher_memory))
+    return scaled
 
 
 def _words(options: Mapping[str, object]) -> list[str]:

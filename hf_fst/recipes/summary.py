@@ -43,6 +43,7 @@ def before(
     rows = [] if data is None else _images(recipe, data)
     if data is not None and data.validation is not None and len(data.validation) < FEW_IMAGES:
         notes = [*notes, _few(recipe, len(data.validation))]
+    notes = [*notes, *_short(config, settings)]
     precision = "bf16" if config.bf16 else "fp16" if config.fp16 else "float32"
     processes = f", {config.world_size} processes" if config.world_size > 1 else ""
     rows += [
@@ -95,8 +96,27 @@ def _images(recipe: Recipe, data: RunData) -> list[tuple[str, str]]:
 def _few(recipe: Recipe, count: int) -> str:
     cure = "evaluate on more"
     if recipe.dataset == "folder" and recipe.eval_dataset is None:
-        cure = "put more into val/images and val/masks, or keep more aside with --dataset_options.validation_share 0.3"
+        cure = "put more into its folder, or keep more aside with --dataset_options.validation_share 0.3"
     return f"validation has {count} image{'s' * (count > 1)}, so that scores are mostly chance; {cure}."
+
+
+def _short(config: FSTConfig, settings: Settings) -> list[str]:
+    """What a run of these few steps never reaches."""
+    steps = config.max_steps
+    if steps <= 0:
+        return []
+    notes = []
+    if (warmup := config.get_warmup_steps(steps)) >= steps:
+        notes.append(
+            f"the warm-up of {warmup} steps is as long as the run, so learning_rate is never reached; give "
+            f"--warmup_steps {steps // 10}."
+        )
+    if settings.rule != "supervised" and settings.by_memory and settings.teacher_memory > steps:
+        notes.append(
+            f"the teacher remembers more steps ({settings.teacher_memory:g}) than the run has; give --teacher_memory "
+            f"{max(2, steps // 4)}."
+        )
+    return notes
 
 
 def _network(recipe: Recipe) -> str:

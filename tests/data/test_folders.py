@@ -54,6 +54,13 @@ def test_id2label_may_be_a_list(tmp_path):
     assert load("folder", tmp_path)["train"].features["label"].names == ["x", "y", "z"]
 
 
+def test_names_may_stand_in_a_text_file_one_in_each_line(tmp_path):
+    trees.folder(tmp_path)
+    (tmp_path / "names.txt").write_text("road\n\n  night sky \ncar\n", encoding="utf-8")
+    label_map = load("folder", tmp_path, id2label=str(tmp_path / "names.txt"))["train"].features["label"]
+    assert label_map.names == ["road", "night sky", "car"]
+
+
 def test_missing_folders_and_files_are_one_sentence(tmp_path):
     trees.folder(tmp_path)
     (tmp_path / "masks").rename(tmp_path / "elsewhere")
@@ -72,7 +79,8 @@ def test_mismatched_and_doubled_stems_are_one_sentence(tmp_path):
     (tmp_path / "masks/scene1.png").rename(tmp_path / "masks/scene9.png")
     assert fails(ValueError, tmp_path) == (
         f"1 of 4 images have no mask, the first is {tmp_path}/images/scene1.jpg, and 1 of 4 masks have no image, the "
-        f"first is {tmp_path}/masks/scene9.png; images/ and masks/ with files of the same stems is expected."
+        f"first is {tmp_path}/masks/scene9.png; images/ and masks/ with files of the same stems (unlabeled "
+        "images have a folder of their own) is expected."
     )
     (tmp_path / "images/scene1.png").write_bytes(b"")
     assert fails(ValueError, tmp_path) == (

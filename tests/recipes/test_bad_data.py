@@ -83,7 +83,8 @@ def test_stems_that_do_not_match_end_training_with_one_sentence(capsys, tmp_path
     recipe = tiny.write(tmp_path / "r.yaml", keys, rule="supervised")
     assert says(capsys, ["train", recipe, "-o", str(tmp_path / "out")]) == (
         f"1 of 4 images have no mask, the first is {tmp_path}/labeled/images/1.png, and 1 of 4 masks have no image, the "
-        f"first is {tmp_path}/labeled/masks/one.png; images/ and masks/ with files of the same stems is expected."
+        f"first is {tmp_path}/labeled/masks/one.png; images/ and masks/ with files of the same stems "
+        "(unlabeled images have a folder of their own) is expected."
     )
 
 

@@ -1,10 +1,12 @@
-"""Where a comparison may write, and what it says where its first steps fail."""
+"""Where a comparison may write, what its short runs keep, and what it says where its first steps fail."""
 
 from __future__ import annotations
 
 import pytest
 
 from hf_fst import cli
+from hf_fst.recipes.compare import _scaled
+from hf_fst.recipes.load import make_recipe, to_config
 from tests.recipes import tiny
 
 
@@ -32,3 +34,11 @@ def test_a_folder_with_something_else_in_it_is_not_written_to(says, tmp_path):
 def test_first_steps_that_fail_say_why(says, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_fst.recipes.trials.sys.executable", "false")  # a program that ends with an error
     assert "is: empty" in says("-o", str(tmp_path / "out"), "--budget", "30s")
+
+
+def test_short_runs_keep_the_shares_of_warm_up_and_memory():
+    recipe = make_recipe({"max_steps": 4000, "warmup_steps": 200, "teacher_memory": 1000, "output_dir": "out"})
+    assert _scaled(to_config(recipe), "mean_teacher", 40) == {"warmup_steps": 2, "teacher_memory": 10}
+    assert _scaled(to_config(recipe), "supervised", 40) == {"warmup_steps": 2}
+    by_momentum = make_recipe({"max_steps": 4000, "warmup_steps": 0.05, "teacher_momentum": 0.99, "output_dir": "out"})
+    assert _scaled(to_config(by_momentum), "fst_d", 40) == {}

@@ -142,3 +142,15 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     stop_at = None
     assert cli.main(shlex.split(told.partition("checkpoint-3: ")[2])[1:]) == 0
     assert "Traceback" not in capsys.readouterr().err and (out / "results.json").is_file()
+
+
+def test_a_run_shorter_than_its_warm_up_and_memory_is_told_what_to_give(printed):
+    text = printed(rule="mean_teacher", max_steps=10, warmup_steps=200, teacher_memory=1000)
+    warnings = " ".join(rows(text)["warning"])
+    assert "the warm-up of 200 steps is as long as the run" in warnings and "give --warmup_steps 1." in warnings
+    assert "remembers more steps (1000) than the run has; give --teacher_memory 2." in warnings
+
+
+def test_a_run_longer_than_both_is_told_nothing(printed):
+    text = printed(rule="mean_teacher", max_steps=10, warmup_steps=1, teacher_memory=5)
+    assert "--warmup_steps" not in text and "--teacher_memory" not in text
