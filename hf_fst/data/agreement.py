@@ -1,4 +1,4 @@
-"""Datasets that normalize as one image processor does."""
+"""Datasets that normalize as one image processor does, and the views that they are made of."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def _normalizing(thing: Any) -> Iterator[Normalize | v2.Normalize]:
 def _parts(thing: Any) -> list:
     inner = next((vars(thing)[name] for kind, name in INNER.items() if isinstance(thing, kind)), [])
     return list(inner) if isinstance(inner, (list, tuple)) else [inner]
+
+
+def views_of(dataset: Any) -> Iterator[View]:
+    """The views that a dataset, or a dict of datasets, is made of, as far as they can be found."""
+    if isinstance(dataset, View):
+        yield dataset
+        return
+    for part in dataset.values() if isinstance(dataset, dict) else _parts(dataset):
+        yield from views_of(part)
 
 
 def stated(dataset: Any) -> list[Normalization]:

@@ -21,6 +21,7 @@ from hf_fst.training import checkpoints, hub_strategy, refusals
 from hf_fst.training.ahead import ahead_of, context_of, dead_workers, in_precision_of, pairs_of, received
 from hf_fst.training.batches import explain_size
 from hf_fst.training.callbacks import callbacks_of, watchers_of
+from hf_fst.training.classes import follow_names
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.evaluation import choose_by_own_score, evaluating, of_any_size, scores_of, unscored
 from hf_fst.training.journal import Journal
@@ -124,6 +125,7 @@ class FSTTrainer(Trainer):
             data_collator=HandsOnSkipped(data_collator) if args.on_bad_image == "skip" else data_collator,
             **kwargs,
         )
+        follow_names(self, self.model)
         refusals.refuse_launch(self)
         refusals.refuse_model(self.model, self.settings.objective)
         refusals.refuse_eval_classes(self.settings.eval_classes, self._num_labels())
@@ -163,6 +165,7 @@ class FSTTrainer(Trainer):
         """A new model, and with it a new teacher."""
         model = master_weights(super().call_model_init(trial), self.args)
         if self.teacher is not None:
+            follow_names(self, model)
             self.teacher = teacher_of(model.to(self.args.device), self.settings, self.args, self.learning_objective)
         return model
 

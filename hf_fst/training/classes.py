@@ -1,0 +1,89 @@
+"""The class names of a network beside those of its data."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.backbone_utils import BackboneConfigMixin
+from transformers.utils import logging
+
+from hf_fst.data.agreement import views_of
+from hf_fst.errors import UserError, printable
+
+logger = logging.get_logger(__name__)
+
+SHOWN = 8  # class names in a sentence
+
+
+def names_of(config: PreTrainedConfig) -> list[str]:
+    """Class names in the order of their ids."""
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
+
+
+def follow_names(trainer, model: nn.Module | None) -> None:
+    """Makes sure that a network and its data mean the same by a class id; one without names gets those of the data.
+
+    Names are compared without regard to case, blanks and underscores. Data whose names cannot be seen, and a network of
+    one class, which an objective of the user's own may read otherwise, are passed by.
+
+    Args:
+        trainer: has the datasets.
+        model: its student, not yet wrapped; its configuration is changed.
+
+    Raises:
+        UserError: another number of classes, or the same names in another order.
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(config, PreTrainedConfig) or config.num_labels < 2:
+        return
+    for where in ("train_dataset", "unlabeled_dataset", "eval_dataset"):
+        for view in views_of(getattr(trainer, where)):
+            if view.with_labels and view.label_map.names:
+                _follow(model, config, list(view.label_map.names), where)
+
+
+def _follow(model: nn.Module, config: PreTrainedConfig, theirs: list[str], where: str) -> None:
+    own = names_of(config)
+    plain, wanted = ([_plain(name) for name in names] for names in (own, theirs))
+    if plain == wanted:
+        return
+    placeholders = [f"LABEL_{index}" for index in range(len(own))]
+    if len(own) != len(theirs):
+        raise UserError(
+            f"The model has {len(own)} classes ({_shown(own)}) and {where} {len(theirs)} ({_shown(theirs)}); give the "
+            "model those of the data where it is made, as id2label=dict(enumerate(names)), or bring the masks to those "
+            "of the model, as LabelMap(names=[...], id_map=[...]) does."
+        )
+    if own == placeholders:
+        for part in _configs(model):
+            if names_of(part) == placeholders:
+                part.id2label, part.label2id = dict(enumerate(theirs)), {name: i for i, name in enumerate(theirs)}
+        logger.warning("The model does not name its classes; it has those of %s now: %s.", where, _shown(theirs))
+    elif sorted(plain) == sorted(wanted):
+        raise UserError(
+            f"The model has the classes {_shown(own)}, and {where} has them in another order: {_shown(theirs)}; bring "
+            "the masks to the order of the model, as LabelMap(names=[...], id_map=[...]) does, or give the model that of "
+            "the data as id2label."
+        )
+    else:
+        first = next(index for index, pair in enumerate(zip(plain, wanted, strict=True)) if pair[0] != pair[1])
+        logger.warning(
+            "Class %d is %r for the model and %r in %s; they are taken for the same, and the model keeps its names.",
+            *(first, own[first], theirs[first], where),
+        )
+
+
+def _plain(name: str) -> str:
+    return "".join(str(name).casefold().replace("_", " ").split())
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return printable(", ".join(names[:SHOWN])) + more
+
+
+def _configs(model: nn.Module) -> list[PreTrainedConfig]:
+    """The configurations of a network and of the networks that it is made of, backbones apart."""
+    found = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
+    found += [getattr(config, key, None) for config in found for key in config.sub_configs]
+    return [c for c in found if isinstance(c, PreTrainedConfig) and not isinstance(c, BackboneConfigMixin)]
