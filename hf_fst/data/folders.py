@@ -116,6 +116,11 @@ def folder(
             colors=read_json(root / colors) if isinstance(colors, str) else colors,
             orientation=mask_orientation,
         )
+        if label_map.colors is not None:  # pictures have the colors of the masks
+            raw = range(len(names)) if label_map.id_map is None else label_map.id_map
+            first = dict(reversed([*zip(raw, label_map.colors, strict=False)]))
+            if all(train in first for train in range(len(names))):
+                label_map.palette = [first[train] for train in range(len(names))]
     elif any(option is not None for option in (id_map, colors, mask_suffix, mask_orientation)):
         raise UserError("masks is None, so that there are no labels; leave out what is about masks.")
     unused: dict[Path, str] = {}

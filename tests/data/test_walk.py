@@ -197,6 +197,7 @@ def test_palettes_that_disagree_are_one_sentence_with_both_files(tmp_path):
         load("folder", tmp_path)
     assert "1.png index 1 is (" in str(caught.value) and "3.png" in str(caught.value)
     made = load("folder", tmp_path, colors=[[0, 0, 0], red, blue], id_map=[0, 1, 1])
+    assert made["train"].features["label"].palette == [[0, 0, 0], red]  # pictures have the colors of the masks
     assert [np.asarray(row["label"])[0, 1] for row in made["train"]] == [1, 0, 1]
 
 
