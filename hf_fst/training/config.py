@@ -297,8 +297,11 @@ class FSTConfig(TrainingArguments):
         # a run of its own
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self.check()
+        best = self.metric_for_best_model, self.greater_is_better
         try:
             super().__post_init__()
+            if best[0] is None:  # a loss, unasked, which is not evaluated; see `evaluation.choose_best`
+                self.metric_for_best_model, self.greater_is_better = best
             self.dataloader_pin_memory &= torch.accelerator.is_available()  # else every loader warns
             self.accelerator_config.non_blocking |= (
                 self.dataloader_pin_memory

@@ -9,18 +9,35 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import Trainer
-from transformers.trainer_utils import PredictionOutput
+from transformers.trainer_utils import PredictionOutput, SchedulerType
 
+from hf_fst.errors import UserError
 from hf_fst.evaluation.counting import StreamingScores
 from hf_fst.training.sharding import gathered
 
 
-def choose_by_own_score(args, has_teacher: bool) -> None:
-    """Let the best weights go by the mIoU where `TrainingArguments` goes by the loss unasked, which is not evaluated."""
-    unasked = "loss" if args.save_strategy == "best" else None  # which this strategy says later
-    if (args.metric_for_best_model or unasked) == "loss":
+def choose_best(args, has_teacher: bool, own_scores: bool) -> None:
+    """Lets the best weights go by the mIoU where nothing else is asked for; by the loss with metrics of the user's own,
+    as `TrainingArguments` says.
+
+    Args:
+        args: of the trainer alone, which are changed.
+        has_teacher: whether the teacher is what is saved.
+        own_scores: whether evaluations give the scores of this package, of all of which more is better.
+
+    Raises:
+        UserError: the worst weights are asked for.
+    """
+    name = args.metric_for_best_model or ""
+    if own_scores and args.greater_is_better is False and not name.endswith("loss"):  # which is refused as a name
+        raise UserError(
+            "greater_is_better is False, but of every score that an evaluation gives more is better; leave it out."
+        )
+    plateau = args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU
+    if not name and (args.load_best_model_at_end or args.save_strategy == "best" or plateau):
         network = "teacher" if has_teacher else "student"
-        args.metric_for_best_model, args.greater_is_better = f"{network}_mean_iou", True
+        args.metric_for_best_model = f"{network}_mean_iou" if own_scores else "loss"
+        args.greater_is_better = own_scores if args.greater_is_better is None else args.greater_is_better
 
 
 def scores_of(trainer, best: str | None) -> StreamingScores:

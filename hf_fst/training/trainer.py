@@ -23,7 +23,7 @@ from hf_fst.training.batches import explain_size
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.classes import follow_names
 from hf_fst.training.config import FSTConfig
-from hf_fst.training.evaluation import choose_by_own_score, evaluating, of_any_size, scores_of, unscored
+from hf_fst.training.evaluation import choose_best, evaluating, of_any_size, scores_of, unscored
 from hf_fst.training.journal import Journal
 from hf_fst.training.networks import (
     counted_once,
@@ -106,8 +106,7 @@ class FSTTrainer(Trainer):
         self._whole = getattr(model, "is_whole", False)  # of `load_network`
         self.settings = resolve(args, rule, objective, self._whole)
         self.rule = self.settings.rule_in_force
-        if kwargs.get("compute_metrics") is None:
-            choose_by_own_score(args, self.has_teacher)
+        choose_best(args, self.has_teacher, kwargs.get("compute_metrics") is None)
         sets = {"train_dataset": train_dataset, "unlabeled_dataset": unlabeled_dataset, "eval_dataset": eval_dataset}
         train_dataset, unlabeled_dataset, eval_dataset = following(sets, self.normalization).values()
         refusals.refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset, args.eval_strategy)

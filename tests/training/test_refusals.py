@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import schedulefree
@@ -102,6 +102,7 @@ def test_a_metric_of_ones_own_does_not_choose_the_best_by_a_score_that_it_lacks(
     )
     trainer.train()
     assert trainer.state.best_model_checkpoint is not None and trainer.args.metric_for_best_model == "loss"
+    assert trainer.args.greater_is_better is False
 
 
 def test_a_loss_of_ones_own_is_refused_in_a_subclass_and_on_the_trainer(tmp_path):
@@ -131,21 +132,37 @@ def judged(tmp_path, evaluated, **options):
     return tiny.trainer(tmp_path, trainer_options={"eval_dataset": evaluated}, rule="mean_teacher", **options)
 
 
+ACCEPTED = (
+    "use one of teacher_mean_iou, teacher_mean_accuracy, teacher_overall_accuracy, student_mean_iou, "
+    "student_mean_accuracy, student_overall_accuracy, or the IoU of a class, as teacher_iou_LABEL_0."
+)
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [
-        ("teacher_mean_iuo", "did you mean 'teacher_mean_iou'?"),
-        (
-            "f1",
-            "use one of teacher_mean_iou, teacher_mean_accuracy, teacher_overall_accuracy, student_mean_iou, "
-            "student_mean_accuracy, student_overall_accuracy, or the IoU of a class, as teacher_iou_LABEL_0.",
-        ),
-    ],
+    [("teacher_mean_iuo", "did you mean 'teacher_mean_iou'?"), ("f1", ACCEPTED), ("loss", ACCEPTED)],
 )
 def test_a_metric_that_no_evaluation_gives_is_refused_at_once(tmp_path, name, hint):
     with pytest.raises(UserError) as error:
         judged(tmp_path, tiny.images(2), metric_for_best_model=name)
     assert str(error.value) == f"metric_for_best_model is {name!r}; {hint}"
+
+
+@pytest.mark.parametrize("name", [None, "student_mean_iou"])
+def test_the_worst_weights_are_not_chosen(tmp_path, name):
+    with pytest.raises(UserError) as error:
+        judged(tmp_path, tiny.images(2), metric_for_best_model=name, greater_is_better=False)
+    assert str(error.value) == (
+        "greater_is_better is False, but of every score that an evaluation gives more is better; leave it out."
+    )
+
+
+def test_a_copy_of_the_options_asks_for_no_loss_either(tmp_path):
+    steps = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 3, "eval_steps": 3}
+    given = replace(tiny.config(tmp_path, rule="mean_teacher", load_best_model_at_end=True, **steps), seed=1)
+    sets = {"train_dataset": tiny.images(2), "unlabeled_dataset": tiny.images(2), "eval_dataset": tiny.images(2)}
+    args = FSTTrainer(tiny.model(), given, **sets).args
+    assert args.metric_for_best_model == "teacher_mean_iou" and args.greater_is_better
 
 
 @pytest.mark.parametrize(
