@@ -26,13 +26,13 @@ def check_columns(dataset: datasets.Dataset) -> None:
     image, label = dataset.features["image"], dataset.features.get("label")
     if not isinstance(image, datasets.Image):
         raise UserError(
-            f"The column `image` is a {type(image).__name__}, but images are expected; cast it with "
+            f"The column `image` is of type {type(image).__name__}, but images are expected; cast it with "
             "dataset.cast_column('image', datasets.Image())."
         )
     if label is not None and not isinstance(label, LabelMap):
         raise UserError(
-            f"The column `label` is a {type(label).__name__}, but masks are expected; cast it with "
-            "dataset.cast_column('label', hf_fst.data.labels.LabelMap(names=[...]))."
+            f"The column `label` is of type {type(label).__name__}, but masks are expected; cast it with "
+            "dataset.cast_column('label', hf_fst.data.LabelMap(names=[...]))."
         )
 
 

@@ -1,4 +1,4 @@
-"""A look at the first batch of a training, before a step is made of it."""
+"""A look at the labeled images and the first batch of a training, before a step is made of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers.utils import logging
 
+from hf_fst.data.agreement import views_of
 from hf_fst.data.labels import IGNORED
 from hf_fst.data.pairing import check_ids
 from hf_fst.errors import UserError
@@ -15,6 +16,24 @@ from hf_fst.hub import in_a_line
 logger = logging.get_logger(__name__)
 
 LARGEST = 30  # normalized pixels stay far below it, those of 0 to 255 do not
+
+
+def refuse_without_labels(train_dataset) -> None:
+    """Refuses labeled images whose views give no labels.
+
+    Raises:
+        UserError: with the columns that there are, and what to do.
+    """
+    for view in views_of(train_dataset):
+        if view.label_map is None:
+            found = ", ".join(view.dataset.column_names)
+            raise UserError(
+                f"train_dataset has no column `label` (its columns: {found}); rename the one with the masks, as "
+                "dataset.rename_column('mask', 'label'), and cast it with "
+                "dataset.cast_column('label', hf_fst.data.LabelMap(names=[...]))."
+            )
+        if not view.with_labels:
+            raise UserError("train_dataset is a View with with_labels=False, but labels are learned; leave that out.")
 
 
 def look_at_first(batch: dict, config) -> None:

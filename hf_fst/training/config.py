@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
 import torch
 from transformers import TrainingArguments
 
 from hf_fst.data.pairing import BAD_IMAGES
-from hf_fst.errors import UserError
+from hf_fst.errors import UserError, did_you_mean
 from hf_fst.hub import in_a_line
 from hf_fst.method.lookahead import FOLLOWS, STATES, WARMUP_COUNTS
 from hf_fst.method.objectives import OBJECTIVES
@@ -362,4 +365,19 @@ def _attributes() -> str:
     return "\n".join(["    Attributes:", *(f"        {name} ({types[name]}): {described(name)}." for name in types)])
 
 
+def _of_known_names(init: Callable[..., None]) -> Callable[..., None]:
+    """`FSTConfig.__init__` that refuses names which are no option of it, in a sentence."""
+    known = inspect.signature(init).parameters
+
+    @functools.wraps(init)
+    def __init__(self, *args, **given):
+        for name in given.keys() - known.keys():
+            hint = did_you_mean(name, known) or "help(hf_fst.FSTConfig) lists them."
+            raise UserError(f"FSTConfig has no option {name!r}; {hint}")
+        init(self, *args, **given)
+
+    return __init__
+
+
+FSTConfig.__init__ = _of_known_names(FSTConfig.__init__)
 FSTConfig.__doc__ = f"{FSTConfig.__doc__.rstrip()}\n\n{_attributes()}\n    "

@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from hf_fst.data.agreement import stated
 from hf_fst.data.transforms import Normalization
+from hf_fst.errors import UserError
 from hf_fst.method.objectives import OBJECTIVES, Objective
 from hf_fst.method.teacher import EMATeacher
 from hf_fst.models.auxiliary import allow_single_values, freeze_unused, return_auxiliary_logits
@@ -65,8 +66,12 @@ def student_of(
     """The network that a trainer was given, loaded if by name and with float32 weights; its processor; see there.
 
     Raises:
-        UserError: there is no such network (`load`), or as `processor_for`.
+        UserError: there is no such network (`load`), it is a class, or as `processor_for`.
     """
+    if isinstance(model, type):
+        raise UserError(
+            f"model is the class {model.__name__}; give a model of it, as {model.__name__}.from_pretrained(...)."
+        )
     if isinstance(model, str):
         model, processor = load(model, processor=processor, id2label=id2label)
     return master_weights(model, args), *processor_for(model, processor, train_dataset)

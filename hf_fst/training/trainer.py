@@ -19,7 +19,7 @@ from hf_fst.method.lookahead import Context, Step
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
 from hf_fst.training.ahead import ahead_of, context_of, dead_workers, in_precision_of, pairs_of, received
-from hf_fst.training.batches import explain_size
+from hf_fst.training.batches import explain_size, refuse_without_labels
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.classes import follow_names
 from hf_fst.training.config import FSTConfig
@@ -110,6 +110,7 @@ class FSTTrainer(Trainer):
         sets = {"train_dataset": train_dataset, "unlabeled_dataset": unlabeled_dataset, "eval_dataset": eval_dataset}
         train_dataset, unlabeled_dataset, eval_dataset = following(sets, self.normalization).values()
         refusals.refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset, args.eval_strategy)
+        refuse_without_labels(train_dataset)
         refusals.refuse_settings(args, **{key: kwargs[key] for key in refusals.JUDGED if key in kwargs})
         self.unlabeled_dataset = unlabeled_dataset
         self.teacher = None  # made when `Trainer` has the model

@@ -100,8 +100,8 @@ def test_streamed_datasets_and_wrong_columns_are_one_sentence(tmp_path):
         "The dataset has no column `image` (its columns: label); rename the one with the images.": made.remove_columns(
             "image"
         ),
-        "The column `label` is a Image, but masks are expected; cast it with dataset.cast_column('label', "
-        "hf_fst.data.labels.LabelMap(names=[...])).": made.cast_column("label", datasets.Image()),
+        "The column `label` is of type Image, but masks are expected; cast it with dataset.cast_column('label', "
+        "hf_fst.data.LabelMap(names=[...])).": made.cast_column("label", datasets.Image()),
     }
     for message, wrong in cases.items():
         with pytest.raises(ValueError) as caught:

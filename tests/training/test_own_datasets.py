@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hf_fst.data import View
+from hf_fst.errors import UserError
 from hf_fst.training.batches import look_at_first
 from tests import tiny
 from tests.data import trees
@@ -181,3 +182,19 @@ def test_an_evaluation_without_labels_ends_with_a_sentence_not_without_a_score(t
 def test_rows_that_a_view_refuses_stay_refused(raw):
     with pytest.raises(ValueError, match="has a transform of its own"):
         View(raw.with_transform(inputs), None)
+
+
+def test_a_view_without_masks_is_refused_at_once_with_its_columns(tmp_path, raw):
+    cases = {
+        "train_dataset has no column `label` (its columns: image, mask); rename the one with the masks, as "
+        "dataset.rename_column('mask', 'label'), and cast it with dataset.cast_column('label', "
+        "hf_fst.data.LabelMap(names=[...])).": View(raw.rename_column("label", "mask"), None),
+        "train_dataset is a View with with_labels=False, but labels are learned; leave that out.": View(
+            raw, None, False
+        ),
+    }
+    for message, view in cases.items():
+        for given in (view, torch.utils.data.Subset(view, [0, 1])):
+            with pytest.raises(UserError) as error:
+                tiny.trainer(tmp_path, sets=(given, tiny.images(2)), rule="mean_teacher")
+            assert str(error.value) == message

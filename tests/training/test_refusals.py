@@ -17,6 +17,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from transformers.utils import ModelOutput
 
 from hf_fst.errors import UserError
+from hf_fst.training.config import FSTConfig
 from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
 
@@ -146,6 +147,24 @@ def test_a_metric_that_no_evaluation_gives_is_refused_at_once(tmp_path, name, hi
     with pytest.raises(UserError) as error:
         judged(tmp_path, tiny.images(2), metric_for_best_model=name)
     assert str(error.value) == f"metric_for_best_model is {name!r}; {hint}"
+
+
+def test_a_class_is_no_model(tmp_path):
+    with pytest.raises(UserError) as error:
+        tiny.trainer(tmp_path, tiny.TinySegmenter)
+    assert str(error.value) == (
+        "model is the class TinySegmenter; give a model of it, as TinySegmenter.from_pretrained(...)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("lookahead_step", "did you mean 'lookahead_steps'?"), ("colour", "help(hf_fst.FSTConfig) lists them.")],
+)
+def test_an_option_that_is_not_there_is_one_sentence(name, hint):
+    with pytest.raises(UserError) as error:
+        FSTConfig(**{name: 3})
+    assert str(error.value) == f"FSTConfig has no option {name!r}; {hint}"
 
 
 @pytest.mark.parametrize("name", [None, "student_mean_iou"])
