@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 from cost import METHODS
+from tables import render_results
 
 from hf_fst.models import TwoBranches
 from hf_fst.models.loading import load
@@ -170,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     args.results.mkdir(parents=True, exist_ok=True)
     target = args.results / f"{args.name}.json"
     target.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{target.name} written, {len(found)} of {len(trials)} runs; now make tables")
+    print(f"{render_results(content)}\n\n{target.name} written, {len(found)} of {len(trials)} runs; now make tables")
     return 0
 
 
