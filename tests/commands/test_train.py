@@ -201,7 +201,8 @@ def test_overrides_are_taken_out_of_the_arguments():
     assert split_overrides(["train", "--replace_head", "-o", "x"])[1] == {"replace_head": "true", "output_dir": "x"}
 
 
-def test_the_recipes_of_the_library_are_listed_with_a_line_each(capsys):
+def test_the_recipes_of_the_library_are_listed_with_a_line_each(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert cli.main(["train", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == recipe_names()
