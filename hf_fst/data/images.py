@@ -199,7 +199,7 @@ def decode_image(value: dict, token_per_repo_id: dict | None = None) -> tuple[PI
 def decode_pixels(value: dict) -> tuple[torch.Tensor, int]:
     """Decodes as `decode_image`, which gives the same pixels: (3,H,W) uint8.
 
-    Photographs are read by torchvision, which takes half of Pillow's time (docs/results.md, Reading images).
+    Photographs are read by torchvision, which takes about 0.6 of Pillow's time (docs/results.md, Reading images).
     """
     with named(value):
         content = read_bytes(value)

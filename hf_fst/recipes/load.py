@@ -76,6 +76,8 @@ def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, s
         for part in reversed(inner):
             value = {part: value}
         own = merge(own, {head: value})
+    if own.get("rule") == "supervised" and own.get("objective") in (None, "supervised"):
+        values = merge(values, options_for("supervised", values))
     recipe = make_recipe(_over(values, own), path.name, point)
     recipe.in_library = path.resolve().parent == LIBRARY.resolve()
     return recipe
@@ -133,8 +135,8 @@ def _over(base: dict, new: dict) -> dict:
         if new.get(key) is not None:
             base = {name: value for name, value in base.items() if name not in others}
     rule = new.get("rule")
-    if rule in RULES:
-        base = merge(base, options_for(rule, base, new.get("objective")))
+    if isinstance(rule, str) and rule in RULES:  # the objective stays for a layer above that names another rule
+        base = merge(base, options_for(rule, base, new.get("objective", "that of the base")))
     return merge(base, new)
 
 

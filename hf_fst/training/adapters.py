@@ -66,8 +66,8 @@ def load_adapter(model: nn.Module, directory: str | os.PathLike) -> None:
 
 @contextmanager
 def beside_adapter(model: nn.Module, directory: str | os.PathLike) -> Iterator[None]:
-    """Inside, a model is saved. Where it has adapters, the configuration of the whole network with its classes comes to
-    lie beside them, and the card stays as it was, which peft would write into."""
+    """Inside, a model is saved. If it has adapters, the whole network's configuration is saved beside them, and the card,
+    into which peft would write, stays as it was."""
     if not is_adapted(model):
         yield
         return

@@ -60,15 +60,15 @@ def look_at_first(batch: dict, config) -> None:
         size = fixed_size(config)
         if size is not None and tuple(pixels.shape[-2:]) != size:
             raise UserError(
-                f"The {key} of a batch have {pixels.shape[-2]}x{pixels.shape[-1]} pixels, but the network takes images "
-                f"of {size[0]}x{size[1]} alone; make that the crop (crop_size in a recipe)."
+                f"The {key} of a batch have {pixels.shape[-2]}x{pixels.shape[-1]} pixels, but the network only takes "
+                f"images of {size[0]}x{size[1]}; use that as the crop (crop_size in a recipe)."
             )
         height, width = pixels.shape[-2:]
         if height % unit(config) or width % unit(config):
             fits = "x".join(str(-(-side // unit(config)) * unit(config)) for side in (height, width))
             raise UserError(
-                f"The {key} of a batch have {height}x{width} pixels, but the network takes sides that are multiples of "
-                f"{unit(config)} alone; make the crop {fits}, say (crop_size in a recipe)."
+                f"The {key} of a batch have {height}x{width} pixels, but the network only takes sides that are "
+                f"multiples of {unit(config)}; use a crop of {fits}, for example (crop_size in a recipe)."
             )
         if pixels.abs().max() > LARGEST:
             logger.warning(
@@ -120,8 +120,8 @@ def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception) -> 
                     f"give (images, {count}, height, width)."
                 ) from error
             raise UserError(
-                f"{type(network).__name__} takes no images of {given[0]}x{given[1]} pixels ({in_a_line(error)}), but of "
-                f"{size[0]}x{size[1]}; make that the crop (crop_size in a recipe)."
+                f"{type(network).__name__} does not take images of {given[0]}x{given[1]} pixels ({in_a_line(error)}), "
+                f"but takes {size[0]}x{size[1]}; use that as the crop (crop_size in a recipe)."
             ) from error
     finally:
         network.train(was_training)

@@ -48,6 +48,8 @@ def _follow(model: nn.Module, config: PreTrainedConfig, theirs: list[str], where
     if plain == wanted:
         return
     placeholders = [f"LABEL_{index}" for index in range(len(own))]
+    if len(own) != len(theirs) and where == "unlabeled_dataset":  # its labels are for statistics, and need not fit
+        return
     if len(own) != len(theirs):
         raise UserError(
             f"The model has {len(own)} classes ({_shown(own)}) and {where} {len(theirs)} ({_shown(theirs)}); give the "
@@ -58,7 +60,7 @@ def _follow(model: nn.Module, config: PreTrainedConfig, theirs: list[str], where
         for part in _configs(model):
             if names_of(part) == placeholders:
                 part.id2label, part.label2id = dict(enumerate(theirs)), {name: i for i, name in enumerate(theirs)}
-        logger.warning("The model does not name its classes; it has those of %s now: %s.", where, _shown(theirs))
+        logger.warning("The model does not name its classes; it now has those of %s: %s.", where, _shown(theirs))
     elif sorted(plain) == sorted(wanted):
         raise UserError(
             f"The model has the classes {_shown(own)}, and {where} has them in another order: {_shown(theirs)}; bring "

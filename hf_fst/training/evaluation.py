@@ -31,7 +31,7 @@ def choose_best(args, has_teacher: bool, own_scores: bool) -> None:
     name = args.metric_for_best_model or ""
     if own_scores and args.greater_is_better is False and not name.endswith("loss"):  # which is refused as a name
         raise UserError(
-            "greater_is_better is False, but of every score that an evaluation gives more is better; leave it out."
+            "greater_is_better is False, but higher is better for every score of an evaluation; leave it out."
         )
     plateau = args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU
     if not name and (args.load_best_model_at_end or args.save_strategy == "best" or plateau):

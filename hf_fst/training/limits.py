@@ -61,7 +61,7 @@ CONTRADICTIONS = (
     ),
     (
         lambda args: args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy") and args.eval_strategy == "no",
-        "lr_scheduler_type goes by the score of each evaluation, but there is none; set eval_strategy, or take another.",
+        "lr_scheduler_type depends on evaluation scores, but nothing is evaluated; set eval_strategy, or take another.",
     ),
     (
         lambda args: args.load_best_model_at_end and args.save_strategy not in ("best", args.eval_strategy),

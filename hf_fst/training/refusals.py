@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 from transformers import Trainer
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.trainer_utils import IntervalStrategy
 from transformers.training_args import ParallelMode
 from transformers.utils import ModelOutput
 
@@ -216,7 +217,7 @@ def refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset, eval_strateg
         _refuse_raw(name, dataset)
     if eval_dataset is None and eval_strategy != "no":
         raise UserError(
-            f"eval_strategy is {str(eval_strategy.value)!r}, but eval_dataset is missing; give it, or leave "
+            f"eval_strategy is {IntervalStrategy(eval_strategy).value!r}, but eval_dataset is missing; give it, or leave "
             "eval_strategy out."
         )
     for dataset in eval_dataset.values() if isinstance(eval_dataset, dict) else (eval_dataset,):

@@ -136,16 +136,16 @@ def test_sides_that_cannot_be_cut_into_windows_are_padded(kind):
 @pytest.mark.parametrize(
     ("network", "side", "sentence"),
     [
-        (lambda: on("rf_detr_dinov2", **CUT["rf_detr_dinov2"]), 36, "multiples of 8 alone; make the crop 40x40"),
+        (lambda: on("rf_detr_dinov2", **CUT["rf_detr_dinov2"]), 36, "multiples of 8; use a crop of 40x40"),
         (
             lambda: on("pvt_v2", hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4),
             16,
-            "takes no images of 16x16 pixels .*, but of 32x32; make that the crop",
+            "does not take images of 16x16 pixels .*, but takes 32x32; use that as the crop",
         ),
         (
             lambda: on("convnext", hidden_sizes=[8] * 4, depths=[1] * 4),
             15,
-            "takes no images of 15x15 pixels .*, but of 32x32; make that the crop",
+            "does not take images of 15x15 pixels .*, but takes 32x32; use that as the crop",
         ),
     ],
 )
@@ -184,5 +184,5 @@ def test_commands_and_training_too(tmp_path):
     run = trainer(32)
     run.train()
     assert run.evaluate()["eval_teacher_mean_iou"] >= 0
-    with pytest.raises(UserError, match="have 48x48 pixels, but the network takes images of 32x32 alone"):
+    with pytest.raises(UserError, match="have 48x48 pixels, but the network only takes images of 32x32"):
         trainer(48).train()

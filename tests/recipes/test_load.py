@@ -228,3 +228,14 @@ def test_a_layer_that_names_a_rule_takes_out_what_only_other_rules_have(tmp_path
     refused = load_recipe(tmp_path / "top.yaml", {"lookahead_every": "3"})
     with pytest.raises(UsageError, match="lookahead_every is set but the rule is mean_teacher"):
         to_config(refused)
+
+
+def test_a_rule_above_labels_alone_keeps_the_objective_of_the_recipe(tmp_path):
+    write(tmp_path / "base.yaml", "objective: cut_mix\nconfidence_threshold: 0.9\nmax_steps: 7\n")
+    write(tmp_path / "alone.yaml", "defaults: [base.yaml]\nrule: supervised\n")
+    recipe = load_recipe(tmp_path / "alone.yaml", {"rule": "fst_d"})
+    assert (recipe.options["objective"], recipe.options["confidence_threshold"]) == ("cut_mix", 0.9)
+    assert load_recipe(tmp_path / "base.yaml", {"rule": "supervised"}).options["objective"] == "supervised"
+    write(tmp_path / "several.yaml", "rule: [fst_d]\n")
+    with pytest.raises(UsageError, match="rule is "):
+        load_recipe(tmp_path / "several.yaml")

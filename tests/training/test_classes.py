@@ -50,7 +50,7 @@ def test_a_network_without_names_gets_those_of_the_data(tmp_path, caplog, object
         assert part.config.label2id == {"road": 0, "traffic light": 1, "sky": 2}
     (record,) = [r for r in caplog.records if "name its classes" in r.message]
     assert record.message == (
-        "The model does not name its classes; it has those of train_dataset now: road, traffic light, sky."
+        "The model does not name its classes; it now has those of train_dataset: road, traffic light, sky."
     )
     run.save_model()
     assert type(run.model).from_pretrained(tmp_path).config.id2label == dict(enumerate(NAMES))
@@ -108,3 +108,8 @@ def test_each_model_of_a_search_gets_the_names(tmp_path):
     run.model_init = lambda: tiny.model(dtype=torch.float32)
     assert run.call_model_init().config.id2label == dict(enumerate(NAMES))
     assert run.teacher.model.config.id2label == dict(enumerate(NAMES))
+
+
+def test_labels_of_the_unlabeled_set_need_not_fit(tmp_path):
+    sets = (View(rows(NAMES), training(16)), View(rows([*NAMES, "tree"]), training(16)))
+    assert tiny.trainer(tmp_path, named(*NAMES), sets=sets).model.config.id2label == dict(enumerate(NAMES))

@@ -93,7 +93,7 @@ def test_what_cannot_be_is_refused_by_name(tmp_path, name, value):
             {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 4, "save_steps": 6},
             "save_steps is no multiple of eval_steps",
         ),
-        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "goes by the score of each evaluation, but there is none"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "depends on evaluation scores, but nothing is evaluated"),
         ({"fsdp": "everything"}, "cannot be used .*everything.*; correct them"),
         ({"accelerator_config": {"speed": 9}}, "cannot be used .*speed.*; correct them"),
         ({"debug": "everything"}, "cannot be used .*everything.*; correct them"),

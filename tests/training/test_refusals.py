@@ -172,7 +172,7 @@ def test_the_worst_weights_are_not_chosen(tmp_path, name):
     with pytest.raises(UserError) as error:
         judged(tmp_path, tiny.images(2), metric_for_best_model=name, greater_is_better=False)
     assert str(error.value) == (
-        "greater_is_better is False, but of every score that an evaluation gives more is better; leave it out."
+        "greater_is_better is False, but higher is better for every score of an evaluation; leave it out."
     )
 
 
