@@ -138,8 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(grid)}")
     own_keys = {key for values, _ in grid.values() for key in values}
-    if twice := [word for word in typed if word.removeprefix("--") in own_keys and word.startswith("--")]:
-        parser.error(f"{twice[0]} is set by the study itself; leave it out")
+    keys = [word[2:].partition("=")[0].replace("-", "_") for word in typed if word.startswith("--")]
+    if twice := [key for key in keys if key in own_keys]:
+        parser.error(f"--{twice[0]} is set by the study itself; leave it out")
     chosen = {name: grid[name] for name in args.methods or grid}
     if args.field and args.start and len(args.seeds) < 2:
         parser.error("--field joins the starts of two seeds where branches label each other; give two --seeds")

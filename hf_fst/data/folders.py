@@ -51,7 +51,7 @@ def read_id2label(given: str | Path | list | dict) -> list[str]:
             raise MissingError(
                 f'There is no file {path}; it must hold the class names, {{"0": "road", "1": "car"}} or ["road", "car"].'
             )
-        if path.suffix == ".txt":
+        if path.suffix.lower() == ".txt":
             content = [name for line in read_text(path).splitlines() if (name := line.strip())]
         else:
             content = read_json(path)

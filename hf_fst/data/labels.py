@@ -61,6 +61,18 @@ def id_list(id_map: Sequence[int] | dict | None) -> list[int] | None:
     return [pairs.get(raw) for raw in range(max(pairs) + 1)]
 
 
+def _check_colors(colors: Sequence[Sequence[int]]) -> None:
+    try:
+        values = np.asarray(colors)
+    except ValueError:  # lists of different lengths
+        values = np.zeros(0)
+    fits = values.ndim == 2 and values.shape[1] == 3 and values.dtype.kind in "iu"
+    if not fits or values.min() < 0 or values.max() > 255:
+        raise UserError(
+            f"colors is {colors!r}; give an [r, g, b] of 0 to 255 for each raw id, as [[0, 0, 0], [255, 0, 0]]."
+        )
+
+
 @dataclass
 class LabelMap(datasets.Image):
     """A column of index masks: decodes to a PIL image of mode "L" that holds train ids, 255 where ignored.
@@ -96,6 +108,8 @@ class LabelMap(datasets.Image):
         self.id_map = id_list(self.id_map)
         if self.orientation not in ORIENTATIONS:
             raise UserError(f"orientation is {self.orientation!r}; give 'upright', 'stored' or None.")
+        if self.colors is not None:
+            _check_colors(self.colors)
         if self.names is None:
             return
         check_names(self.names, "The dataset")

@@ -211,3 +211,11 @@ def test_errors_in_workers_reach_the_user_as_the_same_sentence(tmp_path):
     with pytest.raises(DataError) as caught:
         made.map(lambda row: {"sum": int(np.asarray(row["label"]).sum())}, num_proc=2)
     assert str(caught.value).replace("1.png", "0.png") == expected
+
+
+@pytest.mark.parametrize(
+    "colors", [[], {"0": [0, 0, 0]}, [[0, 0, 0], [255, 0]], [[0, 0, 0], "red"], [[0, 0, 256]], [[0.0, 0.5, 1.0]]]
+)
+def test_colors_that_are_none_are_refused_before_a_mask_is_blamed(colors):
+    with pytest.raises(ValueError, match=r"^colors is .*; give an \[r, g, b\] of 0 to 255 for each raw id"):
+        LabelMap(names=["a"], colors=colors)
