@@ -94,6 +94,7 @@ def export_onnx(
     normalization, size = Normalization.of(processor), size or fixed_size(network.config)
     module = Logits(network.float().eval(), full_size, normalization.bgr).eval()
     program = _trace(module, size)
+    _forget_traces(program.model)
     program.model.metadata_props.update(
         metadata(network, normalization, palette_of(model, _names(network)), full_size)
     )
@@ -120,6 +121,16 @@ def export_onnx(
         "max_difference": difference,
         "argmax_agreement": agreement,
     }
+
+
+def _forget_traces(model) -> None:
+    """Drops torch's notes at nodes and values: they hold this machine's paths and up to a third of a small file."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def _trace(module: Logits, size: Sequence[int] | None):

@@ -116,7 +116,7 @@ def test_what_is_predicted_evaluated_and_written_on_the_card_is_of_the_branch_th
     exported = export_onnx(tmp_path, tmp_path / "model.onnx", size=(64, 96))
     assert exported["argmax_agreement"] > 0.99
     weights = sum(weight.numel() * weight.element_size() for weight in pair.branches[answer].state_dict().values())
-    assert exported["bytes"] < 1.6 * weights  # of one branch
+    assert weights < exported["bytes"] < 1.5 * weights  # of one branch, not of both
     assert f"branch {answer + 1} answers" in str(bare_card(tmp_path, "owner/pair"))
 
 

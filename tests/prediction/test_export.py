@@ -1,6 +1,7 @@
 """ONNX files give what PyTorch gives."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -72,6 +73,10 @@ def test_the_metadata_say_how_to_use_it(exported):
     assert props["full_size"] is True and props["align_corners"] is False and props["model_type"] == "segformer"
     assert props["revision"].startswith("sha256:")
     assert [path.name for path in exported.parent.iterdir()] == ["full.onnx"]
+
+
+def test_the_file_holds_no_path_of_the_machine_that_wrote_it(exported):
+    assert str(Path(module.__file__).parents[2]).encode() not in exported.read_bytes()
 
 
 def test_a_file_that_is_there_is_not_replaced_unless_told(exported, run_dir, capsys):  # noqa: F811
