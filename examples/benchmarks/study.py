@@ -71,6 +71,7 @@ def methods(steps: int, memory: float) -> dict[str, tuple[dict, float]]:
         "mean teacher, faster": (mean | {"teacher_memory": faster}, 1),
         "FST-D, M=1": (deep, 1 + K),
         "mean teacher, time of M=12": (longer(mean, 1 + K / 12), 1 + K / 12),
+        "statistics alone": (mean | {"learning_rate": 0}, 1),
         "FST-D, M=4": (deep | {"lookahead_every": 4}, 1 + K / 4),
         "FST-D, M=12, faster": (deep | {"lookahead_every": 12, "teacher_memory": faster}, 1 + K / 12),
         "mean teacher, slower": (mean | {"teacher_memory": 4 * memory}, 1),
@@ -91,8 +92,10 @@ def field(seconds: float, memory: float) -> dict[str, tuple[dict, float]]:
     rows = json.loads((ROOT / "docs" / "results" / "cost_methods.json").read_text(encoding="utf-8"))["rows"]
     cost = {row["name"]: row["seeds"]["0"]["seconds"] for row in rows}
     found = {}
-    for name, options in METHODS.items():
-        steps = round(seconds / cost[name])
+    # the control of all that see both looks: BatchNorm statistics follow the images, weights stay
+    controls = {"statistics alone": METHODS["cut_mix"] | {"learning_rate": 0}}
+    for name, options in (METHODS | controls).items():
+        steps = round(seconds / cost["cut_mix" if name in controls else name])
         every = max(1, steps // 2)
         own = {"max_steps": steps, "teacher_memory": memory, "eval_steps": every, "save_steps": every, "report": False}
         found[name] = (options | own, 1)
@@ -137,11 +140,11 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in args.methods or () if name not in grid]
     if unknown:
         parser.error(f"there is no method {unknown[0]!r}; there are {', '.join(grid)}")
-    own_keys = {key for values, _ in grid.values() for key in values}
+    chosen = {name: grid[name] for name in args.methods or grid}
+    own_keys = {key for values, _ in chosen.values() for key in values}
     keys = [word[2:].partition("=")[0].replace("-", "_") for word in typed if word.startswith("--")]
     if twice := [key for key in keys if key in own_keys]:
         parser.error(f"--{twice[0]} is set by the study itself; leave it out")
-    chosen = {name: grid[name] for name in args.methods or grid}
     if args.field and args.start and len(args.seeds) < 2:
         parser.error("--field joins the starts of two seeds where branches label each other; give two --seeds")
 
