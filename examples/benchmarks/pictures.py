@@ -18,10 +18,9 @@ import numpy as np
 from PIL import Image
 
 from hf_fst.data import load
-from hf_fst.drawing.overlays import grid
+from hf_fst.drawing.overlays import MARGIN, TITLE, grid
 from hf_fst.drawing.plots import curves
 from hf_fst.prediction.segmenter import Segmenter
-from hf_fst.training.pictures import MARGIN, TITLE
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 SIZE = (144, 240)
@@ -42,11 +41,13 @@ def main(start: Path, run: Path) -> None:
     before, after = Segmenter(start), Segmenter(run)
     look = after.names, after.palette
     titles = ("new look, no labels", "before", "after", "truth")
-    grid(labeled_by([before, after], scenes), *look, IMAGES / "before_after.png", titles)
+    drawn = grid(labeled_by([before, after], scenes), *look, titles)
+    Image.fromarray(drawn).save(IMAGES / "before_after.png")
 
     teachers = [before, *(Segmenter(run / f"checkpoint-{step}" / "teacher") for step in STEPS), after]
     titles = ("image", "step 0", *(f"step {step}" for step in STEPS), "the end", "truth")
-    grid(labeled_by(teachers, scenes[:2]), *look, IMAGES / "pseudo_labels.png", titles, dpi=80)
+    drawn = grid(labeled_by(teachers, scenes[:2]), *look, titles)
+    Image.fromarray(drawn).save(IMAGES / "pseudo_labels.png")
 
     log = json.loads((run / "history.json").read_text(encoding="utf-8"))
     curves(log, IMAGES / "curves.png", names=[name.replace(" ", "_") for name in after.names], palette=after.palette)

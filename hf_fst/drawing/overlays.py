@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from hf_fst.drawing.tables import in_a_picture
 from hf_fst.errors import printable
 
 #: ignored pixels are white with gray diagonals, for which no class can be taken; grays, and pixels from line to line
 PAPER, LINE, EVERY = 255, 144, 4
 TITLES = ("image", "label", "student", "teacher")
+TILE, MARGIN, TITLE = 320, 6, 20  # of titled pictures, in pixels
 # Okabe and Ito, "Color Universal Design" (2008): eight colors that stay apart for color-blind readers.
 OKABE_ITO = (
     (0, 114, 178),
@@ -137,85 +136,45 @@ def with_legend(image: np.ndarray, names: Sequence[str], palette: Sequence[Seque
 
 
 def grid(
-    rows: Sequence[Sequence[np.ndarray | None]],
+    rows: Sequence[Sequence[np.ndarray]],
     names: Sequence[str],
     palette: Sequence[Sequence[int]],
-    path: str | Path,
     titles: Sequence[str] = TITLES,
-    dpi: int = 110,
-) -> None:
-    """Write a picture with one row a sample and one column each for image, label, student and teacher, and a legend.
+) -> np.ndarray:
+    """Images beside their label maps, one row a sample, above a legend of the classes that occur: uint8 (H, W, 3).
 
     Args:
-        rows: For each sample its image, uint8 (H, W, 3), and label maps, (H, W) each; None leaves a place empty
-            (no label). Sizes may differ between rows.
-        names: Class names, (C,). The legend shows the classes that occur.
-        palette: Their colors, (C, 3).
-        path: Where to write the picture.
-        titles: Of the columns, as many as a row has pictures.
-        dpi: Pixels per inch; a column is three inches wide.
-
-    Raises:
-        ValueError: If there are no rows, a row has another number of pictures than there are titles, a map's size is
-            not its image's, or a label has no color.
+        rows: for each sample its image, uint8 (H, W, 3), and its label maps, (H, W) each.
+        names: class names, (C,).
+        palette: their colors, (C, 3).
+        titles: of the columns, as many as a row has pictures.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
+    shown = [[image, *(colorize(index_map, palette) for index_map in maps)] for image, *maps in rows]
+    picture = tiled([[*zip(titles, row, strict=True)] for row in shown])
+    labels = labels_in(*(index_map for row in rows for index_map in row[1:]))
+    return np.concatenate([picture, legend(names, palette, labels, picture.shape[1])])
 
-    rows = [[None if picture is None else np.asarray(picture) for picture in row] for row in rows]
-    if not rows:
-        raise ValueError("A grid needs at least one sample, got none.")
-    for index, (image, *maps) in enumerate(rows):
-        if 1 + len(maps) != len(titles):
-            raise ValueError(f"Sample {index} has {1 + len(maps)} pictures for {len(titles)} columns {list(titles)}.")
-        for title, index_map in zip(titles[1:], maps, strict=True):
-            if index_map is not None and index_map.shape != image.shape[:2]:
-                raise ValueError(
-                    f"Sample {index}: the image is {image.shape[:2]} (H, W) but its {title} {index_map.shape}."
-                )
-    maps = [index_map for row in rows for index_map in row[1:] if index_map is not None]
-    patches = [
-        Patch(facecolor=np.asarray(palette[label]) / 255, edgecolor="#808080", label=in_a_picture(names[label]))
-        for label in labels_in(*maps)
-    ]
-    if any(_ignored(index_map).any() for index_map in maps):
-        patches.append(Patch(facecolor="white", edgecolor="#909090", hatch="////", label="ignored"))
 
-    column, title_height, line_height = 3.0, 0.3, 0.27
-    width = column * len(titles)
-    legend_columns = max(1, min(len(patches), int(width // (0.62 + 0.1 * max(map(len, names))))))
-    legend_height = line_height * math.ceil(len(patches) / legend_columns) + 0.15
-    heights = [column * row[0].shape[0] / row[0].shape[1] for row in rows]
-    height = title_height + sum(heights) + legend_height
-    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white")
-    cells = figure.subplots(
-        len(rows),
-        len(titles),
-        squeeze=False,
-        gridspec_kw={
-            "height_ratios": heights,
-            "left": 0.004,
-            "right": 0.996,
-            "top": 1 - title_height / height,
-            "bottom": legend_height / height,
-            "wspace": 0.02,
-            "hspace": 0.02 * column / (sum(heights) / len(heights)),
-        },
-    )
-    for row, axes in zip(rows, cells, strict=True):
-        for column_index, (picture, axis) in enumerate(zip(row, axes, strict=True)):
-            axis.set_axis_off()
-            if picture is None:
-                axis.text(0.5, 0.5, f"no {titles[column_index]}", ha="center", va="center", transform=axis.transAxes)
-            elif column_index == 0:
-                axis.imshow(picture, aspect="auto")
-            else:
-                axis.imshow(colorize(picture, palette), aspect="auto", interpolation="nearest")
-    for title, axis in zip(titles, cells[0], strict=True):
-        axis.set_title(title, fontsize=13, pad=4)
-    if patches:
-        figure.legend(
-            handles=patches, loc="lower center", ncols=legend_columns, fontsize=11, frameon=False, borderaxespad=0.2,
-            handlelength=1.2, handleheight=1.0, columnspacing=1.4, labelspacing=0.3, bbox_to_anchor=(0.5, 0.0),
-        )  # fmt: skip
-    figure.savefig(path)
+def tiled(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
+    """Titled pictures in rows, about 320 pixels wide: small ones are enlarged by whole factors, large ones shrunk."""
+    rows = [[(title, _resized(picture)) for title, picture in row] for row in rows]
+    width = max(picture.width for row in rows for _, picture in row) + MARGIN
+    heights = [max(picture.height for _, picture in row) + MARGIN + TITLE for row in rows]
+    canvas = Image.new("RGB", (MARGIN + width * max(map(len, rows)), MARGIN + sum(heights)), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
+    top = MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        for column, (title, picture) in enumerate(row):
+            left = MARGIN + column * width
+            draw.text((left, top + TITLE / 2), title, fill="black", font=font, anchor="lm")
+            canvas.paste(picture, (left, top + TITLE))
+        top += height
+    return np.asarray(canvas)
+
+
+def _resized(picture: np.ndarray) -> Image.Image:
+    image = Image.fromarray(picture)
+    if image.width <= 4 / 3 * TILE:
+        factor = max(1, round(TILE / image.width))
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    return image.resize((TILE, max(1, round(image.height * TILE / image.width))), Image.Resampling.BOX)

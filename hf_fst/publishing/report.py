@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from hf_fst.drawing.overlays import default_palette, grid
+from hf_fst.drawing.overlays import TITLES, default_palette, grid
 from hf_fst.errors import UserError
 from hf_fst.models.loading import STUDENT_DIR, refuse_broken_files
 from hf_fst.publishing.card import FIGURES, as_comparison, write_card
@@ -22,7 +23,7 @@ def write_report(
     output_dir: str | Path,
     facts: RunFacts,
     log_history: Sequence[Mapping],
-    samples: Sequence[tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]] = (),
+    samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = (),
 ) -> Path:
     """Write curves.png, class_iou.png, samples.png, fst_run.json and README.md.
 
@@ -32,7 +33,7 @@ def write_report(
         output_dir: The directory of the weights; made if missing.
         facts: What the card tells.
         log_history: The trainer's log (see `plots.curves`).
-        samples: Image uint8 (H, W, 3), label or None, student and teacher (H, W) of some images.
+        samples: Image uint8 (H, W, 3), label, student and teacher (H, W) of some images.
 
     Returns:
         The path of README.md.
@@ -43,10 +44,10 @@ def write_report(
         (output_dir / name).unlink(missing_ok=True)
     palette = default_palette(len(facts.classes)) if facts.palette is None else facts.palette
     _plots(output_dir, facts, log_history, palette)
-    if samples and facts.rule == "supervised":  # one network, one column
-        grid([s[:3] for s in samples], facts.classes, palette, output_dir / "samples.png", ("image", "label", "model"))
-    elif samples:
-        grid(samples, facts.classes, palette, output_dir / "samples.png")
+    if samples:
+        titles = ("image", "label", "model") if facts.rule == "supervised" else TITLES  # one network, one column
+        picture = grid([sample[: len(titles)] for sample in samples], facts.classes, palette, titles)
+        Image.fromarray(picture).save(output_dir / "samples.png")
     facts.save(output_dir)
     return write_card(output_dir, facts)
 

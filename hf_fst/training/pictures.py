@@ -8,18 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from hf_fst.data.transforms import Normalization
-from hf_fst.drawing.overlays import colorize, default_palette, labels_in, legend
+from hf_fst.drawing.overlays import colorize, default_palette, labels_in, legend, tiled
 from hf_fst.method.losses import IGNORE_INDEX
 from hf_fst.training.health import student_labels, teacher_labels
 from hf_fst.training.watching import Watcher
 
 FOLDER, KEY = "pictures", "pictures"
 SAMPLES = 2
-TILE, MARGIN, TITLE = 320, 6, 20
 FADED = 0.2
 
 
@@ -179,31 +178,6 @@ def shades(values: np.ndarray) -> np.ndarray:
     from matplotlib import colormaps
 
     return colormaps["viridis"](values, bytes=True)[..., :3]
-
-
-def tiled(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
-    """Titled pictures in rows, about 320 pixels wide: small ones are enlarged by whole factors, large ones shrunk."""
-    rows = [[(title, _resized(picture)) for title, picture in row] for row in rows]
-    width = max(picture.width for row in rows for _, picture in row) + MARGIN
-    heights = [max(picture.height for _, picture in row) + MARGIN + TITLE for row in rows]
-    canvas = Image.new("RGB", (MARGIN + width * max(map(len, rows)), MARGIN + sum(heights)), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
-    top = MARGIN
-    for row, height in zip(rows, heights, strict=True):
-        for column, (title, picture) in enumerate(row):
-            left = MARGIN + column * width
-            draw.text((left, top + TITLE / 2), title, fill="black", font=font, anchor="lm")
-            canvas.paste(picture, (left, top + TITLE))
-        top += height
-    return np.asarray(canvas)
-
-
-def _resized(picture: np.ndarray) -> Image.Image:
-    image = Image.fromarray(picture)
-    if image.width <= 4 / 3 * TILE:
-        factor = max(1, round(TILE / image.width))
-        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    return image.resize((TILE, max(1, round(image.height * TILE / image.width))), Image.Resampling.BOX)
 
 
 def _labels_title(title: str, labels: torch.Tensor) -> str:

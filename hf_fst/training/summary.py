@@ -132,7 +132,7 @@ def write_card(trainer, data: dict[str, DatasetFacts] | None = None, **facts) ->
 
 @torch.no_grad()
 def samples_of(trainer, count: int = 4) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Image uint8 (H,W,3), label, student and teacher (H,W) of images spread evenly over the evaluation set."""
+    """Image uint8 (h,w,3), label, student and teacher (H,W) of images spread evenly over the evaluation set."""
     dataset = trainer.eval_dataset
     if dataset is None or isinstance(dataset, dict) or len(dataset) == 0:
         return []
@@ -149,15 +149,6 @@ def samples_of(trainer, count: int = 4) -> list[tuple[np.ndarray, np.ndarray, np
             maps.append(predict(network, pixel_values, labels.shape)[0].cpu().numpy())
             network.train(training)
         trainer.teacher.label_mode()
-        image = resized(trainer.normalization.colors(item["pixel_values"][0]), labels.shape)
+        image = trainer.normalization.colors(item["pixel_values"][0])
         samples.append((image, labels.numpy(), maps[0], maps[-1]))
     return samples
-
-
-def resized(image: np.ndarray, size) -> np.ndarray:
-    """`image` (h,w,3) uint8 at the size (H,W) of its label."""
-    if image.shape[:2] == tuple(size):
-        return image
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    pixels = torch.nn.functional.interpolate(pixels, size=tuple(size), mode="bilinear", align_corners=False)
-    return pixels[0].round().byte().permute(1, 2, 0).numpy()

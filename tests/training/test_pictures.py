@@ -15,7 +15,7 @@ from transformers.trainer_callback import TrainerState
 
 from hf_fst.data.transforms import Normalization
 from hf_fst.method.rules import RULES
-from hf_fst.training.pictures import Pictures, Snapshot, tiled
+from hf_fst.training.pictures import Pictures, Snapshot
 from hf_fst.training.settings import Settings
 from tests import tiny
 from tests.device import noise_state
@@ -205,17 +205,6 @@ def test_images_come_back_from_their_normalization():
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     values = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     assert np.array_equal(Normalization().colors(torch.from_numpy(values).permute(2, 0, 1)), image)
-
-
-def test_tiles_keep_their_pixels():
-    """10 x 4 is enlarged 32 times, 640 x 160 shrunk to a width of 320."""
-    small, large = np.full((4, 10, 3), 7, np.uint8), np.full((160, 640, 3), 9, np.uint8)
-    small[0, 0] = 250
-    picture = tiled([[("a", small), ("b", large)]])
-    assert picture.shape == (6 + 20 + 4 * 32 + 6, 6 + 2 * (320 + 6), 3)
-    tile = picture[26 : 26 + 128, 6 : 6 + 320]
-    assert (tile[:32, :32] == 250).all() and (tile[32:] == 7).all() and (tile[:32, 32:] == 7).all()
-    assert (picture[26 : 26 + 80, 332 : 332 + 320] == 9).all()
 
 
 # where they go
