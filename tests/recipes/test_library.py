@@ -37,8 +37,11 @@ def test_there_is_a_recipe_for_each_row_of_the_tables():
     labels = ["92", "183", "366", "732", "1464", "16th", "8th", "4th", "2nd"]
     assert points_of("voc_u2pl.yaml") == [f"{n}-{m}" for n in labels for m in ("published", "fst")]
     assert len(points_of("cityscapes_u2pl.yaml")) == 4 * 2
+    networks = ["deeplabv3plus", "pspnet", "deeplabv2"]
+    assert points_of("voc_supervised.yaml") == [f"{network}-{n}" for network in networks for n in labels]
+    assert points_of("cityscapes_supervised.yaml") == ["16th", "8th", "4th", "2nd"]
     assert points_of("gta5_proda.yaml") == ["warm_up", "stage1", "stage1_fst", "stage2", "stage3"]
-    assert points_of("gta5_cpsl.yaml") == points_of("gta5_proda.yaml")
+    assert points_of("gta5_cpsl.yaml") == points_of("synthia_cpsl.yaml") == points_of("gta5_proda.yaml")
     assert points_of("synthia_proda.yaml") == ["warm_up", "stage1", "stage2", "stage3"]
     assert {"gta5_daformer.yaml", "synthia_daformer.yaml", "street_da.yaml", "folders.yaml"} <= set(FILES)
 
@@ -59,7 +62,10 @@ def test_every_point_is_valid(name, point):
         ("cityscapes_semi.yaml", "cutmix-4th-fst", ("fst_d", 3, 1e-2, -1, 0.0)),
         ("voc_u2pl.yaml", "92-published", ("mean_teacher", None, 1e-3, -1, 0.0)),
         ("cityscapes_u2pl.yaml", "8th-fst", ("fst_d", 3, 1e-2, -1, 0.0)),
+        ("voc_supervised.yaml", "pspnet-16th", ("supervised", None, 1e-3, -1, 0.0)),
+        ("cityscapes_supervised.yaml", "8th", ("supervised", None, 1e-2, -1, 0.0)),
         ("gta5_cpsl.yaml", "stage1", ("mean_teacher", None, 1e-4, 90000, 0.0)),
+        ("synthia_cpsl.yaml", "stage1_fst", ("fst_d", None, 1e-4, 90000, 0.0)),
         ("gta5_proda.yaml", "stage1", ("mean_teacher", None, 1e-4, 62475, 0.0)),
         ("gta5_proda.yaml", "stage2", ("supervised", None, 6e-4, 62475, 0.0)),
     ],

@@ -19,9 +19,13 @@ ROWS = {
     "voc_gct": [f"{net}-{labels}" for net in ("deeplabv2", "pspnet") for labels in CITY],
     "voc_cps": [f"{net}-{mixing}-{labels}" for net in NETS for mixing in MIXING for labels in CITY],
     "cityscapes_cps": [f"{net}-{mixing}-{labels}" for net in NETS for mixing in MIXING for labels in CITY],
+    "cityscapes_cct": [f"{net}-{labels}" for net in NETS for labels in CITY],
+    "cityscapes_gct": [f"{net}-{labels}" for net in NETS for labels in CITY],
     "voc_unimatch": [*CLASSIC, "16th", "8th", "4th"],
     "cityscapes_unimatch": CITY,
-    "voc_unimatch_v2": [f"{size}-{labels}" for size in ("small", "base") for labels in CLASSIC],
+    "voc_unimatch_v2": [
+        f"{size}-{labels}" for size in ("small", "base") for labels in [*CLASSIC, "16th", "8th", "4th"]
+    ],
     "cityscapes_unimatch_v2": [f"{size}-{labels}" for size in ("small", "base") for labels in CITY],
 }
 
@@ -29,7 +33,8 @@ ROWS = {
 @pytest.mark.parametrize("name", ROWS)
 def test_each_published_row_is_there_once_as_published_and_once_with_a_look_ahead(name):
     points = sweep_points(LIBRARY / f"{name}.yaml")
-    assert points == [f"{row}-{method}" for row in ROWS[name] for method in ("published", "fst")]
+    methods = ("labels", "published", "fst") if "unimatch_v2" in name else ("published", "fst")
+    assert points == [f"{row}-{method}" for row in ROWS[name] for method in methods]
 
 
 OHEM = (0.7, 200_000)
@@ -44,10 +49,13 @@ OHEM = (0.7, 200_000)
         ("voc_gct-pspnet-2nd", 80, 2, 513, (1e-3, 10), ("live", 0.0), None, None),
         ("voc_cps-r50-plain-8th", 34, 2, 512, (2.5e-3, None), ("live", 0.0), None, None),
         ("cityscapes_cps-r101-cutmix-2nd", 240, 1, 800, (2.5e-3, None), ("live", 0.0), None, (0.7, 50_000)),
+        ("cityscapes_cct-r50-16th", 128, 1, 800, (2.5e-3, None), ("live", 0.0), None, (0.7, 50_000)),
+        ("cityscapes_gct-r101-4th", 160, 1, 800, (2.5e-3, None), ("live", 0.0), None, (0.7, 50_000)),
         ("voc_unimatch-732", 80, 2, 321, (1e-3, 10), ("live", 0.0), 0.95, None),
         ("voc_unimatch-8th", 80, 2, 513, (1e-3, 10), ("live", 0.0), 0.95, None),
         ("cityscapes_unimatch-16th", 240, 2, 801, (5e-3, None), ("live", 0.0), 0.0, OHEM),
         ("voc_unimatch_v2-base-92", 60, 4, 518, (5e-6, 40), ("after", 0.996), 0.95, None),
+        ("voc_unimatch_v2-small-8th", 60, 4, 518, (5e-6, 40), ("after", 0.996), 0.95, None),
         ("cityscapes_unimatch_v2-base-2nd", 180, 2, 798, (5e-6, 40), ("after", 0.996), 0.95, OHEM),
     ],
 )
@@ -64,6 +72,49 @@ def test_rows_have_the_numbers_of_their_authors(row, length, images, crop, rates
         settings.ohem_threshold is None if ohem is None else (settings.ohem_threshold, settings.ohem_min_kept) == ohem
     )
     assert (settings.schedule, settings.poly_power, config.max_grad_norm) == ("poly", 0.9, 0)
+
+
+@pytest.mark.parametrize(("dataset", "batch", "rounds"), [("voc", 8, 60), ("cityscapes", 4, 180)])
+def test_labels_alone_are_learned_as_by_the_authors_of_unimatch_v2(dataset, batch, rounds):
+    config = to_config(load_recipe(LIBRARY / f"{dataset}_unimatch_v2.yaml", sweep="base-8th-labels"))
+    assert (config.rule, config.objective, config.per_device_train_batch_size) == ("supervised", "supervised", batch)
+    # in each round the labeled images are repeated up to 3000, a fourth of them on each GPU, and whole batches count
+    assert config.max_steps == 3000 // 4 // batch * rounds
+
+
+@pytest.mark.parametrize(("file", "epochs"), [("voc_supervised", 80), ("cityscapes_supervised", 200)])
+def test_labels_alone_are_learned_as_by_the_authors_of_u2pl(file, epochs):
+    for point in sweep_points(LIBRARY / f"{file}.yaml"):
+        config = to_config(load_recipe(LIBRARY / f"{file}.yaml", sweep=point))
+        gpus = {"voc_supervised": 4, "cityscapes_supervised": 8}[file]
+        assert (config.num_train_epochs, config.per_device_train_batch_size * gpus) == (epochs, 16)
+        assert config.rule == config.objective == "supervised"
+
+
+def test_on_cityscapes_cct_and_gct_have_the_protocol_of_cps_and_say_that_it_is_ours():
+    points = {name: sweep_points(LIBRARY / f"cityscapes_{name}.yaml") for name in ("cct", "gct")}
+    for name, rows in points.items():
+        assert "so these are hf_fst's" in (LIBRARY / f"cityscapes_{name}.yaml").read_text().replace("\n# ", " ")
+        for row in rows:
+            net, labels, method = row.split("-")
+            cps = load_recipe(LIBRARY / "cityscapes_cps.yaml", sweep=f"{net}-plain-{labels}-{method}")
+            own = load_recipe(LIBRARY / f"cityscapes_{name}.yaml", sweep=row)
+            for key in ("model", "model_config", "pretrained_backbone", "labeled", "crop_size", "random_resize"):
+                assert getattr(own, key) == getattr(cps, key), (row, key)
+            ours, theirs = to_config(own), to_config(cps)
+            for key in (
+                "num_train_epochs",
+                "per_device_train_batch_size",
+                "learning_rate",
+                "weight_decay",
+                "no_decay",
+            ):
+                assert getattr(ours, key) == getattr(theirs, key), (row, key)
+            if name == "gct":  # 3 epochs
+                assert ours.ramp_share * ours.num_train_epochs == pytest.approx(3, abs=0.01)
+    assert load_recipe(LIBRARY / "cityscapes_cct.yaml", sweep=points["cct"][0]).auxiliary_decoders == (
+        load_recipe(LIBRARY / "voc_cct.yaml", sweep="r50-8th-published").auxiliary_decoders
+    )
 
 
 def test_ramps_decoders_and_forms_of_the_losses_are_those_of_their_authors():
