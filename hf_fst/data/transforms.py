@@ -28,8 +28,20 @@ SCALES = {"gta5": (1280, 720), "synthia": (1280, 760), "cityscapes": (1024, 512)
 MOST_SCALED = 100  # times that a random factor may make an image larger
 
 
-class Padding(tv_tensors.Mask):
-    """Says where an image ends: (H,W) uint8, 0 on its pixels; `PadTo` adds 255, as it does to masks."""
+class _LikeMask(type(tv_tensors.Mask)):
+    """Lets the tables of torchvision's transforms (`dtype`, `fill`) find `Padding` under `tv_tensors.Mask`."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is tv_tensors.Mask
+
+    def __hash__(cls) -> int:
+        return hash(tv_tensors.Mask)
+
+
+class Padding(tv_tensors.Mask, metaclass=_LikeMask):
+    """Says where an image ends: (H,W) uint8, `INSIDE` on its pixels; whatever a transform fills up with is another."""
+
+    INSIDE = 254  # nobody fills with this: the default is 0, and that of masks 255
 
 
 def size_within(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from hf_fst.data.geometry import brought_together
 from hf_fst.data.images import decode_pixels, file_of
-from hf_fst.data.labels import LabelMap
+from hf_fst.data.labels import IGNORED, LabelMap
 from hf_fst.data.transforms import Padding
 from hf_fst.errors import DataError, UserError
 
@@ -56,7 +56,7 @@ class View(Dataset):
 
     `pixel_values` is float32 (3,H,W), normalized by `transform`; `labels` is int64 (H,W) with train ids and 255 where
     ignored, given only if the dataset has labels and `with_labels` is true (otherwise masks are not even read); `valid`
-    is bool (H,W), False on padding, given where the transform knows.
+    is bool (H,W), False on padding, which has no label, given where the transform knows.
 
     Args:
         dataset: a `datasets.Dataset`; kept as `.dataset`, and its columns that are read, not decoded, as `.stored`.
@@ -108,16 +108,18 @@ class View(Dataset):
     def finish(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None) -> dict[str, torch.Tensor]:
         """Makes model inputs from what `read` gave, with one draw of the transform."""
         if isinstance(self.transform, v2.Transform):
-            padding = Padding(torch.zeros(image.shape[-2:], dtype=torch.uint8))
-            pixel_values, labels, padding = self.transform(image, mask, padding)
-            more = [padding.as_subclass(torch.Tensor) == 0]
+            inside = Padding(torch.full(image.shape[-2:], Padding.INSIDE, dtype=torch.uint8))
+            pixel_values, labels, inside = self.transform(image, mask, inside)
+            more = [inside.as_subclass(torch.Tensor) == Padding.INSIDE]
         else:
             pixel_values, labels, *more = self.transform(image, mask)
         item = {"pixel_values": pixel_values.as_subclass(torch.Tensor).contiguous()}
         if labels is not None:
             item["labels"] = labels.as_subclass(torch.Tensor).long()
         if more:
-            item["valid"] = more[0]
+            item["valid"] = valid = torch.as_tensor(more[0]).bool()
+            if labels is not None:  # torchvision's own transforms fill masks with 0, a class
+                item["labels"] = item["labels"].masked_fill(~valid, IGNORED)
         return item
 
 

@@ -5,6 +5,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from hf_fst.data import DataError, LabelMap, Pairs, View, collate
 from hf_fst.data import transforms as T
@@ -165,10 +167,30 @@ def test_padding_is_told_apart_from_pixels_without_label(tmp_path):
             assert (item["labels"] == 255).sum() == 64 - 24 + (ids == 255).sum()
 
 
+@pytest.mark.parametrize("fill", [0, 255, {tv_tensors.Image: 0, tv_tensors.Mask: 255}])
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda fill: v2.RandomCrop(16, pad_if_needed=True, fill=fill),
+        lambda fill: v2.Pad(3, fill=fill),
+        lambda fill: v2.RandomRotation(45, expand=True, fill=fill),
+        lambda fill: v2.RandomZoomOut(p=1.0, fill=fill),
+        lambda fill: v2.CenterCrop(16),
+    ],
+    ids=["crop", "pad", "rotation", "zoom", "center"],
+)
+def test_what_transforms_of_torchvision_fill_up_with_is_padding_whatever_they_fill(tmp_path, step, fill):
+    made, *_ = make(tmp_path, size=(10, 12))
+    to_floats = v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True)
+    item = View(made, v2.Compose([step(fill), to_floats]))[0]
+    assert item["labels"][~item["valid"]].eq(255).all() and (item["labels"] == 255).sum() == (~item["valid"]).sum() + 1
+    assert 90 <= item["valid"].sum() <= 150 < item["valid"].numel()  # 120 pixels, but for rounding where they turn
+
+
 def test_a_transform_of_ones_own_may_say_what_is_valid(tmp_path):
     made, *_ = make(tmp_path)
-    item = View(made, lambda image, mask: (image.float(), mask, torch.ones(4, 6, dtype=torch.bool)))[0]
-    assert item["valid"].all()
+    item = View(made, lambda image, mask: (image.float(), mask, np.ones((4, 6), np.uint8)))[0]
+    assert item["valid"].dtype == torch.bool and item["valid"].all()
     assert "valid" not in View(made, identity)[0]
 
 

@@ -113,6 +113,8 @@ def test_rectangles_of_labeled_images_are_pasted_with_their_labels():
     inside = pasted["weak_pixel_values"][:, 0] == 5
     assert inside.any() and not inside.all() and not pasted["uncut"]
     assert torch.equal(pasted["corrected_labels"] == 2, inside[:, ::2, ::2])
+    valid = torch.zeros(2, 8, 8, dtype=torch.bool)
+    assert torch.equal(objective.pasted({**batch, "valid": valid})["weak_pixel_values"], images)  # all is padding
     never = CPSLObjective(num_labels=3, reference=network, cut_probability=0.0).pasted(batch)
     assert never["uncut"] and torch.equal(never["weak_pixel_values"], images)
 

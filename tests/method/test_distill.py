@@ -55,6 +55,7 @@ def test_labels_are_of_the_mean_over_the_mirror_image_where_it_is_sure_and_move_
     prepared = DistillObjective(reference=Reader()).prepare(None, batch([9, 9, 9, 9], unlabeled_valid=valid))
     assert prepared["pseudo_labels"].tolist() == [[[255, 1, 1, 1]]]
     assert prepared["mixed_labels"].tolist() == [[[255, 255, 1, 255]]]  # padding is at the right of the mirror image
+    assert prepared["distilled"].tolist() == [[[True, True, True, False]]]
 
 
 @pytest.mark.parametrize("form", ["kl", "coded"])
@@ -67,7 +68,9 @@ def test_the_losses_by_hand(form):
         "labels": torch.full((1, 1, 2), 255),
         "mixed_pixel_values": torch.zeros(1, 3, 1, 2),
         "mixed_labels": torch.tensor([[[1, 255]]]),
-        "reference_logits": -logits,
+        # the second place is padding, which nothing is distilled from
+        "reference_logits": torch.cat([-logits[..., :1], 50 * logits[..., 1:]], dim=3),
+        "distilled": torch.tensor([[[True, False]]]),
     }
     _, found = objective.terms(student, None, prepared, objective.counts(prepared))
     assert found["unlabeled_loss"].item() == pytest.approx(0.5 * math.log(4))

@@ -215,7 +215,10 @@ def test_padding_is_not_learned_from():
         **{"unlabeled_pixel_values": torch.zeros(1, 3, 32, 32), "unlabeled_valid": valid, "progress": 1.0},
     }
     objective = GCTObjective()
+    both = objective.prepare(network, batch)["both_flawed"]
+    maps[1, :, 20:] = 9.0  # flaws of padding, which the others are not measured by
     batch = objective.prepare(network, batch)
+    assert both.any() and torch.equal(batch["both_flawed"][:, :7], both[:, :7])
     assert objective.counts(batch)["seen"] == 32 * 32 + 8 * 32
     assert batch["pseudo_labels"][0, 8:].eq(255).all() and batch["pseudo_confidence"][0, 8:].eq(0).all()
     batch["targets"][:, 1, :, 8:] += 100.0

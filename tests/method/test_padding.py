@@ -45,6 +45,14 @@ def test_class_mix_pastes_onto_padding_and_leaves_the_rest_of_it_ignored():
     assert prepared["mixed_labels"].tolist() == [[[1, 1], [1, 255]]]
 
 
+def test_padding_of_the_labeled_image_is_not_pasted_where_ignored_pixels_are():
+    valid = torch.tensor([[[True, True], [True, False]]])
+    batch = {**BATCH, "labels": torch.full((1, 2, 2), 255), "valid": valid}
+    prepared = ClassMixObjective(num_labels=2, classes_from="batch", **PLAIN).prepare(teacher, batch)
+    assert torch.equal(prepared["mixed_pixel_values"], image([1, 1], [1, -1]))
+    assert prepared["mixed_labels"].tolist() == [[[255, 255], [255, 0]]]
+
+
 def test_cut_mix_does_not_paste_padding():
     unlabeled = torch.cat([image(*[[value] * 8] * 8) for value in (-3, 5)])
     valid = torch.ones(2, 8, 8, dtype=torch.bool)

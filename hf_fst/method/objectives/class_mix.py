@@ -40,6 +40,8 @@ class ClassMixObjective(PseudoLabelObjective):
                 f"{tuple(images.shape[-2:])} pixels; give both the same crop size."
             )
         mask = class_mask(source_labels, self.num_labels, self.classes_from)
+        if "valid" in batch:  # ignored pixels are a class of "batch", padding is none
+            mask = mask & batch["valid"][rows].unsqueeze(1)
         return {
             "mixed_pixel_values": mix(mask, source, images),
             "mixed_labels": mix(mask, source_labels, labels),

@@ -81,10 +81,12 @@ class CPSLObjective(ProDAObjective):
         return batch | self.pasted(batch)
 
     def pasted(self, batch: dict) -> dict:
-        """Rectangles of labeled images, with their labels, on the images that the student sees."""
+        """Rectangles of labeled images, without padding, with their labels, on the images that the student sees."""
         images, size = batch["weak_pixel_values"], batch["corrected_labels"].shape[-2:]
         rows = torch.arange(len(images), device=images.device) % len(batch["labels"])
         mask = cut_mask(len(images), images.shape[-2:], images.device, self.cut_probability, "batch")
+        if "valid" in batch:
+            mask = mask | ~batch["valid"][rows].unsqueeze(1)
         return {
             "weak_pixel_values": mix(mask, images, batch["pixel_values"][rows]),
             "corrected_labels": mix(

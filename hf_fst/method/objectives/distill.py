@@ -14,7 +14,7 @@ from hf_fst.errors import UserError
 from hf_fst.method.losses import IGNORE_INDEX, output_cross_entropy, resize_to
 from hf_fst.method.objectives.base import Objective
 from hf_fst.method.options import option
-from hf_fst.method.prototypes import valid_pixels
+from hf_fst.method.prototypes import at, valid_pixels
 from hf_fst.method.views import strong_view
 
 
@@ -60,13 +60,16 @@ class DistillObjective(Objective):
         view = strong_view(images, self.image_mean, self.image_std)
         moved = view.move(labels.unsqueeze(1).to(images.dtype), "nearest").squeeze(1).long()
         shown = view.shows(valid & (confidence > self.confidence_threshold))
+        logits = self.reference(pixel_values=view.images).logits
+        padding = view.move((~valid).unsqueeze(1).to(images.dtype), "nearest").squeeze(1)
         return batch | {
             "pseudo_labels": labels.masked_fill(~valid, IGNORE_INDEX),
             "pseudo_confidence": confidence.masked_fill(~valid, 0),
             "mixed_pixel_values": view.images,
             "mixed_labels": moved.masked_fill(~shown, IGNORE_INDEX),
             "mixed_weight": shown.to(confidence.dtype),
-            "reference_logits": self.reference(pixel_values=view.images).logits,
+            "reference_logits": logits,
+            "distilled": at(padding, logits.shape[-2:]) < 0.5,
         }
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
@@ -76,12 +79,11 @@ class DistillObjective(Objective):
         )
 
     def counts(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Labeled pixels, pixels with ŷ, and places of the fixed network's logits."""
-        logits = batch["reference_logits"]
+        """Labeled pixels, pixels with ŷ, and places of the fixed network's logits that are no padding."""
         return {
             **super().counts(batch),
             "mixed": self.pixels(batch["mixed_labels"]),
-            "places": torch.tensor(logits[:, 0].numel(), device=logits.device),
+            "places": batch["distilled"].sum(),
         }
 
     def terms(self, student, teacher, batch: dict, totals: dict) -> Iterator[dict[str, torch.Tensor]]:
@@ -100,6 +102,7 @@ class DistillObjective(Objective):
         """KL(q ‖ p), or what the authors compute in its place, of logits (B,C,h,w); a sum over `total`."""
         target = batch["reference_logits"].softmax(dim=1)
         logits = resize_to(logits, target.shape[-2:], self.align_corners)
-        if self.distillation == "coded":
-            return (torch.special.xlogy(target, target) - target * logits.softmax(dim=1)).mean(dim=1).sum() / total
-        return (torch.special.xlogy(target, target) - target * logits.log_softmax(dim=1)).sum() / total
+        coded = self.distillation == "coded"
+        p = logits.softmax(dim=1) if coded else logits.log_softmax(dim=1)
+        divergence = (torch.special.xlogy(target, target) - target * p) * batch["distilled"].unsqueeze(1)
+        return (divergence.mean(dim=1) if coded else divergence).sum() / total.clamp(min=1)

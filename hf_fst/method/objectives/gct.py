@@ -55,12 +55,13 @@ class GCTObjective(Objective):
         labeled, unlabeled = batch["pixel_values"], batch["unlabeled_pixel_values"]
         images, valid, size = torch.cat([labeled, unlabeled]), valid_pixels(batch), labeled.shape[-2:]
         output = teacher(images, **self.forward_options)
-        flaws = tuple(map(handled, output.flaw_maps))
+        seen = torch.cat([batch.get("valid", torch.ones_like(labeled[:, 0], dtype=torch.bool)), valid])
+        flaws = tuple(handled(maps * seen.unsqueeze(1)) for maps in output.flaw_maps)
         targets, both = dynamic_consistency(*self.probabilities(output, size), flaws, self.flaw_threshold)
         labels, confidence = pseudo_labels(output.logits[len(labeled) :], size, self.align_corners)
         return batch | {
             "seen_pixel_values": images,
-            "seen": torch.cat([batch.get("valid", torch.ones_like(labeled[:, 0], dtype=torch.bool)), valid]),
+            "seen": seen,
             "targets": targets,
             "both_flawed": both.squeeze(1),
             "pseudo_labels": labels.masked_fill(~valid, IGNORE_INDEX),
