@@ -28,7 +28,7 @@ from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, scores
 from hf_fst.evaluation.inference import WHOLE, Look, fitting, predict
 from hf_fst.evaluation.machine import hardware, versions
 from hf_fst.evaluation.results import Pictures, write_scores
-from hf_fst.models.loading import load
+from hf_fst.models.loading import class_names, load
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def as_dataset(dataset: Any, split: str, names: list[str]) -> tuple[datasets.Dat
 
 def check_classes(network: PreTrainedModel, label_map: LabelMap | None, name: str) -> list[str]:
     """The class names. Raises `ValueError` where model and dataset differ in their number; warns where names differ."""
-    names = [network.config.id2label[index] for index in range(network.config.num_labels)]
+    names = class_names(network.config)
     if label_map is None or not label_map.names:
         return names
     theirs = list(label_map.names)
@@ -187,8 +187,7 @@ def evaluate_model(
         name = str(model)
     if processor is None:
         raise UserError("A model that is already loaded needs its image processor: give processor too.")
-    given_names = [network.config.id2label[index] for index in range(network.config.num_labels)]
-    dataset, split, labeled = as_dataset(dataset, split, given_names)
+    dataset, split, labeled = as_dataset(dataset, split, class_names(network.config))
     label_map = dataset.features.get("label")
     names = check_classes(network, label_map, name)
     scored = list(range(len(names))) if classes is None else list(classes)

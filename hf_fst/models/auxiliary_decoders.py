@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import can_return_tuple
 
 from .pspnet import PixelShuffleUp
 from .segmentation import SegmentationModel, classifier, classifier_of
@@ -76,13 +77,13 @@ class AuxiliaryDecoders(SegmentationModel):
         whole.network.load_state_dict(network.state_dict())
         return whole
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         all_branches: bool = False,
         perturb: Callable[[str, torch.Tensor, nn.Module], torch.Tensor] | None = None,
-        return_dict: bool | None = None,
     ) -> TwoBranchesOutput | tuple:
         kept: list[torch.Tensor] = []
         hook = classifier_of(self.network).register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
@@ -96,11 +97,9 @@ class AuxiliaryDecoders(SegmentationModel):
             for name, decoder in zip(self.config.perturbations, self.auxiliary_heads, strict=True):
                 seen = kept[0] if perturb is None else perturb(name, kept[0], decoder)
                 branches.append(TwoBranchesOutput(logits=decoder(seen)))
-        output = TwoBranchesOutput(
+        return TwoBranchesOutput(
             loss=output.loss,
             logits=output.logits,
             auxiliary_logits=output.get("auxiliary_logits"),
             branches=branches and tuple(branches),
         )
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()

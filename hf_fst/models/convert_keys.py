@@ -40,6 +40,13 @@ _RESNET_V1C = [
     (r"^backbone\.stem\.", "backbone.body.conv1."),
     (r"^backbone\.layer", "backbone.body.layer"),
 ]
+
+
+def _conv_bn(source: str, target: str, first: int = 0) -> list[tuple[str, str]]:
+    """Convolution and norm, the `first` of a Sequential and the next, to a `ConvBNReLU`."""
+    return [(rf"^{source}\.{first}\.", f"{target}.conv."), (rf"^{source}\.{first + 1}\.", f"{target}.bn.")]
+
+
 _UPERNET_HEADS = [
     (r"^((?:decode|auxiliary)_head\..*)\.bn\.", r"\1.batch_norm."),
     (r"^((?:decode|auxiliary)_head)\.conv_seg\.", r"\1.classifier."),
@@ -181,45 +188,31 @@ def semi_pspnet(state: State) -> State:
             _SEMI_ENCODER,
             (r"^decoder\.psp\.stages\.(\d+)\.1\.", r"decode_head.pyramid.stages.\1.1.conv."),
             (r"^decoder\.psp\.stages\.(\d+)\.2\.", r"decode_head.pyramid.stages.\1.1.bn."),
-            (r"^decoder\.psp\.bottleneck\.0\.", "decode_head.pyramid.bottleneck.conv."),
-            (r"^decoder\.psp\.bottleneck\.1\.", "decode_head.pyramid.bottleneck.bn."),
+            *_conv_bn(r"decoder\.psp\.bottleneck", "decode_head.pyramid.bottleneck"),
             (r"^decoder\.decoder\.", "decode_head.classifier."),
         ],
     )
 
 
-def _numbered_convs(source: str, target: str) -> list[tuple[str, str]]:
-    """Conv, norm, ReLU, dropout, conv, norm, ReLU, dropout, conv in one Sequential to conv blocks with dropout."""
-    return [
-        (rf"^{source}\.0\.", f"{target}.0.conv."),
-        (rf"^{source}\.1\.", f"{target}.0.bn."),
-        (rf"^{source}\.4\.", f"{target}.2.conv."),
-        (rf"^{source}\.5\.", f"{target}.2.bn."),
-        (rf"^{source}\.8\.", f"{target}.4."),
-    ]
-
-
 def semi_deeplabv3plus(state: State) -> State:
     """Deep-stem ResNet, DeepLabV3+ decoder and auxiliary head of U2PL-style checkpoints."""
     branches = [
-        (rf"^decoder\.aspp\.conv{index + 2}\.{position}\.", f"decode_head.aspp.branches.{index}.{part}.")
+        rule
         for index in range(4)
-        for position, part in ((0, "conv"), (1, "bn"))
+        for rule in _conv_bn(rf"decoder\.aspp\.conv{index + 2}", f"decode_head.aspp.branches.{index}")
     ]
     return _rename(
         state,
         [
             _SEMI_ENCODER,
-            (r"^decoder\.aspp\.conv1\.1\.", "decode_head.aspp.image_pool.conv."),
-            (r"^decoder\.aspp\.conv1\.2\.", "decode_head.aspp.image_pool.bn."),
+            *_conv_bn(r"decoder\.aspp\.conv1", "decode_head.aspp.image_pool", 1),
             *branches,
-            (r"^decoder\.head\.0\.", "decode_head.projection.conv."),
-            (r"^decoder\.head\.1\.", "decode_head.projection.bn."),
-            (r"^decoder\.low_conv\.0\.", "decode_head.low_level.conv."),
-            (r"^decoder\.low_conv\.1\.", "decode_head.low_level.bn."),
-            *_numbered_convs(r"decoder\.classifier", "decode_head.classifier"),
-            (r"^auxor\.aux\.0\.", "auxiliary_head.conv.conv."),
-            (r"^auxor\.aux\.1\.", "auxiliary_head.conv.bn."),
+            *_conv_bn(r"decoder\.head", "decode_head.projection"),
+            *_conv_bn(r"decoder\.low_conv", "decode_head.low_level"),
+            *_conv_bn(r"decoder\.classifier", "decode_head.classifier.0"),
+            *_conv_bn(r"decoder\.classifier", "decode_head.classifier.2", 4),
+            (r"^decoder\.classifier\.8\.", "decode_head.classifier.4."),
+            *_conv_bn(r"auxor\.aux", "auxiliary_head.conv"),
             (r"^auxor\.aux\.4\.", "auxiliary_head.classifier."),
         ],
     )
@@ -228,9 +221,7 @@ def semi_deeplabv3plus(state: State) -> State:
 def unimatch_deeplabv3plus(state: State) -> State:
     """Deep-stem ResNet and DeepLabV3+ decoder of UniMatch's checkpoints."""
     branches = [
-        (rf"^head\.b{index}\.{position}\.", f"decode_head.aspp.branches.{index}.{part}.")
-        for index in range(4)
-        for position, part in ((0, "conv"), (1, "bn"))
+        rule for index in range(4) for rule in _conv_bn(rf"head\.b{index}", f"decode_head.aspp.branches.{index}")
     ]
     projection = state["head.project.0.weight"]
     # Theirs concatenates the pooled branch last, ours first.
@@ -240,17 +231,12 @@ def unimatch_deeplabv3plus(state: State) -> State:
         state,
         [
             (r"^backbone\.", "backbone.body."),
-            (r"^head\.b4\.gap\.1\.", "decode_head.aspp.image_pool.conv."),
-            (r"^head\.b4\.gap\.2\.", "decode_head.aspp.image_pool.bn."),
+            *_conv_bn(r"head\.b4\.gap", "decode_head.aspp.image_pool", 1),
             *branches,
-            (r"^head\.project\.0\.", "decode_head.projection.conv."),
-            (r"^head\.project\.1\.", "decode_head.projection.bn."),
-            (r"^reduce\.0\.", "decode_head.low_level.conv."),
-            (r"^reduce\.1\.", "decode_head.low_level.bn."),
-            (r"^fuse\.0\.", "decode_head.classifier.0.conv."),
-            (r"^fuse\.1\.", "decode_head.classifier.0.bn."),
-            (r"^fuse\.3\.", "decode_head.classifier.2.conv."),
-            (r"^fuse\.4\.", "decode_head.classifier.2.bn."),
+            *_conv_bn(r"head\.project", "decode_head.projection"),
+            *_conv_bn(r"reduce", "decode_head.low_level"),
+            *_conv_bn(r"fuse", "decode_head.classifier.0"),
+            *_conv_bn(r"fuse", "decode_head.classifier.2", 3),
             (r"^classifier\.", "decode_head.classifier.4."),
         ],
     )

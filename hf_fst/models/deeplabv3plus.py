@@ -61,22 +61,19 @@ class DeepLabV3PlusHead(nn.Module):
         self.dropout = nn.Dropout2d(config.classifier_dropout_prob)
         self.low_level = ConvBNReLU(in_channels[0], config.low_level_size, bias=config.decoder_bias)
         joined = config.low_level_size + width
-        self.classifier = nn.Sequential(  # two 3x3 convolutions with channel dropout, and the classifier
-            ConvBNReLU(joined, width, 3, bias=config.decoder_bias),
-            nn.Dropout2d(config.classifier_dropout_prob),
-            ConvBNReLU(width, width, 3, bias=config.decoder_bias),
-            nn.Dropout2d(config.classifier_dropout_prob),
-            classifier(width, config.num_labels),
-        )
+        self.classifier = nn.Sequential(*self._convolutions(config, joined), classifier(width, config.num_labels))
         self.representation = None
         if config.representation_size:
             self.representation = nn.Sequential(
-                ConvBNReLU(joined, width, 3, bias=config.decoder_bias),
-                nn.Dropout2d(config.classifier_dropout_prob),
-                ConvBNReLU(width, width, 3, bias=config.decoder_bias),
-                nn.Dropout2d(config.classifier_dropout_prob),
-                nn.Conv2d(width, config.representation_size, 1),
+                *self._convolutions(config, joined), nn.Conv2d(width, config.representation_size, 1)
             )
+
+    @staticmethod
+    def _convolutions(config: DeepLabV3PlusConfig, in_channels: int) -> list[nn.Module]:
+        """Two 3x3 convolutions, each followed by channel dropout."""
+        width, dropout, bias = config.hidden_size, config.classifier_dropout_prob, config.decoder_bias
+        first, second = (ConvBNReLU(channels, width, 3, bias=bias) for channels in (in_channels, width))
+        return [first, nn.Dropout2d(dropout), second, nn.Dropout2d(dropout)]
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         low_level = self.low_level(features[0])

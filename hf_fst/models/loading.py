@@ -66,6 +66,11 @@ def default_processor(config: PreTrainedConfig | None = None) -> SegformerImageP
     return SegformerImageProcessor(do_resize=False, **numbers)
 
 
+def class_names(config: PreTrainedConfig) -> list[str]:
+    """The class names of a network, by id."""
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
+
+
 def saved_processor(model: str | Path, subfolder: str = "", trust_remote_code: bool = False) -> Any | None:
     """The image processor that is saved with a network, for an adapter without one its base's; None if there is none.
 

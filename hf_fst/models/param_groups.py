@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from torch import nn
 from torch.optim import Optimizer
@@ -62,11 +61,7 @@ def poly_factor(
 
 
 def poly_schedule(
-    optimizer: Optimizer,
-    num_training_steps: int,
-    power: float = 1.0,
-    warmup_steps: int = 0,
-    warmup_ratio: float = 1e-6,
+    optimizer: Optimizer, num_training_steps: int, power: float = 1.0, warmup_steps: int = 0
 ) -> LambdaLR:
     """`poly_factor` as a scheduler; every group keeps its own base rate.
 
@@ -75,11 +70,4 @@ def poly_schedule(
     """
     if num_training_steps < 1:
         raise UserError(f"num_training_steps is {num_training_steps}: a schedule needs at least one step.")
-    factor = partial(
-        poly_factor,
-        num_training_steps=num_training_steps,
-        power=power,
-        warmup_steps=warmup_steps,
-        warmup_ratio=warmup_ratio,
-    )
-    return LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, lambda step: poly_factor(step, num_training_steps, power, warmup_steps))

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.utils import can_return_tuple
 
 try:
     from transformers.configuration_utils import SubConfigSpec
@@ -98,12 +99,12 @@ class SegmentationModel(PreTrainedModel):
         """The feature maps of the backbone, finest first: a list of (B,C_i,h_i,w_i)."""
         raise NotImplementedError
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
     ) -> SegmentationOutput | tuple:
         features = self.features(pixel_values)
         logits, pixel_features = self.decode_head(features), None
@@ -123,15 +124,13 @@ class SegmentationModel(PreTrainedModel):
 
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        output = SegmentationOutput(
+        return SegmentationOutput(
             loss=loss,
             logits=logits,
             hidden_states=tuple(features) if output_hidden_states else None,
             auxiliary_logits=auxiliary_logits,
             features=pixel_features,
         )
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
 
     def get_input_embeddings(self) -> None:
         """An image network has no token embeddings; some wrappers (FSDP2 in accelerate) ask all the same."""

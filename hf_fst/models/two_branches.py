@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .daformer import DAFormerConfig, DAFormerForSemanticSegmentation
 from .deeplabv2 import DeepLabV2Config, DeepLabV2ForSemanticSegmentation
@@ -144,12 +144,12 @@ class TwoBranches(SegmentationModel):
         pair.branches[1].load_state_dict(shared, strict=False)
         return pair
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         all_branches: bool = False,
-        return_dict: bool | None = None,
     ) -> TwoBranchesOutput | tuple:
         answer = self.config.answer
         ran = self.branches if all_branches else [self.branches[answer]]
@@ -162,7 +162,7 @@ class TwoBranches(SegmentationModel):
         flaw_maps = detected = None
         if all_branches and self.flaw_detector is not None:
             flaw_maps, detected = self.flaws(pixel_values, outputs)
-        output = TwoBranchesOutput(
+        return TwoBranchesOutput(
             loss=loss,
             logits=own.logits,
             auxiliary_logits=own.get("auxiliary_logits"),
@@ -170,8 +170,6 @@ class TwoBranches(SegmentationModel):
             flaw_maps=flaw_maps,
             detected=detected,
         )
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
 
     def flaws(
         self, pixel_values: torch.Tensor, outputs: tuple[ModelOutput, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForUniversalSegmentation, PreTrainedConfig, PreTrainedModel
+from transformers.utils import can_return_tuple
 
 from .segmentation import SegmentationConfig, SegmentationModel, SegmentationOutput, SubConfigSpec, segmentation_loss
 
@@ -79,12 +80,8 @@ class UniversalSegmenter(SegmentationModel):
         adapter.segmenter = segmenter
         return adapter.train(segmenter.training)
 
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        labels: torch.Tensor | None = None,
-        return_dict: bool | None = None,
-    ) -> SegmentationOutput | tuple:
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> SegmentationOutput | tuple:
         inputs = {"pixel_values": pixel_values}
         if self.config.task_inputs is not None:
             task = torch.tensor(self.config.task_inputs, device=pixel_values.device)
@@ -97,6 +94,4 @@ class UniversalSegmenter(SegmentationModel):
             resized = F.interpolate(logits.exp(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
             resized = resized.clamp(min=torch.finfo(resized.dtype).tiny).log()
             loss = segmentation_loss(resized, labels, self.config.semantic_loss_ignore_index)
-        output = SegmentationOutput(loss=loss, logits=logits)
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if return_dict else output.to_tuple()
+        return SegmentationOutput(loss=loss, logits=logits)

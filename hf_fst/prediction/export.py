@@ -20,7 +20,7 @@ from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.transforms import Normalization
 from hf_fst.errors import RunError, UserError
 from hf_fst.evaluation.inference import aligns_corners, fixed_size, resize_logits
-from hf_fst.models.loading import load, locate
+from hf_fst.models.loading import class_names, load, locate
 from hf_fst.prediction.segmenter import palette_of, revision_of
 
 TOLERANCE = 1e-3  # between the logits of PyTorch and those of onnxruntime
@@ -96,7 +96,7 @@ def export_onnx(
     program = _trace(module, size)
     _forget_traces(program.model)
     program.model.metadata_props.update(
-        metadata(network, normalization, palette_of(model, _names(network)), full_size)
+        metadata(network, normalization, palette_of(model, class_names(network.config)), full_size)
     )
     weights = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -193,10 +193,6 @@ def compare(module: nn.Module, file: Path, size: Sequence[int] | None) -> tuple[
     return difference, same / max(pixels, 1)
 
 
-def _names(network: PreTrainedModel) -> list[str]:
-    return [network.config.id2label[index] for index in range(network.config.num_labels)]
-
-
 def metadata(
     network: PreTrainedModel, normalization: Normalization, palette: np.ndarray, full_size: bool
 ) -> dict[str, str]:
@@ -205,7 +201,7 @@ def metadata(
     `model_type`, `revision` (of the weights)."""
     order = slice(None, None, -1 if normalization.bgr else 1)
     values = {
-        "classes": _names(network),
+        "classes": class_names(network.config),
         "palette": palette.tolist(),
         "image_mean": normalization.mean[order],
         "image_std": normalization.std[order],

@@ -22,7 +22,7 @@ from hf_fst.drawing.overlays import default_palette
 from hf_fst.errors import DataError
 from hf_fst.evaluation.inference import WHOLE, Look, fitting, predict, segment
 from hf_fst.evaluation.runner import Prepare
-from hf_fst.models.loading import load, words
+from hf_fst.models.loading import class_names, load, words
 from hf_fst.publishing.facts import FACTS_FILE, RunFacts
 
 
@@ -67,7 +67,7 @@ class Segmenter:
         self.prepare = Prepare(self.processor, look)
         self.view, self.which = look, which
         self.name = Path(model).resolve().name if Path(model).is_dir() else str(model)
-        self.names = [network.config.id2label[index] for index in range(network.config.num_labels)]
+        self.names = class_names(network.config)
         self.palette = palette_of(model, self.names)
         self.revision = revision_of(self.network)
         self.protocol = look.protocol

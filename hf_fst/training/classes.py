@@ -9,15 +9,11 @@ from transformers.utils import logging
 
 from hf_fst.data.agreement import views_of
 from hf_fst.errors import UserError, printable
+from hf_fst.models.loading import class_names
 
 logger = logging.get_logger(__name__)
 
 SHOWN = 8  # class names in a sentence
-
-
-def names_of(config: PreTrainedConfig) -> list[str]:
-    """Class names in the order of their ids."""
-    return [str(config.id2label[index]) for index in range(config.num_labels)]
 
 
 def follow_names(trainer, model: nn.Module | None) -> None:
@@ -43,7 +39,7 @@ def follow_names(trainer, model: nn.Module | None) -> None:
 
 
 def _follow(model: nn.Module, config: PreTrainedConfig, theirs: list[str], where: str) -> None:
-    own = names_of(config)
+    own = class_names(config)
     plain, wanted = ([_plain(name) for name in names] for names in (own, theirs))
     if plain == wanted:
         return
@@ -58,7 +54,7 @@ def _follow(model: nn.Module, config: PreTrainedConfig, theirs: list[str], where
         )
     if own == placeholders:
         for part in _configs(model):
-            if names_of(part) == placeholders:
+            if class_names(part) == placeholders:
                 part.id2label, part.label2id = dict(enumerate(theirs)), {name: i for i, name in enumerate(theirs)}
         logger.warning("The model does not name its classes; it now has those of %s: %s.", where, _shown(theirs))
     elif sorted(plain) == sorted(wanted):

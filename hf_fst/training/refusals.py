@@ -25,7 +25,8 @@ from hf_fst.evaluation.counting import LABEL_FREE, SCORES, StreamingScores, refu
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.publishing.facts import hub_id
 from hf_fst.training.adapters import is_adapted
-from hf_fst.training.config import NO_DEEPSPEED, FSTConfig
+from hf_fst.training.config import NO_DEEPSPEED
+from hf_fst.training.settings import Settings
 from hf_fst.training.sharding import refuse_sharding
 
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation"
@@ -182,26 +183,6 @@ def refuse_blank_labels(dataset: Dataset, what: str, scored: Sequence[int] | Non
     raise UserError(f"No pixel of the {len(dataset)} {what} images has {wanted}, so there is nothing to score; {cure}")
 
 
-def refuse_args(args) -> None:
-    """Refuse options that are not an `FSTConfig`.
-
-    Raises:
-        ValueError: with what to give.
-    """
-    if not isinstance(args, FSTConfig):
-        raise UserError(f"args is a {type(args).__name__}; give an hf_fst.FSTConfig.")
-
-
-def refuse_no_images(train_dataset) -> None:
-    """Refuse to train on nothing.
-
-    Raises:
-        ValueError: there is no dataset.
-    """
-    if train_dataset is None:
-        raise UserError("Training needs train_dataset: labeled images with `pixel_values` and `labels`.")
-
-
 def refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset, eval_strategy: str = "no") -> None:
     """Refuse datasets without a length for training, dictionaries of splits, images that nothing makes inputs of, and
     evaluations without images.
@@ -295,16 +276,6 @@ def _can_checkpoint(model: nn.Module) -> bool:
     return layers and bool(getattr(model, "supports_gradient_checkpointing", False))
 
 
-def refuse_eval_classes(eval_classes: list[int] | None, num_labels: int) -> None:
-    """Refuse classes that the model does not have.
-
-    Raises:
-        ValueError: an id is too large.
-    """
-    if eval_classes is not None and max(eval_classes) >= num_labels:
-        raise UserError(f"eval_classes is {eval_classes}, but the model has the classes 0 to {num_labels - 1}.")
-
-
 def refuse_objective(
     objective, name: str, network: nn.Module, unlabeled_is_missing: bool, compiled: bool = False
 ) -> None:
@@ -326,24 +297,28 @@ def refuse_objective(
         )
 
 
-def refuse_model(model: nn.Module, objective: str) -> None:
+def refuse_model(model: nn.Module, settings: Settings) -> None:
     """Refuse a model that says itself that it has no per-pixel classes; one that does not say is looked at when used.
 
     Args:
         model: the student, unwrapped.
-        objective: name of what it learns.
+        settings: those in force.
 
     Raises:
-        ValueError: no `config.num_labels`, one class alone, another ignored label than ours, or a declared output without
-            `logits`.
+        UserError: no `config.num_labels`, only one class, none for one of `eval_classes`, another ignored label
+            than ours, or a declared output without `logits`.
     """
     name = type(model).__name__
     if getattr(getattr(model, "config", None), "num_labels", None) is None:
         raise UserError(f"The model is a {name} without config.num_labels; {SEGMENTATION}.")
-    if model.config.num_labels < 2 and objective in OBJECTIVES:  # one of the user's own may learn from one
+    if model.config.num_labels < 2 and settings.objective in OBJECTIVES:  # one of the user's own may learn from one
         raise UserError(
             f"The {name} has only one class, which leaves nothing to learn; give it two, as num_labels=2 with "
             "id2label={0: 'background', 1: ...}."
+        )
+    if settings.eval_classes is not None and max(settings.eval_classes) >= model.config.num_labels:
+        raise UserError(
+            f"eval_classes is {settings.eval_classes}, but the model has the classes 0 to {model.config.num_labels - 1}."
         )
     own = vars(model.config)
     for key in ("semantic_loss_ignore_index", "loss_ignore_index"):

@@ -16,8 +16,10 @@ from hf_fst.data.agreement import following
 from hf_fst.data.pairing import DrawSampler, HandsOnSkipped, collate
 from hf_fst.errors import UserError
 from hf_fst.method.lookahead import Context, Step
+from hf_fst.models.loading import class_names
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
+from hf_fst.training.adapters import keep_base_statistics
 from hf_fst.training.ahead import ahead_of, context_of, dead_workers, in_precision_of, pairs_of, received
 from hf_fst.training.batches import explain_size, refuse_without_labels
 from hf_fst.training.callbacks import callbacks_of, watchers_of
@@ -25,14 +27,7 @@ from hf_fst.training.classes import follow_names
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.evaluation import choose_best, evaluating, of_any_size, scores_of, unscored
 from hf_fst.training.journal import Journal
-from hf_fst.training.networks import (
-    counted_once,
-    master_weights,
-    student_of,
-    teacher_of,
-    training_mode,
-    wrapped_alike,
-)
+from hf_fst.training.networks import counted_once, master_weights, student_of, teacher_of, wrapped_alike
 from hf_fst.training.settings import look_of, objective_of, passes_a_step, resolve
 
 
@@ -96,7 +91,8 @@ class FSTTrainer(Trainer):
         **kwargs,
     ):
         args = FSTConfig() if args is None else args
-        refusals.refuse_args(args)
+        if not isinstance(args, FSTConfig):
+            raise UserError(f"args is a {type(args).__name__}; give an hf_fst.FSTConfig.")
         self._given = rule, objective
         resolve(args, rule, objective)  # what contradicts itself is refused before a download
         args = copy.copy(args)  # `Trainer` writes to its arguments, and the user's may serve another one
@@ -127,8 +123,7 @@ class FSTTrainer(Trainer):
         )
         follow_names(self, self.model)
         refusals.refuse_launch(self)
-        refusals.refuse_model(self.model, self.settings.objective)
-        refusals.refuse_eval_classes(self.settings.eval_classes, self._num_labels())
+        refusals.refuse_model(self.model, self.settings)
         self._reference_model = master_weights(reference_model, args)
         self.learning_objective = self._objective()
         missing = train_dataset is not None and unlabeled_dataset is None
@@ -209,7 +204,8 @@ class FSTTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Pairs of labeled and unlabeled images; each draw has its own seed, whatever the number of workers."""
-        refusals.refuse_no_images(self.train_dataset)
+        if self.train_dataset is None:
+            raise UserError("Training needs train_dataset: labeled images with `pixel_values` and `labels`.")
         self.pairs = pairs_of(self)
         self.draws, self.ahead = DrawSampler(self.pairs), ahead_of(self)
         in_order = {"sampler_fn": lambda _: self.draws, "is_training": True}
@@ -243,7 +239,8 @@ class FSTTrainer(Trainer):
         """
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
-        training_mode(model, self.model)
+        model.train()
+        keep_base_statistics(self.model)
         group = [self._prepare_inputs(batch) for batch in self.group]
         if self.context is None:
             self.context = context_of(self)
@@ -265,8 +262,8 @@ class FSTTrainer(Trainer):
     @property
     def class_names(self) -> list[str]:
         """Names of the classes in the order of their ids, blanks as underscores."""
-        id2label = self.accelerator.unwrap_model(self.model).config.id2label
-        return [str(id2label[i]).replace(" ", "_") for i in range(len(id2label))]
+        config = self.accelerator.unwrap_model(self.model).config
+        return [name.replace(" ", "_") for name in class_names(config)]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Loss and its terms are means over the steps taken, skipped ones apart; health and skipped steps are added."""
