@@ -46,6 +46,17 @@ class DataError(UserError):
         super().__init__(message.rsplit("DataError: ", 1)[-1].strip())
 
 
+def refuse_below(least: int, **numbers: int) -> None:
+    """Refuses numbers, by name, that are less than `least`.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    for name, number in numbers.items():
+        if number < least:
+            raise UserError(f"{name} is {number}, but at least {least} is needed.")
+
+
 def printable(text: str) -> str:
     """The text without the power to move a cursor, change colors or hide: what cannot be printed becomes an escape.
 

@@ -6,7 +6,6 @@ import datasets
 
 from hf_fst.data.files import MASK_SUFFIXES, Row, build, find_folder, find_root, list_files, match
 from hf_fst.data.labels import IGNORED, LabelMap
-from hf_fst.data.sampling import class_pixels
 from hf_fst.data.splits import FOLDER, semi_supervised
 from hf_fst.errors import UserError
 
@@ -66,13 +65,7 @@ def camvid(
         count = len(train) // int(labeled[2:]) if isinstance(labeled, str) else labeled
         if splits is None and seed == 0 and len(train) == 367 and count in FRACTIONS.values():
             splits = FOLDER / "camvid"
-        made["train"], made["unlabeled"] = semi_supervised(
-            train,
-            count,
-            splits,
-            seed,
-            lambda rows: class_pixels(build({"train": rows}, LABELS)["train"], on_bad_image=on_bad_image),
-        )
+        made["train"], made["unlabeled"] = semi_supervised(train, count, splits, seed, LABELS, on_bad_image)
     made["validation"] = list(rows("val").values())
     made["test"] = list(rows("test").values())
     return build(made, LABELS, streaming)

@@ -8,7 +8,6 @@ import datasets
 
 from hf_fst.data.files import MASK_SUFFIXES, Row, build, find_folder, find_root, list_files, match
 from hf_fst.data.labels import IGNORED, LabelMap
-from hf_fst.data.sampling import class_pixels
 from hf_fst.data.splits import semi_supervised
 
 NAMES = (
@@ -16,45 +15,23 @@ NAMES = (
     "train,motorcycle,bicycle"
 ).split(",")
 # Colors of the raw ids 0 (unlabeled) to 33 (bicycle), and 34, the license plate, which only GTA5 files use.
+# fmt: off
 COLORS = [
     *([0, 0, 0] for _ in range(5)),  # unlabeled, ego vehicle, rectification border, out of roi, static
-    *(
-        [111, 74, 0],
-        [81, 0, 81],
-        [128, 64, 128],
-        [244, 35, 232],
-        [250, 170, 160],
-    ),  # dynamic, ground, road, sidewalk, parking
-    *(
-        [230, 150, 140],
-        [70, 70, 70],
-        [102, 102, 156],
-        [190, 153, 153],
-        [180, 165, 180],
-    ),  # rail, building, wall, fence, guard
-    *(
-        [150, 100, 100],
-        [150, 120, 90],
-        [153, 153, 153],
-        [153, 153, 153],
-        [250, 170, 30],
-    ),  # bridge, tunnel, pole x 2, light
-    *(
-        [220, 220, 0],
-        [107, 142, 35],
-        [152, 251, 152],
-        [70, 130, 180],
-        [220, 20, 60],
-    ),  # sign, vegetation, terrain, sky, person
-    *([255, 0, 0], [0, 0, 142], [0, 0, 70], [0, 60, 100], [0, 0, 90]),  # rider, car, truck, bus, caravan
-    *(
-        [0, 0, 110],
-        [0, 80, 100],
-        [0, 0, 230],
-        [119, 11, 32],
-        [0, 0, 142],
-    ),  # trailer, train, motorcycle, bicycle, plate
+    # dynamic, ground, road, sidewalk, parking
+    [111, 74, 0], [81, 0, 81], [128, 64, 128], [244, 35, 232], [250, 170, 160],
+    # rail, building, wall, fence, guard
+    [230, 150, 140], [70, 70, 70], [102, 102, 156], [190, 153, 153], [180, 165, 180],
+    # bridge, tunnel, pole x 2, light
+    [150, 100, 100], [150, 120, 90], [153, 153, 153], [153, 153, 153], [250, 170, 30],
+    # sign, vegetation, terrain, sky, person
+    [220, 220, 0], [107, 142, 35], [152, 251, 152], [70, 130, 180], [220, 20, 60],
+    # rider, car, truck, bus, caravan
+    [255, 0, 0], [0, 0, 142], [0, 0, 70], [0, 60, 100], [0, 0, 90],
+    # trailer, train, motorcycle, bicycle, plate
+    [0, 0, 110], [0, 80, 100], [0, 0, 230], [119, 11, 32], [0, 0, 142],
 ]
+# fmt: on
 RAW_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]  # by train id
 PALETTE = [COLORS[raw] for raw in RAW_IDS]
 ID_MAP = [RAW_IDS.index(raw) if raw in RAW_IDS else IGNORED for raw in range(34)]
@@ -121,12 +98,7 @@ def cityscapes(
     made = {"train": list(rows["train"].values())}
     if labeled is not None:
         made["train"], made["unlabeled"] = semi_supervised(
-            rows["train"],
-            labeled,
-            splits,
-            seed,
-            lambda chosen: class_pixels(build({"train": chosen}, label_map)["train"], on_bad_image=on_bad_image),
-            _to_id,
+            rows["train"], labeled, splits, seed, label_map, on_bad_image, _to_id
         )
     made["validation"] = list(rows["val"].values())
     if (root / "leftImg8bit/test").is_dir():

@@ -36,15 +36,20 @@ def read_json(path: str | Path):
         raise UserError(f"{path} is not valid JSON ({error}).") from error
 
 
-def read_id2label(given: str | Path | list | dict) -> list[str]:
-    """Reads the class names, by id: `{"0": "road", "1": "car"}`, `["road", "car"]`, a JSON file of either, or a text file
-    (`.txt`) with a name in each line.
+def read_id2label(given: str | Path | Sequence | dict, source: str = "id2label") -> list[str]:
+    """The class names, by id.
 
-    Raises `FileNotFoundError` or `ValueError` in one sentence.
+    Args:
+        given: `{"0": "road", "1": "car"}`, `["road", "car"]`, a JSON file of either, or a text file (`.txt`) with a name
+            in each line.
+        source: what to call names that come from no file, in errors.
+
+    Raises:
+        UserError: the file is missing, or this is not a name for each id from 0 on.
     """
-    if isinstance(given, list | dict):
-        path = "id2label"
-        content = {str(key): name for key, name in given.items()} if isinstance(given, dict) else given
+    if isinstance(given, list | tuple | dict):
+        path = source
+        content = {str(key): name for key, name in given.items()} if isinstance(given, dict) else list(given)
     else:
         path = Path(given)
         if not path.is_file():

@@ -151,13 +151,4 @@ def _names(names: list[str] | dict | str | None, feature: datasets.Image, data_d
         names = str(Path(data_dir) / "id2label.json")
     if names is None:
         raise UserError("The masks have no class names; give names as a list or as the path of an id2label.json.")
-    if isinstance(names, str):
-        return read_id2label(names)
-    if not names:
-        raise UserError("names is empty; name one class at least, as a list or as the path of an id2label.json.")
-    if isinstance(names, dict):
-        by_id = {int(key): name for key, name in names.items()}
-        if set(by_id) != set(range(len(by_id))):
-            raise UserError(f"names has the ids {sorted(by_id)}, but it must have 0 to {len(by_id) - 1}.")
-        return [by_id[i] for i in range(len(by_id))]
-    return list(names)
+    return read_id2label(names, "names")

@@ -178,12 +178,8 @@ def _unread_tiff(content: bytes, name: str) -> str:
     )
 
 
-def decode_image(value: dict, token_per_repo_id: dict | None = None) -> tuple[PIL.Image.Image, int]:
+def decode_image(value: dict) -> tuple[PIL.Image.Image, int]:
     """Decodes a stored image `{"path", "bytes"}`.
-
-    Args:
-        value: the stored form.
-        token_per_repo_id: of private repositories on the Hub.
 
     Returns: the upright picture in mode "RGB", and the EXIF orientation (1 to 8) in which it is stored.
 
@@ -191,7 +187,7 @@ def decode_image(value: dict, token_per_repo_id: dict | None = None) -> tuple[PI
         DataError: the file is missing, broken or too large, or its pixels could be read in more than one way.
     """
     with named(value):
-        opened = open_header(read_bytes(value, token_per_repo_id), value)
+        opened = open_header(read_bytes(value), value)
         picture = opened.upright()
         return _as_rgb(opened, picture), opened.orientation
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Sampler
 
 from hf_fst.data.items import tidy
 from hf_fst.data.labels import IGNORED
-from hf_fst.errors import DataError, UserError
+from hf_fst.errors import DataError, UserError, refuse_below
 
 # What a random number is for; the first word after the seed, so that no two uses share a stream.
 _LABELED, _UNLABELED, _AUGMENT, _AHEAD, _AGAIN = range(5)
@@ -84,13 +84,8 @@ class Pairs(Dataset):
             raise UserError("The labeled set is empty; give at least one labeled image.")
         if unlabeled is not None and len(unlabeled) == 0:
             raise UserError("The unlabeled set is empty; give at least one unlabeled image, or None to train without.")
-        for name, number, least in (
-            ("seed", seed, 0),
-            ("unlabeled_per_labeled", unlabeled_per_labeled, 1),
-            ("multiple_of", multiple_of, 1),
-        ):
-            if number < least:
-                raise UserError(f"{name} is {number}, but it must be at least {least}.")
+        refuse_below(0, seed=seed)
+        refuse_below(1, unlabeled_per_labeled=unlabeled_per_labeled, multiple_of=multiple_of)
         self.labeled, self.unlabeled = labeled, unlabeled
         self.seed, self.unlabeled_per_labeled, self.num_labels = seed, unlabeled_per_labeled, num_labels
         self.partner = partner

@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from hf_fst.data.files import SUFFIXES, Row, pick, read_text
+from hf_fst.data.files import SUFFIXES, Row, build, pick, read_text
+from hf_fst.data.labels import LabelMap
+from hf_fst.data.sampling import class_pixels
 from hf_fst.errors import MissingError, UserError
 
 FOLDER = Path(__file__).parent / "splits"
@@ -101,7 +103,8 @@ def semi_supervised(
     count: int,
     folder: str | Path | None,
     seed: int,
-    presence: Callable[[list[Row]], np.ndarray],
+    label_map: LabelMap,
+    on_bad_image: str = "stop",
     to_id: Callable[[str], str] | None = None,
     pool: Sequence[str] | None = None,
 ) -> tuple[list[Row], list[Row]]:
@@ -113,7 +116,8 @@ def semi_supervised(
         folder: holds `<count>/labeled.txt` and `<count>/unlabeled.txt` (or the two themselves); None makes a nested,
             class-covering split instead.
         seed: of the split that is made.
-        presence: gives (N,C), whether an image has a class; called only to make a split, since it may read every mask.
+        label_map: of the masks, which are read only to make a split.
+        on_bad_image: "stop" or "skip", where the mask of an image that may be chosen cannot be read.
         to_id: turns a line of a list into an id; None finds it by the end of its path.
         pool: ids from which labeled images are chosen; None for all. The others are unlabeled.
 
@@ -133,7 +137,8 @@ def semi_supervised(
         raise UserError(f"{count} labeled images are asked for, but 1 to {most} can be chosen here.")
     if count < len(pool):
         chosen = pick(rows, pool, "The list of images to choose from")
-        pool = nested_order(pool, presence(chosen), seed, count)[:count]
+        presence = class_pixels(build({"train": chosen}, label_map)["train"], on_bad_image=on_bad_image)
+        pool = nested_order(pool, presence, seed, count)[:count]
     labeled = set(pool)
     return (
         [row for name, row in rows.items() if name in labeled],

@@ -8,7 +8,6 @@ import datasets
 
 from hf_fst.data.files import Row, build, find_folder, find_root, list_files
 from hf_fst.data.labels import LabelMap
-from hf_fst.data.sampling import class_pixels
 from hf_fst.data.splits import find_id, read_list, semi_supervised
 from hf_fst.errors import MissingError, UserError
 
@@ -99,12 +98,7 @@ def voc(
             raise UserError(f"pool is {pool!r}; give 'classic' or 'augmented'.")
         classic = pool == "classic" or (pool is None and labeled in CLASSIC)
         made["train"], made["unlabeled"] = semi_supervised(
-            train,
-            labeled,
-            splits,
-            seed,
-            lambda chosen: class_pixels(build({"train": chosen}, LABELS)["train"], on_bad_image=on_bad_image),
-            pool=train_ids if classic else None,
+            train, labeled, splits, seed, LABELS, on_bad_image, pool=train_ids if classic else None
         )
     made["validation"] = list(_rows(val_ids, images, val_masks, root).values())
     return build(made, LABELS, streaming)

@@ -247,13 +247,9 @@ def class_bars(
         for position, value in zip(positions + offset, values, strict=True):
             text, look = (f"{100 * value:.1f}", "#222222") if math.isfinite(value) else ("absent", "#777777")
             axes.text(np.nan_to_num(value) + 0.008, position, text, va="center", fontsize=8.5, color=look)
-    axes.set_yticks(positions, [*map(in_a_picture, in_brackets(names, scored))], fontsize=10.5)
-    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1.08)
     axes.set_xticks(np.linspace(0, 1, 6))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
-    axes.set_xlabel("IoU (%)", fontsize=10)
-    _style_bars(axes, in_a_picture(title))
+    _style_bars(axes, in_brackets(names, scored), "IoU (%)", in_a_picture(title))
     figure.savefig(path)
 
 
@@ -306,16 +302,16 @@ def sampling_bars(
         for position, value in zip(positions + offset, values, strict=True):
             text = "< 0.01" if 0 < value < 1e-4 else f"{100 * value:.{1 if value == 0 or value >= 0.1 else 2}f}"
             axes.text(value + 0.01 * largest, position, text, va="center", fontsize=8.5, color="#222222")
-    axes.set_yticks(positions, [*map(in_a_picture, names)], fontsize=10.5)
-    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 1.1 * largest)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
-    axes.set_xlabel("share (%)", fontsize=10)
-    _style_bars(axes, "How frequent and how often drawn each class is")
+    _style_bars(axes, names, "share (%)", "How frequent and how often drawn each class is")
     figure.savefig(path)
 
 
-def _style_bars(axes: Axes, title: str) -> None:
+def _style_bars(axes: Axes, names: Sequence[str], label: str, title: str) -> None:
+    axes.set_yticks(np.arange(len(names)), [*map(in_a_picture, names)], fontsize=10.5)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=""))
+    axes.set_xlabel(label, fontsize=10)
     axes.set_title(title, fontsize=12, fontweight="bold", loc="left", pad=24)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.7)
     axes.set_axisbelow(True)

@@ -22,7 +22,7 @@ from hf_fst.data.labels import LabelMap
 from hf_fst.data.pairing import collate
 from hf_fst.data.transforms import Normalization, PadTo, ResizeWithin
 from hf_fst.data.views import View
-from hf_fst.errors import UserError, printable
+from hf_fst.errors import UserError, printable, refuse_below
 from hf_fst.evaluation.boundary import BoundaryIoU
 from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, scores
 from hf_fst.evaluation.inference import WHOLE, Look, fitting, predict
@@ -171,8 +171,7 @@ def evaluate_model(
     Raises:
         ValueError, FileNotFoundError: for options, models, and data that do not fit, each with what to do.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}, but at least 1 is needed.")
+    refuse_below(1, batch_size=batch_size)
     if isinstance(classes, str):
         if classes not in CLASS_LISTS:
             raise UserError(f"There is no class list {classes!r}: choose one of {', '.join(CLASS_LISTS)}.")

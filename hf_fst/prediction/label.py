@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from hf_fst.data.images import read_bytes
 from hf_fst.data.labels import IGNORED
-from hf_fst.errors import DataError, UserError
+from hf_fst.errors import DataError, UserError, refuse_below
 from hf_fst.evaluation.inference import WHOLE, Look
 from hf_fst.prediction.files import claimed, write_json, write_whole
 from hf_fst.prediction.segmenter import Segmenter, ahead, batches, one_by_one_if_it_fails
@@ -109,13 +109,8 @@ def label_collection(
     """
     if not 0 <= confidence_threshold <= 1:
         raise UserError(f"confidence_threshold is {confidence_threshold}; use a number from 0 to 1.")
-    for name, value, least in (
-        ("shard_size", shard_size, 1),
-        ("batch_size", batch_size, 1),
-        ("num_workers", num_workers, 0),
-    ):
-        if value < least:
-            raise UserError(f"{name} is {value}, but at least {least} is needed.")
+    refuse_below(1, shard_size=shard_size, batch_size=batch_size)
+    refuse_below(0, num_workers=num_workers)
     output = Path(output)
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     segmenter = Segmenter(model, which, look=look, device=state.device, trust_remote_code=trust_remote_code)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from hf_fst.data.files import SUFFIXES
 from hf_fst.drawing.overlays import labels_in, overlay, with_legend
-from hf_fst.errors import DataError, UserError
+from hf_fst.errors import DataError, refuse_below
 from hf_fst.evaluation.inference import WHOLE, Look
 from hf_fst.prediction.files import claimed, list_inputs, output_names, stamp, write_whole
 from hf_fst.prediction.segmenter import Picture, Segmenter, ahead, batches, one_by_one_if_it_fails
@@ -79,10 +79,8 @@ def predict_files(
         ValueError, FileNotFoundError: for options, models and folders that do not fit.
         RuntimeError: where a file cannot be written, or a video needs an extra that is not installed.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}, but at least 1 is needed.")
-    if num_workers < 0:
-        raise UserError(f"num_workers is {num_workers}, but at least 0 is needed.")
+    refuse_below(1, batch_size=batch_size)
+    refuse_below(0, num_workers=num_workers)
     source, output = Path(source), Path(output)
     owned = [PREDICTIONS, OVERLAYS, VIDEOS]
     files, others, unusable = list_inputs(source, SUFFIXES + VIDEO_SUFFIXES, skip=[output / name for name in owned])

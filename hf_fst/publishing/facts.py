@@ -276,13 +276,8 @@ class RunFacts:
             raise MissingError(f"{directory} has no {FACTS_FILE}, which training writes at its end.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            for name, kind in {
-                "rule": str,
-                "objective": str,
-                "architecture": str,
-                "classes": list,
-                "steps": int,
-            }.items():
+            kinds = {"rule": str, "objective": str, "architecture": str, "classes": list, "steps": int}
+            for name, kind in kinds.items():
                 if not isinstance(content[name], kind):
                     raise TypeError(f"{name} is {content[name]!r}")
             content["labeled"] = DatasetFacts(**content["labeled"])

@@ -134,7 +134,10 @@ def test_wrong_input_is_one_sentence(tmp_path):
             place,
             {"image": "photo"},
         ),
-        "names has the ids [0, 2], but it must have 0 to 1.": (place, {"image": "photo", "names": {0: "a", 2: "b"}}),
+        'names must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"].': (
+            place,
+            {"image": "photo", "names": {0: "a", 2: "b"}},
+        ),
     }
     for message, (data_dir, options) in cases.items():
         with pytest.raises(ValueError) as caught:

@@ -191,10 +191,10 @@ def test_collate_gives_lists_where_sizes_differ():
             lambda: Pairs(Numbered(1), Numbered(0)),
             "The unlabeled set is empty; give at least one unlabeled image, or None to train without.",
         ),
-        (lambda: Pairs(Numbered(1), seed=-1), "seed is -1, but it must be at least 0."),
+        (lambda: Pairs(Numbered(1), seed=-1), "seed is -1, but at least 0 is needed."),
         (
             lambda: Pairs(Numbered(1), unlabeled_per_labeled=0),
-            "unlabeled_per_labeled is 0, but it must be at least 1.",
+            "unlabeled_per_labeled is 0, but at least 1 is needed.",
         ),
         (
             lambda: Pairs(Numbered(1, labels=False))[0],

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 import datasets
 from PIL import Image
 
+from hf_fst.data.cityscapes import NAMES as CITYSCAPES
+from hf_fst.data.cityscapes import PALETTE as CITYSCAPES_PALETTE
 from hf_fst.data.labels import LabelMap
 from hf_fst.errors import UserError
 
@@ -21,18 +23,7 @@ from .look import LOOKS
 from .scene import SPLITS, draw
 
 NAMES = ["road", "sidewalk", "building", "fence", "pole", "traffic sign", "vegetation", "sky", "person", "car"]
-PALETTE = [  # that of Cityscapes
-    [128, 64, 128],
-    [244, 35, 232],
-    [70, 70, 70],
-    [190, 153, 153],
-    [153, 153, 153],
-    [220, 220, 0],
-    [107, 142, 35],
-    [70, 130, 180],
-    [220, 20, 60],
-    [0, 0, 142],
-]
+PALETTE = [CITYSCAPES_PALETTE[CITYSCAPES.index(name)] for name in NAMES]
 SIDES = (32, 4096)  # pixels; below, signs and people are smaller than a pixel
 DRAWING = 2  # part of the cache's key: raise it with every change that changes a picture
 
