@@ -56,7 +56,7 @@ def load(
         streaming: gives a `datasets.IterableDatasetDict`.
         options: those of the dataset's function.
 
-    Raises `ValueError` for an unknown name or option, `FileNotFoundError` where a part of the dataset is missing.
+    Raises `UserError` for an unknown name or option, `MissingError` where a part of the dataset is missing.
     """
     if name not in DATASETS:
         hint = did_you_mean(name, DATASETS) or f"choose one of {', '.join(sorted(DATASETS))}."

@@ -1,4 +1,4 @@
-"""What is known of each dataset without its files: its classes and what a model card says about it."""
+"""What is known about each dataset without its files: its classes, and what a model card says about it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hf_fst.data.voc import NAMES as VOC
 
 @dataclass(frozen=True)
 class About:
-    """A dataset in words.
+    """A dataset, as a model card describes it.
 
     Args:
-        title: its name for people.
-        classes: the names of its classes; None where its files say them.
-        license: of the data, where it has a plain one.
-        source: web address of its home.
-        note: a sentence on its limits.
+        title: display name.
+        classes: names of its classes; None if they come with the files.
+        license: of the data, if it has one.
+        source: URL of its home page.
+        note: a sentence about its limitations.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Datasets that normalize as one image processor does, and the views that they are made of."""
+"""Keeps the normalization of datasets in step with the image processor, and finds the views in a dataset."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from hf_fst.data.transforms import CenterCrop, Evaluation, Normalization, Normal
 from hf_fst.data.views import View
 from hf_fst.errors import UserError
 
-# the attribute under which a dataset holds what it is made of
+# the attribute that holds the parts of a dataset or a transform
 INNER = {View: "transform", RareClasses: "view", Sources: "sources", ConcatDataset: "datasets", Subset: "dataset"}
 INNER |= {v2.Compose: "transforms", Evaluation: "steps", CenterCrop: "steps"}
 
 
 def _normalizing(thing: Any) -> Iterator[Normalize | v2.Normalize]:
-    """The steps that normalize, wherever in a dataset or a transform, as far as they can be found."""
+    """All normalization steps that can be found in a dataset or a transform."""
     if isinstance(thing, (Normalize, v2.Normalize)):
         yield thing
     for part in _parts(thing):
@@ -34,7 +34,7 @@ def _parts(thing: Any) -> list:
 
 
 def views_of(dataset: Any) -> Iterator[View]:
-    """The views that a dataset, or a dict of datasets, is made of, as far as they can be found."""
+    """All views that can be found in a dataset or a dict of datasets."""
     if isinstance(dataset, View):
         yield dataset
         return
@@ -43,7 +43,7 @@ def views_of(dataset: Any) -> Iterator[View]:
 
 
 def stated(dataset: Any) -> list[Normalization]:
-    """The numbers that the transforms of a dataset were given, as far as they can be seen."""
+    """The normalizations that the transforms of a dataset were given, as far as they can be found."""
     return [
         Normalization(tuple(step.mean), tuple(step.std)) if isinstance(step, v2.Normalize) else step.given
         for step in _normalizing(dataset)
@@ -52,15 +52,15 @@ def stated(dataset: Any) -> list[Normalization]:
 
 
 def following(dataset: Any, normalization: Normalization, name: str = "") -> Any:
-    """The dataset, or a copy of it, whose transforms without numbers of their own have these.
+    """The dataset, or a copy whose transforms use this normalization where they were given none.
 
     Args:
-        dataset: one of ours, or made of such, or a dict of such; any other is left alone.
+        dataset: one of ours, one composed of them, or a dict of them; any other is returned as it is.
         normalization: of the image processor that is saved with the network.
-        name: of the dataset, for the sentence; the keys of a dict go with it.
+        name: of the dataset, for errors; the keys of a dict are added.
 
     Raises:
-        UserError: the transforms were given other numbers.
+        UserError: the transforms were given another normalization.
     """
     if isinstance(dataset, dict):
         names = {key: f"{name}[{key!r}]" if name else key for key in dataset}
@@ -72,7 +72,7 @@ def following(dataset: Any, normalization: Normalization, name: str = "") -> Any
                 f"the model says {_words(normalization)}; give both the same: pass the processor to the transforms, as "
                 "training(512, processor=processor), and to the trainer, as processing_class=processor."
             )
-    if normalization == Normalization():  # what a transform without numbers takes anyway
+    if normalization == Normalization():  # the default of a transform
         return dataset
     return _copied(dataset, normalization)
 

@@ -1,4 +1,4 @@
-"""Work on every file of a dataset, done once: in several processes, with a bar, and kept until a file changes."""
+"""Computes something for every file of a dataset once, in several processes; cached until a file changes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def map_files(
     cache_dir: str | Path | None = None,
     **arguments,
 ) -> datasets.Dataset:
-    """What a function makes of every row; made again where a file, the order or an argument changes.
+    """Applies a function to every row; cached until a file, the order or an argument changes.
 
     Args:
         stored: columns of images that are not decoded.
-        function: takes a row, its index and `arguments`, and gives the columns of `features`.
+        function: takes a row, its index and `arguments`, and returns the columns of `features`.
         features: of the result.
-        name: of the result, for the name of the kept file.
-        desc: beside the bar.
-        num_proc: processes; None for one a core, and one for small sets.
-        cache_dir: where results are kept; None for the folder `hf_fst` in the cache of `datasets`.
+        name: of the result, part of the cache file's name.
+        desc: label of the progress bar.
+        num_proc: number of processes; None for one per core, or one for small sets.
+        cache_dir: directory of the cache; None for `hf_fst` in the cache of `datasets`.
         arguments: data classes or None.
     """
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_fst")
@@ -52,9 +52,9 @@ def map_files(
 
 
 def _key(stored: datasets.Dataset, features: datasets.Features, arguments: dict) -> str:
-    """A name for a result: the same only for the same files (path, size, times), arguments and columns of the result.
+    """The cache key: depends on the files (path, size, times), the arguments and the columns of the result.
 
-    Another version of the package may make other columns.
+    The columns may differ between versions of the package.
     """
     plain = {name: value and dataclasses.asdict(value) for name, value in arguments.items()}
     digest = hashlib.sha256(json.dumps([plain, features.to_dict()], sort_keys=True).encode())

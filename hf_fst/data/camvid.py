@@ -45,10 +45,12 @@ def camvid(
         seed: of the choice of labeled images. Seed 0 with all 367 images is listed in `splits/camvid/`; others are
             made: nested, every class among the smallest.
         splits: a folder with own lists, `N/labeled.txt` and `N/unlabeled.txt` for `labeled` = N.
-        on_bad_image: "stop" or "skip", where the mask of an image that may be chosen cannot be read.
-        streaming: gives iterable datasets.
+        on_bad_image: "stop" or "skip", if the mask of an image that may be chosen cannot be read.
+        streaming: returns iterable datasets.
 
-    Raises `FileNotFoundError` for a missing part, `ValueError` for files without a partner or a wrong `labeled`.
+    Raises:
+        MissingError: a folder or file is missing.
+        UserError: a file has no partner, or `labeled` is wrong.
     """
     root = find_root(data_dir, LAYOUT)
 

@@ -68,10 +68,12 @@ def cityscapes(
             `leftImg8bit/train/<city>/<name>_leftImg8bit.png` (or name) a line; None makes a split: seeded, nested,
             with every class.
         seed: of the split that is made.
-        on_bad_image: "stop" or "skip", where the mask of an image that may be chosen cannot be read.
-        streaming: gives iterable datasets.
+        on_bad_image: "stop" or "skip", if the mask of an image that may be chosen cannot be read.
+        streaming: returns iterable datasets.
 
-    Raises `FileNotFoundError` for a missing part, `ValueError` for files without a partner or wrong lists.
+    Raises:
+        MissingError: a folder or file is missing.
+        UserError: a file has no partner, or a list is wrong.
     """
     root = find_root(data_dir, LAYOUT)
 

@@ -25,33 +25,33 @@ SPLITS = {
 }
 
 Row = tuple[Path, Path | None]
-OTHER_KIND = "a file of another kind"  # why most files of a folder are not used; any other reason is a fault
+OTHER_KIND = "a file of another kind"  # the usual reason why a file is not used; any other is an error
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder or a split of this name is, None for none."""
+    """The split that a folder or split name stands for; None if it is none."""
     return next((split for split, names in SPLITS.items() if name.lower() in names), None)
 
 
 @dataclass
 class Walk:
-    """What a folder holds: files of the wanted kinds, and `unused`, everything else, with the reason."""
+    """The files found in a folder, and in `unused` everything else with the reason."""
 
     files: list[Path] = field(default_factory=list)
     unused: dict[Path, str] = field(default_factory=dict)
 
 
 def walk(root: Path, endings: Sequence[str] = SUFFIXES, skip: Iterable[Path] = (), nested: bool = True) -> Walk:
-    """Finds files in a folder and the folders in it, in the order of their paths; hidden ones are left out.
+    """Finds files in a folder and its subfolders, sorted by path, without hidden ones.
 
-    A folder is seen once, however many links lead to it, and under its own name where it lies inside `root`; so a loop of
-    links ends. Only regular files are taken.
+    Each folder is visited once, however many links lead to it, under its own name if it is inside `root`; so loops of
+    links end. Only regular files count.
 
     Args:
         root: the folder.
         endings: of wanted files, in lower case; "" takes all.
-        skip: folders that are not looked into.
-        nested: whether to look into folders; if not, they are `unused`.
+        skip: folders to leave out.
+        nested: whether to search subfolders; if not, they are `unused`.
     """
     found = Walk()
     skipped = {folder.resolve() for folder in skip}
@@ -93,14 +93,14 @@ def _sort_in(found: Walk, path: Path, endings: Sequence[str], root: Path) -> Non
     else:
         try:
             path.relative_to(root).as_posix().encode()
-        except UnicodeEncodeError:  # bytes that are no text cannot be written into a table
+        except UnicodeEncodeError:  # bytes that are not text cannot be stored in a table
             found.unused[path] = "its name is no text"
         else:
             found.files.append(path)
 
 
 def tell_unused(unused: dict[Path, str], root: Path) -> None:
-    """Warns once of what lies in a dataset's folder and is not used, with the first few names of each reason."""
+    """Warns about files in a dataset's folder that are not used, with the first few names for each reason."""
     reasons: dict[str, list[str]] = {}
     for path, reason in unused.items():
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
@@ -111,7 +111,7 @@ def tell_unused(unused: dict[Path, str], root: Path) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """Reads text in UTF-8 or UTF-16, with or without a byte order mark. Raises `ValueError` for other encodings."""
+    """Reads text in UTF-8 or UTF-16, with or without a byte order mark. Raises `UserError` for other encodings."""
     content = Path(path).read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
@@ -126,7 +126,7 @@ def read_text(path: str | Path) -> str:
 
 
 def find_root(data_dir: str | Path | None, layout: str) -> Path:
-    """Gives the folder of a dataset. Raises `ValueError` where none is named, `FileNotFoundError` where it is missing."""
+    """Returns the folder of a dataset. Raises `UserError` if none is named or it is missing."""
     if data_dir is None:
         raise UserError(f"data_dir is missing; name the folder that holds {layout}.")
     root = Path(data_dir).expanduser()
@@ -136,7 +136,7 @@ def find_root(data_dir: str | Path | None, layout: str) -> Path:
 
 
 def find_folder(root: Path, relative: str, layout: str) -> Path:
-    """Gives a folder inside `root`. Raises `FileNotFoundError`, naming the expected layout, where it is missing."""
+    """Returns a folder inside `root`. Raises `MissingError`, naming the expected layout, if it is missing."""
     folder = root / relative
     if not folder.is_dir():
         raise MissingError(f"There is no folder {folder}; {root} must hold {layout}.")
@@ -153,19 +153,21 @@ def list_files(
     but: str = "",
     unused: dict[Path, str] | None = None,
 ) -> dict[str, Path]:
-    """Lists files by id, sorted: the path under `folder` without `ending` and suffix, in one Unicode form (NFC).
+    """Lists files by id, sorted. An id is the path under `folder` without `ending` and suffix, in Unicode form NFC.
 
     Args:
-        folder: where they lie, the folders in it included.
+        folder: where to look, subfolders included.
         layout: what is expected there, for errors.
-        ending: of the names before the suffix.
+        ending: of the names, before the suffix.
         suffixes: in lower case.
-        nested: whether to look into folders.
-        skip: folders that are not looked into.
-        but: an ending of names that are left out, such as that of masks beside their images.
-        unused: takes up what is not used, if given.
+        nested: whether to search subfolders.
+        skip: folders to leave out.
+        but: leaves out names with this ending, such as masks stored beside their images.
+        unused: if given, collects what is not used.
 
-    Raises `FileNotFoundError` where there is none, `ValueError` where two files have the same id.
+    Raises:
+        MissingError: there are no such files.
+        UserError: two files have the same id.
     """
     endings = [f"{ending.lower()}{suffix}" for suffix in suffixes]
     walked = walk(folder, endings, skip, nested)
@@ -201,7 +203,7 @@ def match(images: dict[str, Path], masks: dict[str, Path], layout: str) -> list[
 
 
 def pick(rows: dict[str, Row], ids: Iterable[str], source: str) -> list[Row]:
-    """Picks rows by id, in the order of `ids`. Raises `ValueError`, naming the first that is missing and its list."""
+    """Picks rows by id, in the order of `ids`. Raises `UserError`, naming the first that is missing and its list."""
     picked = []
     for name in ids:
         if name not in rows:
@@ -215,7 +217,8 @@ def build(
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
     """Makes the dataset dictionary with lazy columns `image` and `label`; splits without masks have no `label`.
 
-    Raises `ValueError` for a split without images.
+    Raises:
+        UserError: a split has no images.
     """
     made = {}
     for split, rows in splits.items():
@@ -232,7 +235,7 @@ def build(
 
 
 def without(files: dict[str, Path], skip: Iterable[str]) -> dict[str, Path]:
-    """Leaves out the ids in `skip`. Raises `ValueError`, naming it, for one that does not exist."""
+    """Leaves out the ids in `skip`. Raises `UserError`, naming it, for one that does not exist."""
     skip = {skip} if isinstance(skip, str) else set(skip)
     unknown = sorted(skip - set(files))
     if unknown:

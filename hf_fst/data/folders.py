@@ -29,7 +29,7 @@ from hf_fst.errors import MissingError, UserError
 
 
 def read_json(path: str | Path):
-    """Reads a JSON file in UTF-8 or UTF-16. Raises `ValueError` in one sentence."""
+    """Reads a JSON file in UTF-8 or UTF-16. Raises `UserError` in one sentence."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -88,26 +88,28 @@ def folder(
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
     """Loads a folder of images and index masks with the same stems, or of images alone.
 
-    `data_dir` holds `images/`, `masks/` and `id2label.json`, which all become `train`; or one folder a split, `train/`,
-    `val/` (`valid/`, `validation/`) and `test/`, above these or inside them. What is there and not used is named in a
-    warning. A mask is lossless (PNG, BMP, TIFF), gray or with a palette whose *indices* are the ids; 255 is ignored.
+    `data_dir` holds `images/`, `masks/` and `id2label.json`, and everything becomes `train`; or there is one folder per
+    split, `train/`, `val/` (`valid/`, `validation/`) and `test/`, above or inside these. Unused files are named in a
+    warning. Masks are lossless (PNG, BMP, TIFF), gray or with a palette whose *indices* are the ids; 255 is ignored.
 
     Args:
         data_dir: the folder.
         images: the folder of images inside it; "." for `data_dir` itself.
         masks: the folder of masks inside it; None for unlabeled images, which need no `id2label`.
-        image_suffix, mask_suffix: how the names of images and masks end after the part that a pair shares, such as
+        image_suffix, mask_suffix: how names of images and masks end after the part that a pair shares, such as
             "_leftImg8bit.png" and "_gtFine_labelIds.png", or ".jpg" and "_mask.png"; None for any usual suffix.
-        nested: whether to look into folders inside `images` and `masks`, which must be the same in both.
-        id2label: the file with the class names, inside `data_dir` or anywhere; or the names, a list or `{id: name}`.
+        nested: whether to search subfolders of `images` and `masks`, which must be the same in both.
+        id2label: a file with the class names, relative to `data_dir`; or the names, as a list or `{id: name}`.
         id_map: train id (or 255) of each raw id, a list or `{raw id: train id}`, as in `LabelMap`.
         colors: an `[r, g, b]` for each raw id, or a JSON file of them, for masks of colors.
-        mask_orientation: of `LabelMap`, for masks beside images that EXIF turns.
+        mask_orientation: see `LabelMap`; for masks of images that EXIF rotates.
         validation_share: share of the images, in [0, 1), that become `validation` where the folder has none.
         seed: of the choice of those.
         streaming: gives iterable datasets.
 
-    Raises `FileNotFoundError` for a missing part, `ValueError` for files without a partner and numbers out of range.
+    Raises:
+        MissingError: a folder or file is missing.
+        UserError: a file has no partner, or a number is out of range.
     """
     alone = "at least one image" if images == "." else f"{images}/"
     parts = alone if masks is None else f"{images}/ and {masks}/ with files of the same stems"
@@ -121,7 +123,7 @@ def folder(
             colors=read_json(root / colors) if isinstance(colors, str) else colors,
             orientation=mask_orientation,
         )
-        if label_map.colors is not None:  # pictures have the colors of the masks
+        if label_map.colors is not None:  # drawings use the colors of the masks
             raw = range(len(names)) if label_map.id_map is None else label_map.id_map
             first = dict(reversed([*zip(raw, label_map.colors, strict=False)]))
             if all(train in first for train in range(len(names))):
@@ -174,7 +176,7 @@ def _ending(suffix: str | None, usual: Sequence[str]) -> tuple[str, Sequence[str
 
 
 def _split_folders(place: Path) -> dict[str, Path]:
-    """The folders in `place` that are named as splits. Raises `ValueError` where two are the same split."""
+    """The folders in `place` named after splits. Raises `UserError` if two stand for the same split."""
     found: dict[str, Path] = {}
     for path in sorted(place.iterdir()) if place.is_dir() else ():
         split = split_of(path.name)
@@ -189,7 +191,7 @@ def _split_folders(place: Path) -> dict[str, Path]:
 def _places(
     root: Path, images: str, masks: str | None, layout: str, unused: dict[Path, str]
 ) -> dict[str, tuple[Path, Path | None]]:
-    """The folders of images and of masks of each split; folders beside them go to `unused`."""
+    """The folders of images and masks of each split; other folders go to `unused`."""
     above, inside = _split_folders(root), _split_folders(root / images) if images != "." else {}
     if "train" in above:
         rest = {path: "a folder that is no split" for path in root.iterdir() if path.is_dir()}

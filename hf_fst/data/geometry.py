@@ -1,4 +1,4 @@
-"""Brings a mask and its image to one orientation where EXIF turns one of the two."""
+"""Aligns a mask with its image where EXIF rotates one of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torchvision.transforms.v2.functional as F
 from hf_fst.errors import DataError
 
 CLEAR = 1.5  # how much stronger the edges under a mask's borders must be in one reading than in the other
-LEAST_BORDER = 16  # pairs of pixels that a decision by edges needs
+LEAST_BORDER = 16  # pairs of pixels needed to decide by edges
 
-# PIL's names for what brings a stored image upright, by EXIF orientation, and what takes it back
+# PIL's transposes that bring a stored image upright, by EXIF orientation, and their inverses
 TURNS = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
@@ -33,19 +33,19 @@ def brought_together(
     orientation: str | None,
     names: tuple[str, str],
 ) -> PIL.Image.Image:
-    """Turns a mask so that it lies on its upright image.
+    """Rotates a mask to match its upright image.
 
-    A mask may be stored upright beside an image that EXIF turns, or lie on the pixels as the image stores them, or carry
-    a tag of its own. The sizes tell which. Where they agree in several ways, borders of classes must lie on edges of the
-    image in one way clearly more than in the others.
+    A mask may be stored upright beside an image that EXIF rotates, may match the pixels as the image stores them, or may
+    have an EXIF tag of its own. The sizes tell which. If several readings fit, class borders must match image edges
+    clearly better in one of them.
 
     Args:
-        labels: the mask, turned by its own EXIF orientation `stored_as` (1 to 8).
+        labels: the mask, rotated by its own EXIF orientation `stored_as` (1 to 8).
         stored_as: that orientation.
         picture: the upright image, (3,H,W) uint8.
         turned: EXIF orientation (1 to 8) that made it upright.
-        orientation: "upright" or "stored" where the dataset says how its masks are stored.
-        names: files of the mask and of the image.
+        orientation: "upright" or "stored" if the dataset says how its masks are stored.
+        names: of the mask file and the image file.
 
     Raises:
         DataError: the sizes differ, or the orientation is unclear.

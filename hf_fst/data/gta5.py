@@ -23,9 +23,11 @@ def gta5(
     Args:
         data_dir: the folder with `images/` and `labels/`.
         skip: names without suffix to leave out, such as pairs whose sizes differ.
-        streaming: gives iterable datasets.
+        streaming: returns iterable datasets.
 
-    Raises `FileNotFoundError` for a missing part, `ValueError` for files without a partner.
+    Raises:
+        MissingError: a folder or file is missing.
+        UserError: a file has no partner.
     """
     root = find_root(data_dir, LAYOUT)
     images = list_files(find_folder(root, "images", LAYOUT), LAYOUT)

@@ -13,7 +13,7 @@ from hf_fst.data.labels import LabelMap
 from hf_fst.errors import MissingError, UserError
 from hf_fst.hub import asked_once
 
-# The first that is there is taken; jpg and png are the columns of WebDataset shards with 0001.jpg, 0001.png.
+# The first one present is used; jpg and png are the columns of WebDataset shards with 0001.jpg, 0001.png.
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg", "jpeg")
 LABEL_COLUMNS = ("label", "labels", "annotation", "mask", "segmentation", "label.png", "seg.png", "mask.png", "png")
 
@@ -31,24 +31,25 @@ def hub(
     mask_orientation: str | None = None,
     streaming: bool = False,
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
-    """Loads a dataset by Hub id or local path: parquet, ImageFolder with `*_file_name` metadata, WebDataset, ...
+    """Loads a dataset by Hub id or local path: Parquet, ImageFolder with `*_file_name` metadata, WebDataset, ...
 
     Args:
         data_dir: Hub id ("user/name") or path.
         config: name of the dataset's configuration.
         revision: branch, tag or commit on the Hub.
-        image: column of the images; None takes the first of `IMAGE_COLUMNS`.
-        label: column of the masks; None takes the first of `LABEL_COLUMNS`, and none where there is none (unlabeled
-            images).
+        image: column of the images; None for the first of `IMAGE_COLUMNS`.
+        label: column of the masks; None for the first of `LABEL_COLUMNS`. Without any, the images are unlabeled.
         names: class names by train id: a list, an `{id: name}`, or a JSON file of either. Not needed where the masks
             are a `LabelMap` already, or for unlabeled images, or where a local path holds `id2label.json`.
         id_map: train id (or 255) of each raw id, a list or `{raw id: train id}`, as in `LabelMap`; [255, 0, 1, ...] where
             raw 0 means ignored.
         colors: an `[r, g, b]` for each raw id, or a JSON file of them, for masks of colors.
-        mask_orientation: of `LabelMap`, for masks beside images that EXIF turns.
+        mask_orientation: see `LabelMap`; for masks of images that EXIF rotates.
         streaming: gives iterable datasets.
 
-    Raises `FileNotFoundError` where there is no such dataset, `ValueError` for missing columns or class names.
+    Raises:
+        MissingError: there is no such dataset.
+        UserError: columns or class names are missing.
     """
     if data_dir is None:
         raise UserError("data_dir is missing; give the id of a dataset on the Hub or a local path.")
@@ -58,7 +59,7 @@ def hub(
     except (FileNotFoundError, ConnectionError, HTTPError) as error:
         reason = str(error).strip().partition("\n")[0] if fault is None else f"the Hub does not answer: {fault}"
         raise MissingError(f"There is no dataset {str(data_dir)!r} on the Hub or in a folder ({reason}).") from error
-    except ValueError as error:  # such as a configuration that it does not have; `datasets` lists those it has
+    except ValueError as error:  # such as an unknown configuration; `datasets` lists the known ones
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"The dataset {data_dir} cannot be read so: {reason}") from error
     colors = read_json(colors) if isinstance(colors, str) else colors
@@ -107,7 +108,7 @@ def _beside(row: dict, column: str, folder: str) -> dict:
 
 
 def _holds_images(feature) -> bool:
-    """Whether a column is of images, or of what can be cast to them: bytes, paths, or the two together."""
+    """Whether a column holds images or what can be cast to them: bytes, paths, or both."""
     if isinstance(feature, dict):
         return bool(feature) and set(feature) <= {"bytes", "path"}
     if isinstance(feature, datasets.Value):
@@ -116,7 +117,7 @@ def _holds_images(feature) -> bool:
 
 
 def _palette(count: int, data_dir: str) -> list[list[int]] | None:
-    """The colors in the `palette.json` of a local dataset, None where it has none for as many classes."""
+    """The colors in the `palette.json` of a local dataset; None if there are none for `count` classes."""
     path = Path(data_dir) / "palette.json"
     colors = read_json(path) if path.is_file() else []
     if not isinstance(colors, list) or not all(_is_color(color) for color in colors):

@@ -1,7 +1,7 @@
 """Reading one image file: its bytes, its geometry, its bands and its depth.
 
-What is unmistakable becomes an upright RGB picture of 8 bits. What could be read in two ways is refused with the file's
-name and what to do: no value is ever cut off to fit.
+Unambiguous files become upright 8-bit RGB images. Ambiguous ones are refused, with the file's name and what to do; no
+value is ever clipped to fit.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def read_bytes(value: dict, token_per_repo_id: dict | None = None) -> bytes:
 
 @contextmanager
 def named(value: dict) -> Iterator[None]:
-    """Turns what decoders raise on a broken file into one sentence that names it."""
+    """Turns what decoders raise for a broken file into one sentence that names the file."""
     try:
         yield
     except DataError:
@@ -162,7 +162,7 @@ def _look_at_tiff(opened: Opened) -> None:
 
 
 def _unread_tiff(content: bytes, name: str) -> str:
-    """The sentence about a TIFF whose bands or depth Pillow does not know."""
+    """The error message for a TIFF whose bands or depth Pillow does not support."""
     try:
         directory = PIL.TiffImagePlugin.ImageFileDirectory_v2(content[:8])
         file = BytesIO(content)

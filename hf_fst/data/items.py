@@ -1,4 +1,4 @@
-"""Items of datasets as people have them, brought to what training wants."""
+"""Converts items of users' own datasets to what training expects."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 
 from hf_fst.errors import UserError
 
-MOST_CHANNELS = 4  # a first side beyond this, and a last one of 1, 3 or 4, are an image with its channels last
+MOST_CHANNELS = 4  # a larger first side with a last one of 1, 3 or 4 means that the channels come last
 
 
 def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch.Tensor]:
-    """An item of a user's own dataset as training wants it: converted where it is unmistakable, tensors alone.
+    """Converts an item of a user's own dataset to what training expects, if it is unambiguous; only tensors are kept.
 
     `pixel_values` become float32 (3,H,W) (a torch tensor of float64 stays one): floats as tensors, arrays or lists, also
-    (1,3,H,W) as image processors give them. `labels` become int64 (H,W): whole numbers of any type, as tensors, arrays,
+    (1,3,H,W) as image processors return them. `labels` become int64 (H,W): whole numbers of any type, as tensors, arrays,
     lists or a PIL image, also (1,H,W).
 
     Args:
-        item: a dict, or what an image processor gives.
+        item: a dict, or what an image processor returns.
         name: of the item, for errors.
 
     Raises:
-        UserError: no dict with `pixel_values`, or pixels or labels that could mean several things.
+        UserError: it is not a dict with `pixel_values`, or its pixels or labels are ambiguous.
     """
     if not isinstance(item, Mapping) or "pixel_values" not in item:
         what = f"has the keys {', '.join(map(str, item))}" if isinstance(item, Mapping) else _kind(item)

@@ -1,4 +1,4 @@
-"""Labeled and unlabeled images of different number, repeated, paired and drawn reproducibly."""
+"""Pairs of labeled and unlabeled images, drawn reproducibly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hf_fst.data.items import tidy
 from hf_fst.data.labels import IGNORED
 from hf_fst.errors import DataError, UserError, refuse_below
 
-# What a random number is for; the first word after the seed, so that no two uses share a stream.
+# What a random number is for: the first word after the seed, so that no two uses share a stream.
 _LABELED, _UNLABELED, _AUGMENT, _AHEAD, _AGAIN = range(5)
 BAD_IMAGES = ("stop", "skip")
 SKIPPED = "skipped"  # key of an item, and of a batch, for the sentences about images that could not be read
@@ -24,7 +24,7 @@ MOST_AGAIN = 100  # images in a row that may be unreadable
 
 @contextmanager
 def seeded(*words: int) -> Iterator[None]:
-    """Runs a block with the random states (torch on the CPU, numpy, random) seeded; puts the old ones back."""
+    """Runs a block with seeded random states (torch on the CPU, numpy, random) and restores the old ones."""
     torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
     low, high, third, fourth = (int(word) for word in np.random.SeedSequence(words).generate_state(4))
     # The generator of the CPU alone: torch.manual_seed would also reset the devices, where dropout draws.
@@ -42,31 +42,32 @@ def seeded(*words: int) -> Iterator[None]:
 class Pairs(Dataset):
     """Pairs each labeled image with `unlabeled_per_labeled` unlabeled ones; indexed by the number of the draw.
 
-    `epoch, position = divmod(draw, len(pairs))`. Each epoch goes through seeded permutations of both sets, each as
-    often as the longer one needs, so every image comes at least once an epoch. An item is made under a random state
-    that depends on (seed, draw) alone: any number of workers or processes sees the same crops, and an image that
-    comes twice gets two crops. `pairs["ahead", step, k, position]` is an item for a look-ahead on other images, drawn
-    uniformly from (seed, step, k, position).
+    `epoch, position = divmod(draw, len(pairs))`. Each epoch goes through seeded permutations of both sets, the shorter
+    one repeatedly, so every image occurs at least once. The random state of an item depends only on (seed, draw): the
+    crops are the same for any number of workers or processes, and an image drawn twice gets two crops.
+    `pairs["ahead", step, k, position]` is an item for a look-ahead on other images, drawn uniformly by
+    (seed, step, k, position).
 
-    An item is a flat dict: `pixel_values` (3,H,W), `labels` (H,W), where known `valid` (False on padding), and with
-    unlabeled images `unlabeled_pixel_values` and, where that set yields them, `unlabeled_valid` and `unlabeled_labels`
+    An item is a flat dict: `pixel_values` (3,H,W), `labels` (H,W), `valid` if known (False on padding), and with
+    unlabeled images `unlabeled_pixel_values` and, if that set yields them, `unlabeled_valid` and `unlabeled_labels`
     (for diagnostics). With `partner`, a second view of each unlabeled image follows as `unlabeled_partner_pixel_values`
-    and `unlabeled_partner_valid`. All `unlabeled_*` have a leading dimension where `unlabeled_per_labeled` > 1, which
-    `collate` takes away again.
+    and `unlabeled_partner_valid`. All `unlabeled_*` have a leading dimension if `unlabeled_per_labeled` > 1, which
+    `collate` removes.
 
     Args:
-        labeled: gives dicts with `pixel_values` and `labels` (a `View`).
-        unlabeled: gives dicts with `pixel_values` (a `View`), or None.
+        labeled: yields dicts with `pixel_values` and `labels` (a `View`).
+        unlabeled: yields dicts with `pixel_values` (a `View`), or None.
         seed: an integer >= 0.
         unlabeled_per_labeled: unlabeled images for each labeled one, >= 1.
-        multiple_of: rounds the length up with further draws to a multiple of this. Give it processes x batch size:
-            then no process gets a short batch, which would be filled with draws the epoch already had.
-        num_labels: classes of the model; ids beyond these are refused before a device stumbles over them.
+        multiple_of: rounds the length up to a multiple of this with further draws. Processes x batch size avoids short
+            batches, which would be filled with draws that the epoch already had.
+        num_labels: number of classes of the model; larger ids are refused here, not on the device.
         partner: whether each unlabeled image comes in two views.
-        on_bad_image: an image that cannot be read raises with "stop"; with "skip" one that (seed, draw) alone decides
-            takes its place, and the item says so under `skipped`.
+        on_bad_image: "stop" raises for an unreadable image; "skip" replaces it by one that depends only on (seed, draw),
+            and the item says so under `skipped`.
 
-    Raises `ValueError` for empty sets and numbers out of range; an item for what `tidy` refuses.
+    Raises:
+        UserError: a set is empty, or a number is out of range; for an item also as `tidy`.
     """
 
     def __init__(
@@ -144,13 +145,13 @@ class Pairs(Dataset):
     def _read(
         self, dataset: Dataset, name: str, index: int, words: tuple[int, ...], skipped: list[str]
     ) -> tuple[int, dict[str, torch.Tensor]]:
-        """An item of the set `name`, checked, or what takes its place; and its index."""
+        """A checked item of the set `name`, or its replacement, and its index."""
         for again in range(MOST_AGAIN):
             try:
                 item = dataset[index]
             except (DataError, OSError) as error:
                 told = str(error)
-                if not isinstance(error, UserError):  # of a dataset of the user's own
+                if not isinstance(error, UserError):  # from a user's own dataset
                     told = f"Item {index} of the {name} set cannot be read ({told}); replace it or leave it out."
                 if self.on_bad_image == "stop":
                     raise DataError(told) from error
@@ -164,7 +165,7 @@ class Pairs(Dataset):
         raise DataError(f"{MOST_AGAIN} images of the {name} set in a row could not be read, the last: {skipped[-1]}")
 
     def _check(self, item: dict[str, torch.Tensor], name: str) -> None:
-        """Checks that labels lie on their pixels, and that the model has their classes."""
+        """Checks that labels have the size of the pixels, and that the model has their classes."""
         labels, pixels = item.get("labels"), item["pixel_values"]
         if labels is None or self.num_labels is None:
             return
@@ -185,7 +186,7 @@ class Pairs(Dataset):
 
 
 def check_ids(labels: torch.Tensor, num_labels: int, name: str) -> None:
-    """Checks that the model has the classes of labels of any shape. Raises `UserError`."""
+    """Checks that the ids of labels, of any shape, are classes of the model. Raises `UserError`."""
     used = labels[(labels != IGNORED) & (labels != -100)]
     if used.numel() and not 0 <= used.min() <= used.max() < num_labels:
         raise UserError(
@@ -195,7 +196,7 @@ def check_ids(labels: torch.Tensor, num_labels: int, name: str) -> None:
 
 
 class DrawSampler(Sampler):
-    """Gives the draw numbers of an epoch of `pairs` in order; they are a permutation of the images already.
+    """Yields the draw numbers of an epoch in order; `pairs` already permutes the images.
 
     `set_epoch(e)` makes the next pass the e-th epoch. Sharding by batches (accelerate) gives each process its own
     draws.
@@ -218,7 +219,7 @@ class DrawSampler(Sampler):
 
 
 class AheadSampler(Sampler):
-    """Batches of look-ahead draws, for ever: `count` groups for every `every`-th optimizer step from `step` on.
+    """Endless batches of look-ahead draws: `count` groups for every `every`-th optimizer step from `step` on.
 
     A draw is `("ahead", step, k, position)`, `position` counting through the whole group of all processes, so that a
     group has the same images however it is cut into micro-batches and processes.
@@ -254,7 +255,7 @@ class AheadSampler(Sampler):
 
 
 class HandsOnSkipped:
-    """A collator whose batches have what `Pairs` says of images that it skipped, under `skipped`, if anything."""
+    """A collator that passes on what `Pairs` reports about skipped images, under `skipped`."""
 
     def __init__(self, collator: Callable[[list[dict]], dict]):
         self.collator = collator
@@ -268,7 +269,7 @@ class HandsOnSkipped:
 
 
 def collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
-    """Batches items of `View` or `Pairs`: stacks each entry; a list of tensors where sizes differ (evaluation).
+    """Batches items of `View` or `Pairs`: stacks each entry, or gives a list of tensors if sizes differ (evaluation).
 
     Entries `unlabeled_*` with a leading dimension r (`unlabeled_per_labeled` > 1) are concatenated to (B*r, ...).
     """

@@ -32,15 +32,17 @@ def class_pixels(
 ) -> np.ndarray:
     """Counts the pixels of each class in each full-size mask, int64 (N,C).
 
-    Computed once and kept (`map_files`); a changed file, order or id map is counted again.
+    Cached (`map_files`) until a file, the order or the id map changes.
 
     Args:
         dataset: with a column `label` (`LabelMap` with names).
-        num_proc: processes; None for one a core, and one for small sets.
-        cache_dir: where the counts are kept; None for the folder `hf_fst` in the cache of `datasets`.
-        on_bad_image: with "skip" a mask that cannot be read counts as one without a pixel of any class.
+        num_proc: number of processes; None for one per core, or one for small sets.
+        cache_dir: directory of the cache; None for `hf_fst` in the cache of `datasets`.
+        on_bad_image: with "skip" an unreadable mask counts as empty.
 
-    Raises `ValueError` without labels, `DataError` (naming file or row) for a mask that is missing or cannot be read.
+    Raises:
+        UserError: there are no labels.
+        DataError: a mask is missing or cannot be read; names the file or row.
     """
     label_map = dataset.features.get("label")
     if not isinstance(label_map, LabelMap) or not label_map.names:
@@ -51,7 +53,7 @@ def class_pixels(
     desc = "Counting pixels of each class"
     counted = map_files(stored, _count, features, "counts", desc, num_proc, cache_dir, label_map=label_map)
     pixels = np.array(counted.with_format("numpy")["pixels"][:], dtype=np.int64).reshape(len(stored), -1)
-    for row in [row for row, error in enumerate(counted["error"]) if error]:  # perhaps not any more
+    for row in [row for row, error in enumerate(counted["error"]) if error]:  # it may be readable by now
         again = _count(stored[row], row, label_map)
         if again["error"] and on_bad_image == "stop":
             raise DataError(again["error"])
@@ -66,9 +68,10 @@ def class_probabilities(pixels: np.ndarray, temperature: float = 0.01) -> np.nda
 
     Args:
         pixels: (N,C) counts of pixels.
-        temperature: T > 0; smaller draws rare classes more.
+        temperature: T > 0; smaller values draw rare classes more often.
 
-    Raises `ValueError` for T <= 0 or where no pixel is labeled.
+    Raises:
+        UserError: T <= 0, or no pixel is labeled.
     """
     if temperature <= 0:
         raise UserError(f"The temperature is {temperature}, but it must be greater than 0.")
@@ -103,19 +106,19 @@ class RareClasses(Dataset):
     """Rare Class Sampling: a dataset whose items are drawn by class, whatever the index.
 
     Draws a class c from `class_probabilities`, then an image with more than `min_pixels` pixels of it, then crops
-    until one has more than `min_pixels * min_crop_ratio` (at most `tries` more). Draws from torch's global generator
-    of the CPU, which `Pairs` seeds.
+    until one has more than `min_pixels * min_crop_ratio` (at most `tries` more). Uses torch's global CPU generator,
+    which `Pairs` seeds.
 
     Args:
         view: the labeled images.
-        pixels: (N,C) from `class_pixels`; computed where None.
+        pixels: (N,C) from `class_pixels`; computed if None.
         temperature: of `class_probabilities`.
         min_pixels: as published, for crops of 512 x 512.
         min_crop_ratio: share of `min_pixels` that a crop needs, in [0, 1].
         tries: further crops at most.
-        crop: (height, width) or side of the crop; where given, `min_pixels` is scaled by its area over 512 x 512.
+        crop: (height, width) or side of the crop; if given, `min_pixels` is scaled by its area over 512 x 512.
 
-    Warns, naming it, of a class that no image has, or none has enough of: it is never drawn.
+    Warns about classes that no image has enough of: they are never drawn.
     """
 
     def __init__(
@@ -179,7 +182,7 @@ class RareClasses(Dataset):
         return item
 
     def table(self) -> list[dict]:
-        """The statistics, a row for each class (`class_table`), with the probabilities that are drawn with."""
+        """The statistics, a row for each class (`class_table`), with the probabilities in use."""
         rows = class_table(self.pixels, self.names, self.temperature)
         return [row | {"probability": p} for row, p in zip(rows, self.probabilities.tolist(), strict=True)]
 
@@ -187,7 +190,7 @@ class RareClasses(Dataset):
 class Sources(Dataset):
     """Several labeled sources drawn with given probabilities, whatever the index: the source first, then an image of it.
 
-    Draws from torch's global generator of the CPU, which `Pairs` seeds. Its length is the sum of the lengths.
+    Uses torch's global CPU generator, which `Pairs` seeds. Its length is the sum of the lengths.
     """
 
     def __init__(self, sources: Sequence[Dataset], probabilities: Sequence[float]):
@@ -210,7 +213,8 @@ class Sources(Dataset):
 def combine(sources: Sequence[View | RareClasses], probabilities: Sequence[float] | None = None) -> Dataset:
     """Several labeled sources as one: end to end, or with `probabilities` (need not sum to 1) one drawn for each item.
 
-    Raises `ValueError` for no source, an empty one, wrong probabilities, or sources with different class names.
+    Raises:
+        UserError: there is no source, one is empty, probabilities are wrong, or class names differ.
     """
     if not sources or any(len(source) == 0 for source in sources):
         raise UserError("Each labeled source needs at least one image; leave out empty ones.")

@@ -18,12 +18,13 @@ FOLDER = Path(__file__).parent / "splits"
 
 
 def read_list(path: str | Path) -> list[str]:
-    """Reads a split list: one id or relative path a line, or as published two paths, of the image and of its mask.
+    """Reads a split list: one id or relative path per line, or, as published, the paths of an image and its mask.
 
-    Empty lines are skipped, and masks, which follow from their images. UTF-8 and UTF-16 are read, names are brought to
-    one Unicode form (NFC).
+    Empty lines and masks are skipped. Files are UTF-8 or UTF-16; names become Unicode form NFC.
 
-    Raises `FileNotFoundError`; `ValueError` for an empty list, an absolute path, `..`, or a line that comes twice.
+    Raises:
+        MissingError: there is no such file.
+        UserError: the list is empty, or has an absolute path, `..` or a repeated line.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,7 +47,7 @@ def read_list(path: str | Path) -> list[str]:
 
 
 def _first_column(line: str) -> str:
-    """The image of a line "image mask"; a line whose blank is part of one name is given back whole."""
+    """The image of a line "image mask"; the whole line if its blank is part of a name."""
     first, _, second = line.partition("\t")
     if not second:
         first, *others = line.split()
@@ -58,7 +59,7 @@ def _first_column(line: str) -> str:
 
 
 def find_id(line: str, ids: Container[str]) -> str:
-    """The id that a line of a list means, by the end of its path, with or without its suffix; the line for none."""
+    """The id that ends a line's path, with or without its suffix; the line itself if there is none."""
     parts = PurePosixPath(line.replace("\\", "/")).parts
     for start in range(len(parts)):
         path = PurePosixPath(*parts[start:])
@@ -69,10 +70,10 @@ def find_id(line: str, ids: Container[str]) -> str:
 
 
 def nested_order(ids: Sequence[str], presence: np.ndarray, seed: int, smallest: int) -> list[str]:
-    """Orders ids so that its beginnings are splits: seeded, nested, and from `smallest` on covering every class.
+    """Orders ids so that each prefix is a split: seeded, nested, and with every class from `smallest` ids on.
 
     The order is a seeded permutation in which one image of each class not yet seen, rarest class first, is moved to
-    the front. Warns where `smallest` images cannot hold them all.
+    the front. Warns if `smallest` images cannot cover all classes.
 
     Args:
         ids: names of the images.
@@ -108,7 +109,7 @@ def semi_supervised(
     to_id: Callable[[str], str] | None = None,
     pool: Sequence[str] | None = None,
 ) -> tuple[list[Row], list[Row]]:
-    """Splits rows into (labeled, unlabeled), as lists in a folder say, or by a seed.
+    """Splits rows into (labeled, unlabeled) by lists in a folder, or by a seed.
 
     Args:
         rows: all rows by id.
@@ -118,10 +119,11 @@ def semi_supervised(
         seed: of the split that is made.
         label_map: of the masks, which are read only to make a split.
         on_bad_image: "stop" or "skip", where the mask of an image that may be chosen cannot be read.
-        to_id: turns a line of a list into an id; None finds it by the end of its path.
+        to_id: turns a line of a list into an id; None for `find_id`.
         pool: ids from which labeled images are chosen; None for all. The others are unlabeled.
 
-    Raises `ValueError` and `FileNotFoundError` in one sentence for wrong lists and numbers.
+    Raises:
+        UserError: a list or a number is wrong.
     """
     if folder is not None:
         folder = Path(folder).expanduser()

@@ -27,9 +27,11 @@ def synthia(
     Args:
         data_dir: the folder with `RGB/` and `GT/LABELS/`.
         skip: names without suffix to leave out.
-        streaming: gives iterable datasets.
+        streaming: returns iterable datasets.
 
-    Raises `FileNotFoundError` for a missing part, `ValueError` for files without a partner.
+    Raises:
+        MissingError: a folder or file is missing.
+        UserError: a file has no partner.
     """
     root = find_root(data_dir, LAYOUT)
     images = list_files(find_folder(root, "RGB", LAYOUT), LAYOUT)

@@ -1,8 +1,8 @@
 """Training and evaluation pipelines on an image and its mask together, from torchvision v2.
 
-Images are `tv_tensors.Image` (3,H,W) uint8 and come out as float32, normalized as the network's image processor does
-it; masks are `tv_tensors.Mask` (H,W) uint8 or None. Images are resized bilinearly, masks by nearest neighbor.
-All randomness comes from torch's global generator of the CPU. Sizes are (height, width), or one number for a square;
+Images are `tv_tensors.Image` (3,H,W) uint8 and become float32, normalized as by the network's image processor;
+masks are `tv_tensors.Mask` (H,W) uint8 or None. Images are resized bilinearly, masks by nearest neighbor.
+All randomness comes from torch's global CPU generator. Sizes are (height, width), or one number for a square;
 scales are (width, height) as the protocols print them.
 """
 
@@ -39,9 +39,9 @@ class _LikeMask(type(tv_tensors.Mask)):
 
 
 class Padding(tv_tensors.Mask, metaclass=_LikeMask):
-    """Says where an image ends: (H,W) uint8, `INSIDE` on its pixels; whatever a transform fills up with is another."""
+    """Marks padding: (H,W) uint8, `INSIDE` on the image; whatever a transform fills with is different."""
 
-    INSIDE = 254  # nobody fills with this: the default is 0, and that of masks 255
+    INSIDE = 254  # nothing fills with this: the default is 0, and 255 for masks
 
 
 def size_within(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
@@ -58,7 +58,7 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _checked(size: int | tuple[int, int], name: str) -> tuple[int, int]:
-    """Two sides. Raises `UserError` where one is no number of pixels."""
+    """Two sides. Raises `UserError` if one is out of range."""
     sides = _pair(size)
     if not 1 <= min(sides) <= max(sides) <= MAX_SIDE:
         raise UserError(f"{name} is {size}; give sides of 1 to {MAX_SIDE} pixels.")
@@ -70,7 +70,7 @@ def _random(low: float, high: float) -> float:
 
 
 class ResizeWithin(v2.Transform):
-    """Resizes into a scale (width, height), keeping the ratio (`size_within`), without a blur as published."""
+    """Resizes into a scale (width, height), keeping the ratio (`size_within`), without antialiasing, as published."""
 
     def __init__(self, scale: tuple[int, int]):
         super().__init__()
@@ -101,7 +101,7 @@ class ResizeRandomly(v2.Transform):
 
 
 class Crop(v2.Transform):
-    """Cuts out a random window, smaller where the image is (see `PadTo`).
+    """Cuts out a random window, smaller if the image is (see `PadTo`).
 
     With `cat_max_ratio` < 1 the window is drawn again, at most `tries` times, while one class holds that share or more
     of its labeled pixels, or there is only one.
@@ -159,8 +159,8 @@ class Normalization:
     """What an image processor does to colors: pixel_values = (color - mean) / std, for colors in 0..1.
 
     Args:
-        mean, std: of each channel, in the order in which the network sees them.
-        bgr: whether the network sees blue first.
+        mean, std: of each channel, in the network's order.
+        bgr: whether blue comes first.
     """
 
     mean: tuple[float, ...] = tuple(MEAN)
@@ -190,7 +190,7 @@ class Normalization:
 
     @classmethod
     def said_by(cls, processor: Any) -> Normalization:
-        """The numbers of an image processor, whatever else it does to colors.
+        """The mean and deviation of an image processor, whatever else it does to colors.
 
         Raises:
             UserError: they are no numbers to divide by.
@@ -220,9 +220,9 @@ class Normalization:
 
 
 class Normalize(v2.Transform):
-    """From a uint8 image to a float32 one that is normalized; masks stay.
+    """Turns a uint8 image into a normalized float32 one; masks stay as they are.
 
-    Without numbers it takes those of ImageNet, and `FSTTrainer` puts its image processor's in their place.
+    Without a processor it uses the statistics of ImageNet, which `FSTTrainer` replaces by those of its image processor.
     """
 
     def __init__(self, processor: Any = None):
@@ -261,7 +261,8 @@ def training(
         flip: probability of mirroring.
         processor: the network's image processor, or a `Normalization`; see `Normalize`.
 
-    Raises `ValueError` for numbers out of range.
+    Raises:
+        UserError: a number is out of range.
     """
     for name, number in (("cat_max_ratio", cat_max_ratio), ("flip", flip)):
         if not 0 <= number <= 1:

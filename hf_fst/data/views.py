@@ -19,7 +19,7 @@ from hf_fst.errors import DataError, UserError
 
 
 def check_columns(dataset: datasets.Dataset) -> None:
-    """Checks that a dataset has the columns `image` and, if any, `label` as a `LabelMap`. Raises `ValueError`."""
+    """Checks that a dataset has the columns `image` and, if any, `label` as a `LabelMap`. Raises `UserError`."""
     if dataset.features is None or "image" not in dataset.features:
         found = ", ".join(dataset.column_names or []) or "none"
         raise UserError(f"The dataset has no column `image` (its columns: {found}); rename the one with the images.")
@@ -37,7 +37,7 @@ def check_columns(dataset: datasets.Dataset) -> None:
 
 
 def check_rows(dataset: datasets.Dataset, columns: list[str]) -> None:
-    """Checks that every row of the stored columns has an image or a mask. Raises `ValueError` with the first row."""
+    """Checks that every row of the stored columns has an image or a mask. Raises `UserError` with the first row."""
     for column in columns:
         if dataset.data.column(column).null_count == 0:
             continue
@@ -55,19 +55,19 @@ class View(Dataset):
     """Model inputs from a dataset with the columns `image` and perhaps `label`: one dict for each row.
 
     `pixel_values` is float32 (3,H,W), normalized by `transform`; `labels` is int64 (H,W) with train ids and 255 where
-    ignored, given only if the dataset has labels and `with_labels` is true (otherwise masks are not even read); `valid`
-    is bool (H,W), False on padding, which has no label, given where the transform knows.
+    ignored, given only if the dataset has labels and `with_labels` is true (otherwise masks are not read); `valid` is
+    bool (H,W), False on padding, which has no label; given if the transform returns it.
 
     Args:
         dataset: a `datasets.Dataset`; kept as `.dataset`, and its columns that are read, not decoded, as `.stored`.
         transform: takes a `tv_tensors.Image` (3,H,W) uint8 and a `tv_tensors.Mask` (H,W) uint8 or None, and gives the
-            pair (pixel_values, labels); see `hf_fst.data.transforms`. It draws from torch's global generator of the
-            CPU only. One of torchvision's v2 gets a `Padding` besides; any other may give `valid` (H,W) as a third.
-        with_labels: whether to give labels.
+            pair (pixel_values, labels); see `hf_fst.data.transforms`. It uses only torch's global CPU
+            generator. A torchvision v2 transform also gets a `Padding`; others may return `valid` (H,W) as a third value.
+        with_labels: whether to return labels.
 
-    Raises `ValueError` for a streamed dataset, wrong columns, rows without an image or a mask, or a dataset with a
-    transform of its own; an item raises `DataError`, naming the file, where an image or a mask cannot be read or their
-    sizes differ.
+    Raises:
+        UserError: the dataset is streamed, has wrong columns, rows without an image or a mask, or its own transform.
+        DataError: for an item, an image or a mask cannot be read, or their sizes differ; names the file.
     """
 
     def __init__(self, dataset: datasets.Dataset, transform: Callable, with_labels: bool = True):
@@ -106,7 +106,7 @@ class View(Dataset):
         return decode_pair(row["image"], row.get("label"), self.label_map)
 
     def finish(self, image: tv_tensors.Image, mask: tv_tensors.Mask | None) -> dict[str, torch.Tensor]:
-        """Makes model inputs from what `read` gave, with one draw of the transform."""
+        """Makes model inputs from what `read` returned, with one draw of the transform."""
         if isinstance(self.transform, v2.Transform):
             inside = Padding(torch.full(image.shape[-2:], Padding.INSIDE, dtype=torch.uint8))
             pixel_values, labels, inside = self.transform(image, mask, inside)
@@ -124,7 +124,7 @@ class View(Dataset):
 
 
 def named_row(row: dict[str, dict], index: int) -> dict[str, dict]:
-    """A stored row whose values say where they are from, in `path`. Raises `DataError` for a value without content."""
+    """A stored row with the origin of each value in `path`. Raises `DataError` for a value without content."""
     for column, value in row.items():
         if value["bytes"] is not None:  # then the path is a name alone
             value["path"] = f"row {index} ({value['path'] or column})"
@@ -138,7 +138,8 @@ def decode_pair(
 ) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]:
     """Reads an image (3,H,W) and its mask (H,W), both uint8 and upright, from their stored forms.
 
-    Raises `DataError`, naming the files, where one cannot be read or their sizes differ.
+    Raises:
+        DataError: a file cannot be read, or the sizes differ; names the files.
     """
     pixels, turned = decode_pixels(image)
     if mask is None:

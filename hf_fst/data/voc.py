@@ -61,10 +61,12 @@ def voc(
         splits: a folder with the published lists, `<labeled>/labeled.txt` and `unlabeled.txt`, one id a line; None
             makes a split: seeded, nested, with every class.
         seed: of the split that is made.
-        on_bad_image: "stop" or "skip", where the mask of an image that may be chosen cannot be read.
-        streaming: gives iterable datasets.
+        on_bad_image: "stop" or "skip", if the mask of an image that may be chosen cannot be read.
+        streaming: returns iterable datasets.
 
-    Raises `FileNotFoundError` for a missing part, `ValueError` for ids without files or wrong lists.
+    Raises:
+        MissingError: a folder or file is missing.
+        UserError: an id has no file, or a list is wrong.
     """
     root = find_root(data_dir, LAYOUT)
     root = next((root / sub for sub in ("VOC2012", "VOCdevkit/VOC2012") if (root / sub).is_dir()), root)

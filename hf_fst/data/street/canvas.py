@@ -35,7 +35,7 @@ class Canvas:
         self.center = width * rng.uniform(0.36, 0.64)
         self.horizon = height * rng.uniform(0.38, 0.5)
         self.eye = rng.uniform(1.3, 1.9)
-        self.curve = rng.normal(0, 0.0006)  # meters sideways per squared metre ahead
+        self.curve = rng.normal(0, 0.0006)  # meters sideways per square meter ahead
         self.sight = rng.uniform(*look.sight)
         self.air = [channel + rng.normal(0, 6) for channel in look.air]
         self.sunny_side = rng.choice((-1, 1))
@@ -47,7 +47,7 @@ class Canvas:
         return self.center + scale * (x + self.curve * z * z), self.horizon + scale * (self.eye - y)
 
     def tone(self, color: Color, z: float, light: float = 1.0) -> tuple[int, int, int]:
-        """What is left of a color after `light` fell on it and `z` meters of air lie before it."""
+        """A color under `light`, seen through `z` meters of air."""
         clear = math.exp(-z / self.sight)
         light, haze = light * clear, 1 - clear
         (r, g, b), (air_r, air_g, air_b) = color, self.air
@@ -62,7 +62,7 @@ class Canvas:
         return [brightness * channel + shift for channel, shift in zip(color, tint.tolist(), strict=True)]
 
     def face(self, corners: Sequence[tuple[float, float, float]], color: Color, kind: int | None, light: float = 1.0):
-        """A flat polygon with corners (x, y, z); with kind None it colors what is there and leaves the class."""
+        """A flat polygon with corners (x, y, z); with kind None it changes the color and keeps the class."""
         points = [self.point(*corner) for corner in corners]
         if all(px < 0 for px, _ in points) or all(px >= self.image.width for px, _ in points):
             return
