@@ -14,7 +14,6 @@ from accelerate.utils import DynamoBackend
 from transformers import TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
-from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_available
 
 from hf_fst.errors import UserError, did_you_mean
 from hf_fst.hub import in_a_line
@@ -43,37 +42,6 @@ ALSO = {
     "accelerator_config": (AcceleratorConfig,),
     "fsdp": (bool, list),
 }
-# options that contradict each other, or the machine: when, and what is said
-CONTRADICTIONS = (
-    (lambda args: args.output_dir == "", "output_dir is empty; name a directory."),
-    (
-        lambda args: args.tf32 and not is_torch_tf32_available(),
-        "tf32 is true, but only NVIDIA GPUs from Ampere on can do that, and there is none; leave it out.",
-    ),
-    (
-        lambda args: (args.bf16 or args.bf16_full_eval) and not args.use_cpu and not is_torch_bf16_gpu_available(),
-        "bf16 or bf16_full_eval is true, but this GPU cannot do that; leave it out, or take fp16.",
-    ),
-    (lambda args: args.fp16 and args.bf16, "fp16 and bf16 are both true; leave one of them out."),
-    (
-        lambda args: args.fp16_full_eval and args.bf16_full_eval,
-        "fp16_full_eval and bf16_full_eval are both true; leave one of them out.",
-    ),
-    (
-        lambda args: args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy") and args.eval_strategy == "no",
-        "lr_scheduler_type depends on evaluation scores, but nothing is evaluated; set eval_strategy, or take another.",
-    ),
-    (
-        lambda args: args.load_best_model_at_end and args.save_strategy not in ("best", args.eval_strategy),
-        "load_best_model_at_end is true, but eval_strategy and save_strategy differ, so that the best weights may not be "
-        "saved; make them the same, or set save_strategy to best.",
-    ),
-    (
-        lambda args: args.load_best_model_at_end and _saved_between(args),
-        "load_best_model_at_end is true, but save_steps is no multiple of eval_steps, so that the best weights may not "
-        "be saved; make it one, or set save_strategy to best.",
-    ),
-)
 CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop")
 
 
@@ -113,9 +81,8 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
         for key in getattr(args, name) if isinstance(getattr(args, name), dict) else ():
             if key not in CHECKPOINTING:
                 raise UserError(f"{name} has {key!r}; it takes {', '.join(CHECKPOINTING)}.")
-    for holds, sentence in CONTRADICTIONS:
-        if holds(args):
-            raise UserError(sentence)
+    if args.output_dir == "":
+        raise UserError("output_dir is empty; name a directory.")
     for name in ("lookahead_steps", "lookahead_students", "unlabeled_per_labeled"):
         if (getattr(args, name) or 0) > MOST:
             raise UserError(f"{name} is {getattr(args, name)}; use {MOST} at most, or a step would never end.")
@@ -157,14 +124,6 @@ def _refuse_kind(name: str, value: object, annotation: object) -> None:
     is_path = isinstance(value, os.PathLike) and str in kinds
     if {*plain} <= {*KINDS, NoneType} and not (is_number or is_path or isinstance(value, ALSO.get(name, ()))):
         Option(name).check(name, value, annotation)
-
-
-def _saved_between(args: TrainingArguments) -> bool:
-    """Whether there may be a checkpoint without an evaluation at it."""
-    if not args.save_strategy == args.eval_strategy == "steps":
-        return False
-    save, evaluate = args.save_steps, args.eval_steps or args.logging_steps
-    return (save < 1) != (evaluate < 1) or abs(save / evaluate - round(save / evaluate)) > 1e-6
 
 
 def _intervals(args: TrainingArguments) -> list[str]:

@@ -86,14 +86,14 @@ def test_what_cannot_be_is_refused_by_name(tmp_path, name, value):
         ({"logging_steps": 0}, "logging_steps is 0; use a number above 0"),
         ({"eval_strategy": "steps", "eval_steps": 2.5}, "eval_steps is 2.5; give a whole number"),
         ({"eval_strategy": "steps", "eval_steps": float("nan")}, "eval_steps is nan; use a finite number"),
-        ({"fp16": True, "bf16": True}, "fp16 and bf16 are both true; leave one of them out"),
-        ({"fp16_full_eval": True, "bf16_full_eval": True}, "fp16_full_eval and bf16_full_eval are both true"),
-        ({"load_best_model_at_end": True}, "eval_strategy and save_strategy differ.*make them the same"),
+        ({"fp16": True, "bf16": True}, "cannot be used .*fp16.*bf16.*; correct them"),
+        ({"fp16_full_eval": True, "bf16_full_eval": True}, "cannot be used .*; correct them"),
+        ({"load_best_model_at_end": True}, "cannot be used .*load_best_model_at_end.*; correct them"),
         (
             {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 4, "save_steps": 6},
-            "save_steps is no multiple of eval_steps",
+            "cannot be used .*load_best_model_at_end.*; correct them",
         ),
-        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "depends on evaluation scores, but nothing is evaluated"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "cannot be used .*reduce_lr_on_plateau.*; correct them"),
         ({"fsdp": "everything"}, "cannot be used .*everything.*; correct them"),
         ({"accelerator_config": {"speed": 9}}, "cannot be used .*speed.*; correct them"),
         ({"debug": "everything"}, "cannot be used .*everything.*; correct them"),
@@ -107,7 +107,7 @@ def test_what_contradicts_itself_is_refused(tmp_path, options, sentence):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this GPU may be one that can")
 def test_what_the_machine_cannot_do_is_refused(tmp_path):
-    with pytest.raises(UserError, match="tf32 is true, but only NVIDIA GPUs from Ampere on .*; leave it out"):
+    with pytest.raises(UserError, match="cannot be used .*tf32.*; correct them"):
         FSTConfig(output_dir=str(tmp_path), tf32=True)
 
 
