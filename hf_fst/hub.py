@@ -1,4 +1,4 @@
-"""Asking the Hub: whether it answers is asked once, and what does not come is a sentence."""
+"""Access to the Hub: whether it answers is asked once, and failures become one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READING, WRITING = 10.0, 120.0  # most seconds without a byte of an answer: to a
 
 
 def bounded() -> None:
-    """Bounds each wait for the Hub that has no bound: of itself, its client waits for most answers forever."""
+    """Sets a timeout for requests to the Hub without one: by default its client waits forever for most answers."""
     hooks = get_session().event_hooks["request"]
     if _bound not in hooks:
         hooks.append(_bound)
@@ -49,7 +49,7 @@ def asked_once(name: str | Path) -> Iterator[str | None]:
 
 @contextmanager
 def hub(name: str | Path) -> Iterator[None]:
-    """As `asked_once`; what does not come is a sentence.
+    """As `asked_once`; failures become one sentence.
 
     Raises:
         RunError: the Hub does not answer and `name` was not downloaded before, or the connection breaks.
@@ -87,7 +87,7 @@ def in_a_line(error: Exception) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those on whose account it was raised."""
+    """An error and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -111,6 +111,6 @@ def silence(name: str) -> str | None:
                     return f"it sends no small file within {PATIENCE:g} s"
     except OfflineModeIsEnabled:
         return "HF_HUB_OFFLINE is set"
-    except (HTTPError, OSError, ValueError) as error:  # ValueError: an address that is none
+    except (HTTPError, OSError, ValueError) as error:  # ValueError: a malformed address
         return in_a_line(error)
     return f"it answers {answer.status_code}" if answer.status_code >= 500 else None

@@ -217,7 +217,7 @@ class Step:
 
     @torch.no_grad()
     def share_buffers(self, network: nn.Module) -> None:
-        """All processes take a network's buffers of the first: BatchNorm statistics are those of one's own images."""
+        """All processes take the buffers of the first one, since BatchNorm statistics differ between processes."""
         if self.accelerator.num_processes == 1:
             return
         buffers = [b for b in local(network.buffers()) if b.is_floating_point()]
@@ -271,7 +271,7 @@ class Step:
         self.forget_gradient()
 
     def forget_gradient(self) -> None:
-        """`.grad` of all parameters is none."""
+        """Sets `.grad` of all parameters to None."""
         for parameter in self.tensors.parameters:
             parameter.grad = None
 
@@ -280,7 +280,7 @@ class Step:
         """Add `weight` θ̃ to the remembered mean (floating-point buffers alike, counters as they are)."""
         parameters, buffers = self.tensors.parameters, self.tensors.buffers
         future = [*parameters, *buffers]
-        # frozen parameters have no future: they are not copied, and no rounding touches them
+        # frozen parameters do not move: they are not copied, and not rounded
         moving = [p.requires_grad for p in parameters] + [b.is_floating_point() for b in buffers]
         if self.futures is None:
             kept = [p.detach() for p in parameters] + [b.clone() for b in buffers]

@@ -170,7 +170,7 @@ def skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
 
 @contextmanager
 def skipped(optimizer: torch.optim.Optimizer, where: torch.Tensor) -> Iterator[None]:
-    """Steps taken inside are none where `where` (), bool, on the device of the parameters, is true."""
+    """Steps inside do nothing if `where` (), bool, on the device of the parameters, is true."""
     optimizer.found_inf = where.float()  # what a gradient scaler sets
     try:
         yield

@@ -39,7 +39,7 @@ class EMATeacher:
     in rounding.
 
     Raises:
-        ValueError: `buffers` is none of the three.
+        UserError: `buffers` is not one of the three.
     """
 
     def __init__(self, student: nn.Module, buffers: str = "copy", share_frozen: bool = False):

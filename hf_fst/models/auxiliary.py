@@ -28,7 +28,7 @@ SILENT = (
 )
 
 
-# Hooks are functions that keep what they know in the module they are called with, so that copies of a model work too.
+# Hooks are functions that keep their state in the module they are called with, so that copies of a model work too.
 
 
 def _keep(head: nn.Module, inputs: tuple, logits: torch.Tensor) -> None:

@@ -144,7 +144,7 @@ ENCODE = (
     "_codecs.encode"  # of bytes that Python 2 wrote; torch lets it take any codec, to compress or to import modules
 )
 PLAIN_CODECS = ("latin_1", "utf_8", "ascii")
-# what torch raises for a file that is none of its own, or for what it does not unpickle
+# what torch raises for files in another format, or for what it does not unpickle
 UNREADABLE = (
     *(OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, MemoryError, OverflowError),
     *(struct.error, pickle.UnpicklingError, zipfile.BadZipFile),

@@ -1,4 +1,4 @@
-"""What can be wrong with a saved network, in words: files that are damaged, weights that are not its own."""
+"""Explains what is wrong with a saved network: damaged files, or weights of another network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOADING = (
 
 
 def refuse_other_weights(network: PreTrainedModel, found: dict, is_trained: bool, where: str) -> None:
-    """Refuses weights that are not those of the network, in the place of which it has random ones.
+    """Refuses weights that do not belong to the network, which has random ones in their place.
 
     Args:
         network: as it was loaded.
@@ -54,7 +54,7 @@ def refuse_other_weights(network: PreTrainedModel, found: dict, is_trained: bool
 
 
 def _used(network: PreTrainedModel, names: list[str]) -> list[str]:
-    """Those of the weights on which the logits depend; all where that cannot be found out. Some networks carry others."""
+    """The weights that the logits depend on; all of them if that cannot be found out."""
     weights = dict(network.named_parameters())
     parameters = [name for name in names if name in weights]
     used = [name for name in names if name not in weights and name.endswith(("running_mean", "running_var"))]

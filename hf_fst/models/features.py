@@ -1,4 +1,4 @@
-"""What a network's classifier reads, as part of its output: the pixel features that prototypes and contrasts work on."""
+"""Adds the input of a network's classifier to its output: the pixel features that prototypes and contrasts use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hf_fst.errors import UserError
 
 from .segmentation import SegmentationOutput, classifier_of
 
-# Hooks are functions that keep what they know in the module they are called with, so that copies of a model work too.
+# Hooks are functions that keep their state in the module they are called with, so that copies of a model work too.
 
 
 def _keep(classifier: nn.Module, inputs: tuple) -> None:

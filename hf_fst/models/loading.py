@@ -72,7 +72,7 @@ def class_names(config: PreTrainedConfig) -> list[str]:
 
 
 def saved_processor(model: str | Path, subfolder: str = "", trust_remote_code: bool = False) -> Any | None:
-    """The image processor that is saved with a network, for an adapter without one its base's; None if there is none.
+    """The image processor saved with a network, or that of the base if an adapter has none; None if there is none.
 
     Args:
         model: a directory or a Hub id.

@@ -1,4 +1,4 @@
-"""A network as an ONNX file, compared with PyTorch before it is handed out."""
+"""Exports a network as an ONNX file that is compared with PyTorch first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hf_fst.prediction.segmenter import palette_of, revision_of
 
 TOLERANCE = 1e-3  # between the logits of PyTorch and those of onnxruntime
 ONE_FILE = 1_800_000_000  # bytes of weights; a file of more than 2 GB is not possible, they go into a second one
-TRACED = (2, 128, 160)  # batch, height, width; of unlike numbers, so that no two are taken for the same
+TRACED = (2, 128, 160)  # batch, height, width; all different, so that no two are confused
 TRIED = ((1, 128, 160), (2, 96, 224), (1, 160, 96), (1, 100, 150))
 
 

@@ -1,4 +1,4 @@
-"""Files of a long job: what goes in, what it is called when it comes out, and how it is written so that it can go on."""
+"""Files of a long job: inputs, names of outputs, and writing them so that the job can be resumed."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def output_names(files: Sequence[Path], root: Path) -> list[str]:
     names = [file.relative_to(root).with_suffix("").as_posix() for file in files]
     while shared := {name for name, count in Counter(name.casefold() for name in names).items() if count > 1}:
         renamed = [full if name.casefold() in shared else name for name, full in zip(names, whole, strict=True)]
-        if renamed == names:  # names that differ in case alone
+        if renamed == names:  # names that differ only in case
             break
         names = renamed
     return names
@@ -104,26 +104,26 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def fingerprint(files: Sequence[Path], root: Path) -> str:
-    """16 digits that change where a file is added, taken away or renamed."""
+    """16 digits that change if a file is added, removed or renamed."""
     names = "\n".join(file.relative_to(root).as_posix() for file in files)
     return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
 def stamp(files: Sequence[Path]) -> str:
-    """16 digits that change where the content of a file does, whatever its size and date."""
+    """16 digits that change if the content of a file does, whatever its size and date."""
     digest = hashlib.sha256()
     for file in files:
         try:
             facts = file.stat()
             digest.update(_content(file, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino))
-        except OSError:  # it is gone since; reading it says so
+        except OSError:  # it has disappeared; reading it will say so
             digest.update(b"gone")
     return digest.hexdigest()[:16]
 
 
-@lru_cache(maxsize=1 << 16)  # one table may be behind hundreds of shards
+@lru_cache(maxsize=1 << 16)  # one table may be the source of hundreds of shards
 def _content(file: Path, *facts: int) -> bytes:
-    """What all of a file hashes to; it is read again where one of `facts`, of its inode, is another."""
+    """The hash of a whole file; read again if one of `facts`, from its inode, changes."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").digest()
 
@@ -132,11 +132,11 @@ def _content(file: Path, *facts: int) -> bytes:
 def claimed(
     output: Path, settings_file: str, settings: dict[str, Any], owned: Sequence[str], overwrite: bool
 ) -> Iterator[None]:
-    """Takes an output folder for a job with these settings, as long as the context lasts.
+    """Reserves an output folder for a job with these settings inside the context.
 
-    The settings stand in `output/settings_file`, so that a later run goes on only with the same. With `overwrite` what
-    another job, whose settings stand there, left in the folders `owned` is removed; nothing else ever is. All processes
-    of a launch enter together.
+    The settings are in `output/settings_file`, so that a later run only continues with the same ones. `overwrite` removes
+    what a job with other settings left in the folders `owned`, and never anything else. All processes of a launch enter
+    together.
 
     Raises:
         ValueError: other settings made what is there, or it is of unknown origin, or another job is at it.

@@ -29,7 +29,7 @@ PREDICTIONS, OVERLAYS, VIDEOS = "predictions", "overlays", "videos"
 
 @dataclass
 class Work:
-    """What one process has to do, and what became of it."""
+    """The work of one process, and its outcome."""
 
     images: list[tuple[Path, str]]
     videos: list[tuple[Path, str]]
@@ -127,7 +127,7 @@ def predict_files(
 
 
 def _pending(named: list[tuple[Path, str]], output: Path, overlays: bool) -> Work:
-    """What is not there yet, or was made of the image as it was before somebody replaced it."""
+    """What is missing, or was made from an image that has been replaced since."""
     work = Work([], [], 0)
     for path, name in named:
         is_video = path.suffix.lower() in VIDEO_SUFFIXES
@@ -143,7 +143,7 @@ def _pending(named: list[tuple[Path, str]], output: Path, overlays: bool) -> Wor
 
 
 def made_of(result: Path) -> str | None:
-    """The `stamp` of the file that a result was made of, None where it has none or cannot be read."""
+    """The `stamp` of the file that a result was made from; None if it has none or cannot be read."""
     if result.suffix == ".mp4":
         return video_stamp(result)
     try:
@@ -157,13 +157,13 @@ def made_of(result: Path) -> str | None:
 def _predict_images(
     segmenter: Segmenter, work: Work, output: Path, overlays: bool, batch_size: int, num_workers: int, bar: tqdm
 ) -> None:
-    stamps: dict[Path, str] = {}  # which state of a file a result is made of
+    stamps: dict[Path, str] = {}  # the state of a file that a result is made from
 
     def read(task: tuple[Path, str]) -> tuple[Path, str, Picture | DataError]:
         try:
             stamps[task[0]] = stamp([task[0]])
             return *task, segmenter.read({"path": str(task[0]), "bytes": None})
-        except DataError as error:  # a thread hands it on, the run goes on
+        except DataError as error:  # passed on, so that the run continues
             return *task, error
 
     for batch in batches(ahead(read, work.images, num_workers), batch_size):

@@ -1,4 +1,4 @@
-"""Parquet shards of pseudo-labels, each written whole, and what their footers tell."""
+"""Parquet shards of pseudo-labels, each written whole, and their footers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hf_fst.prediction.predict import index_image
 
 DATA = "data"
 FOOTER = b"hf_fst"
-ROWS_TOGETHER = 32  # a row group: what is held in memory, and what a reader has to take at once
+ROWS_TOGETHER = 32  # the row group: what is held in memory, and what a reader reads at once
 # `label` is an Image for datasets, so that it loads without this package; its names are in id2label.json
 FEATURES = datasets.Features(
     image=datasets.Image(),
@@ -89,7 +89,7 @@ def read_footers(output: Path) -> dict[tuple[int, int], dict[str, Any]]:
 
 
 def finished(footers: dict[tuple[int, int], dict[str, Any]], unit: int) -> bool:
-    """Whether all chunks of a unit are there: an unbroken row up to the one that says it is the last."""
+    """Whether all chunks of a unit are there, up to the one marked as the last."""
     chunk = 0
     while (unit, chunk) in footers:
         if footers[unit, chunk]["last"]:

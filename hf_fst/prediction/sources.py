@@ -26,8 +26,7 @@ REMOTE, ARCHIVES = ("hf", "http", "https"), {"zip", "gzip", "bz2", "xz", "zstd",
 
 
 class Row(NamedTuple):
-    """An image as it is stored, `{"path", "bytes"}`, or why there is none, and where it is from: a name that no other row
-    has."""
+    """A stored image `{"path", "bytes"}`, or why there is none, and its origin: a name that no other row has."""
 
     source: str
     image: dict[str, Any] | DataError
@@ -55,7 +54,7 @@ class Folder:
             yield Row(file.relative_to(self.root).as_posix(), {"path": str(file), "bytes": None})
 
     def stamp(self, unit: int, chunk: int, size: int) -> str | None:
-        """Changes where one of the `size` files behind a chunk is replaced."""
+        """Changes if one of the `size` files of a chunk is replaced."""
         return stamp(self.files[chunk * size : (chunk + 1) * size])
 
 
@@ -114,12 +113,12 @@ class Stream:
         return image
 
     def stamp(self, unit: int, chunk: int, size: int) -> str | None:
-        """Changes where the file behind a unit is replaced."""
+        """Changes if the file of a unit is replaced."""
         return stamp(self.files[unit : unit + 1] if len(self.files) == self.units else self.files)
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path, of which `::` may lead into archives, is an address and no file of this machine."""
+    """Whether a path, in which `::` may lead into archives, is a URL and not a file on this machine."""
     *inside, place = [hop.partition("://")[0] for hop in path.split("::")]
     return "://" in path.split("::")[-1] and place in REMOTE and set(inside) <= ARCHIVES
 
@@ -190,7 +189,7 @@ def _hub(
 
 
 def _holds_images(feature) -> bool:
-    """Whether a column is one of images, or of bytes, which are files of images."""
+    """Whether a column holds images, or bytes, which are image files."""
     is_bytes = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
     return is_bytes or isinstance(feature, datasets.Image)
 

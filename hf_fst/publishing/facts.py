@@ -322,7 +322,7 @@ def _is_plain(value: Plain) -> bool:
 
 
 def _texts(value, where: str) -> Iterable[tuple[str, str]]:
-    """Every text in nested dicts and lists, keys too, with the place it stands."""
+    """Every text in nested dicts and lists, keys included, with its place."""
     if isinstance(value, str):
         yield where, value
     elif isinstance(value, dict):

@@ -32,7 +32,7 @@ ABOUT = (
     *(CARD, *FIGURES, "class_sampling.png", ".eval_results/*.yaml", FACTS_FILE),
     *("recipe.yaml", "results.json", "history.json", "evaluation.json"),
 )
-# of a checkpoint that training can go on from; the arguments are left out: they hold folders and the token
+# not published with a checkpoint: the arguments hold folders and the token
 NOT_OF_CHECKPOINTS = ("training_args.bin",)
 HOME = re.compile(r"(?:/(?:home|Users)/|[A-Za-z]:\\Users\\)\w")
 
@@ -65,7 +65,7 @@ def files_of(directory: str | Path) -> dict[str, Path]:
 
 
 def checkpoint_files(directory: str | Path, folder: str) -> dict[str, Path | bytes]:
-    """All that training needs to go on from a checkpoint, by path in the repository below `folder`."""
+    """Everything needed to resume from a checkpoint, by path in the repository below `folder`."""
     found: dict[str, Path | bytes] = {}
     for path in sorted(Path(directory).rglob("*")):
         if path.is_file() and path.name not in NOT_OF_CHECKPOINTS:
@@ -239,7 +239,7 @@ def reason(error: Exception) -> str:
 
 
 def _root(directory: Path) -> Path:
-    """Where the network lies that is published at the root: the teacher."""
+    """The directory of the network that is published at the root: the teacher."""
     is_checkpoint = (directory / TEACHER_DIR).is_dir() and (directory / MARKER).is_file()
     return directory / TEACHER_DIR if is_checkpoint else directory
 

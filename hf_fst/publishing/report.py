@@ -88,7 +88,7 @@ def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), *
 
 
 def _history(path: Path) -> list[dict]:
-    """The log of a training. Raises `UserError` for a file that is none."""
+    """The log of a training. Raises `UserError` for any other file."""
     try:
         log = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
@@ -99,7 +99,7 @@ def _history(path: Path) -> list[dict]:
 
 
 def _plots(output_dir: Path, facts: RunFacts, log_history: Sequence[Mapping], palette) -> None:
-    """Curves of the training and bars of the classes, as far as there is data for them."""
+    """Curves of the training and bars of the classes, if there is data for them."""
     from hf_fst.drawing.plots import class_bars, curves  # matplotlib: importing the trainer need not wait for it
 
     saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]

@@ -1,4 +1,4 @@
-"""What the files of a recipe hold, and a page about it for people."""
+"""Checks the files of a recipe, and shows what was found on a page."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def check_recipe(recipe: Recipe) -> tuple[Report, list[str]]:
 
 @contextlib.contextmanager
 def collected_notes() -> Iterator[list[str]]:
-    """Gathers what the loaders warn of, each sentence once, in the list that it gives; other warnings, and all of them
-    where there is an error, are shown as usual."""
+    """Collects the warnings of the loaders, each once, in the list that it yields; other warnings, and all of them after
+    an error, are shown as usual."""
     notes: list[str] = []
     kept: tuple[type[Warning], ...] = ()
     try:
@@ -120,7 +120,7 @@ def _classes(report: Report, width: int) -> str:
     text = text_table(columns, rows, width)
     if len(rows) <= MOST_ROWS:
         return text
-    # many classes: their share of the labeled pixels alone, side by side
+    # many classes: only their share of the labeled pixels, side by side
     head, rule, *lines = text_table(["class", "labeled (%)"], [row[:2] for row in rows]).splitlines()
     across = max(1, min((width + 3) // (len(head) + 3), -(-len(lines) // MOST_ROWS)))
     down = -(-len(lines) // across)
@@ -137,11 +137,11 @@ def share(pixels: float, total: float = 1) -> str:
 
 
 def _common_root(report: Report) -> str:
-    """The folder that holds all files, "" where there is none that is worth leaving out."""
+    """The folder that holds all files; "" if there is none worth leaving out."""
     files = [file for part in report.parts.values() for file in part.files if os.path.isabs(file)]
     folders = {os.path.dirname(file) for file in files}
     root = os.path.commonpath(folders) if folders else ""
-    root = os.path.dirname(root) if root in folders else root  # masks lie beside it
+    root = os.path.dirname(root) if root in folders else root  # masks are next to it
     return root + os.sep if root.count(os.sep) > 1 else ""
 
 

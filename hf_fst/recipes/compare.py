@@ -1,4 +1,4 @@
-"""Which rule pays on one's own data: short runs of each with paired seeds, and what they allow to say."""
+"""Which rule pays off on your data: short runs of each with paired seeds, and what they show."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _words(options: Mapping[str, object]) -> list[str]:
 
 
 def _cost(rule: str, options: Mapping[str, object]) -> float:
-    """Passes over a batch in a step, those of a mean teacher as 1; labels alone are about half of it."""
+    """Passes over a batch per step, relative to a mean teacher; training on labels alone costs about half."""
     own = {key: value for key, value in options.items() if key in TABLE and key in defaults_of(RULES[rule])}
     made = make("rule", RULES, rule, own)
     return 0.5 if rule == "supervised" else 1 + virtual_steps(made) / getattr(made, "every", 1)

@@ -28,7 +28,7 @@ from hf_fst.training.settings import resolve
 
 # set by the trainer or by flags of the command, or not sayable in YAML
 _NOT_KEYS = ("debug", "do_train", "do_eval", "do_predict", "local_rank", "parallelism_config")
-# what says how fast the teacher follows, and what says the same in other words
+# options that set how fast the teacher follows, each with those that it replaces
 PACE = {
     "teacher_memory": ("teacher_momentum", "lookahead_momentum"),
     "teacher_momentum": ("teacher_memory",),
@@ -230,7 +230,7 @@ def _known(key: str, hints: dict[str, object]) -> None:
 
 
 def parse(value: object, hint: object) -> object:
-    """Text from the command line as YAML, `a,b` as a list where one is taken; as it stands for keys of text alone."""
+    """Text from the command line as YAML; `a,b` as a list if one is accepted, unchanged for keys that take only text."""
     if not isinstance(value, str):
         return value
     try:
@@ -281,7 +281,7 @@ def _typed(key: str, value: object, hint: object) -> object:
 
 
 def _number(value: object, base: type) -> float | None:
-    """The value as int or float, None if it is no number. Numbers may be text, whole ones may be written as 1e3."""
+    """The value as int or float, None if it is not a number. Text is accepted, and 1e3 for an integer."""
     if isinstance(value, int):
         return None if isinstance(value, bool) else value
     try:

@@ -19,7 +19,7 @@ from hf_fst.models.loading import default_processor, load_network, processor_of,
 from hf_fst.models.segmentation import classifier_of
 from hf_fst.recipes.keys import Recipe
 
-# what every configuration takes, in its fields or beside them, and what those with a backbone take in its place
+# keys that every configuration accepts, and those that can replace `backbone_config`
 ALL_HAVE = {field.name for field in fields(PreTrainedConfig)} | {"self", "kwargs"}
 KEYS_OF_ALL = ("model_type", "attn_implementation", "output_attentions")
 KEYS_OF_BACKBONES = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
@@ -47,7 +47,7 @@ def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
 
 
 def _branched(recipe: Recipe, network: PreTrainedModel) -> PreTrainedModel:
-    """What the objective of a recipe makes of a network."""
+    """The network with the branches or decoders that the objective of a recipe needs."""
     objective = recipe.options.get("objective")
     if objective == "cct":
         if classifier_of(network) is None:
@@ -80,7 +80,7 @@ def _network(recipe: Recipe, options: dict, names: list[str], labels: dict) -> P
 def earlier_network(
     key: str, directory: str, id2label: dict[int, str], trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """The network that an earlier stage left. Raises `UserError` where it is not there or has other classes."""
+    """The network of an earlier stage. Raises `UserError` if it is missing or has other classes."""
     if not Path(directory, "config.json").is_file():
         raise MissingError(
             f"{key} is {directory}, which holds no network; train the stage that writes it first, or give its directory."

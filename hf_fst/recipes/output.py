@@ -1,4 +1,4 @@
-"""The output directory of a run: what a run leaves there, what may be removed, what is not written down."""
+"""The output directory of a run: what a run writes, what may be removed, and what is not recorded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hf_fst.training.checkpoints import all_checkpoints, complete_checkpoints
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.pictures import FOLDER as PICTURES
 
-# LOCAL_FILE says where the data lies on this machine, for `hf-fst eval`, and is never published
+# LOCAL_FILE says where the data is on this machine, for `hf-fst eval`, and is never published
 RECIPE_FILE, LOCAL_FILE, RESULTS_FILE, LOCK_FILE = "recipe.yaml", "local.yaml", "results.json", ".hf_fst.lock"
 CLASS_SAMPLING = "class_sampling.png"
 # what a run leaves in its directory; nothing else is ever removed
@@ -40,7 +40,7 @@ OUR_FILES = (
 # one of them is in every directory that a run, or `save_pretrained`, wrote
 SIGNS = (RECIPE_FILE, FACTS_FILE, "config.json")
 OUR_FOLDERS = (STUDENT_DIR, ".eval_results", "runs")
-# keys that say where things lie on this machine, whose they are, or hold a secret; they are not written down
+# keys with local paths, accounts or secrets, which are not recorded
 FOLDERS = ("data_dir", "unlabeled_data_dir", "eval_data_dir")
 LOCAL_KEYS = (
     *("output_dir", *FOLDERS, "resume_from_checkpoint"),
@@ -49,7 +49,7 @@ LOCAL_KEYS = (
 )
 
 
-# keys that change no weight: a run may go on with others
+# keys that change no weight: a resumed run may change them
 MAY_CHANGE = re.compile(
     r"check|license|report(_to)?|disable_tqdm|log(ging)?_.*|picture_steps|hub_.*|dataloader_.*|save_total_limit|use_cpu|ddp_.*|"
     r"per_device_eval_batch_size|eval_accumulation_steps|gradient_checkpointing.*|torch_.*|max_nonfinite_steps|skip_.*|"
@@ -91,7 +91,7 @@ def claimed(output_dir: Path) -> Iterator[None]:
 
 
 def check_output(output_dir: Path, overwrite: bool, resume: bool) -> str | None:
-    """The checkpoint to go on from. Raises `UserError` for a directory that must not be written to."""
+    """The checkpoint to resume from. Raises `UserError` for a directory that must not be written to."""
     if resume:
         complete = complete_checkpoints(output_dir)
         if not complete:
@@ -113,16 +113,16 @@ def check_output(output_dir: Path, overwrite: bool, resume: bool) -> str | None:
 
 
 def is_finished(output_dir: Path, report: bool) -> bool:
-    """Whether a run left all that it leaves at its end."""
+    """Whether a run wrote everything that it writes at its end."""
     return all((output_dir / name).is_file() for name in (RESULTS_FILE, *([CARD] * report)))
 
 
 def refuse_other_settings(recipe: Recipe, directory: Path) -> None:
-    """Refuses to go on with a run with settings that change its weights: its recipe, results and card tell of one run.
+    """Refuses to resume a run with settings that change its weights: recipe, results and card describe one run.
 
     Args:
-        recipe: of the run that shall go on.
-        directory: of the run that was begun; one without a recipe was started from Python, and is not looked at.
+        recipe: of the run to resume.
+        directory: of that run; without a recipe it was started from Python, and is not checked.
 
     Raises:
         UserError: with the settings that differ.
@@ -185,7 +185,7 @@ def as_typed(overrides: dict[str, str]) -> dict[str, str]:
 
 
 def local_keys(values: dict[str, object]) -> dict[str, object]:
-    """Those keys of a recipe that say where its data lies on this machine, with paths from the root."""
+    """The keys of a recipe that say where its data is on this machine, with absolute paths."""
 
     def rooted(value, is_path=False):
         if isinstance(value, dict):

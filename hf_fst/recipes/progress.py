@@ -25,7 +25,7 @@ LEFT_OUT = ("loss", "grad_norm", "learning_rate", "epoch", "total_flos")
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of training steps, without evaluation and saving, and without the first step, which sets things up."""
+    """Seconds spent in training steps, without evaluation, saving, and the first step, which sets things up."""
 
     def __init__(self):
         self.steps, self.seconds, self._since = 0, 0.0, None
@@ -49,7 +49,7 @@ class Stopwatch(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """One bar for the training, which says too when it evaluates, and above it the log in words.
+    """One progress bar for the training, which also shows evaluations, and above it the log in words.
 
     There is no bar with `disable_tqdm`, and none in a file or a pipe.
 
@@ -118,8 +118,8 @@ def in_words(step: int, logs: dict[str, float]) -> str:
         terms = {key.removesuffix("_loss"): value for key, value in logs.items() if key.endswith("_loss")}
         shown = " + ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in terms.items())
         parts.append(f"loss {logs['loss']:.3g}" + (f" = {shown}" if len(terms) > 1 else ""))
-    told = {key: logs[key] for key in SHARES if key in logs and (key != "pseudo_changed" or logs[key])}
-    shares = [f"{SHARES[key]} {percent(value)}%" for key, value in told.items()]  # a step may not look ahead
+    known = {key: logs[key] for key in SHARES if key in logs and (key != "pseudo_changed" or logs[key])}
+    shares = [f"{SHARES[key]} {percent(value)}%" for key, value in known.items()]  # a step may not look ahead
     if shares:
         parts.append(f"pseudo-labels: {', '.join(shares)}")
     for key, value in logs.items():

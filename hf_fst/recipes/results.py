@@ -1,4 +1,4 @@
-"""What a run leaves: its scores, all that `results.json` holds, and its card."""
+"""The results of a run: its scores, `results.json`, and its card."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _facts(side: Side, images: int) -> DatasetFacts:
 
 
 def card_facts(recipe: Recipe, data: RunData, repository: str | None, overrides: dict[str, str]) -> dict[str, object]:
-    """What a model card says that only the recipe knows: the arguments of `create_model_card`."""
+    """What only the recipe knows about a model card: the arguments of `create_model_card`."""
     typed = {key: text for key, text in as_typed(overrides).items() if not key.startswith("hub_")}
     return {
         "data": {key: facts for key, facts in data_facts(recipe, data).items() if key != "test"},

@@ -109,7 +109,7 @@ def prepare(recipe: Recipe, config: FSTConfig, overwrite: bool, overrides: dict[
         callbacks=[stopwatch],
         reference_model=reference,
     )
-    for kind in (Weights, Report, Pictures):  # written or made again with what only the recipe knows
+    for kind in (Weights, Report, Pictures):  # done below, with what only the recipe knows
         trainer.remove_callback(kind)
     trainer.add_callback(Pictures(trainer, data.palette))
     for kind in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK, *([PaddingNotice] if data.report is not None else [])):

@@ -19,7 +19,7 @@ from hf_fst.data.splits import nested_order, read_list
 from hf_fst.errors import UsageError, UserError, did_you_mean
 from hf_fst.recipes.keys import Recipe
 
-# what a person types for the folder of a side, and for further options
+# the keys for the folder of a side and for its further options
 OPTIONS = {
     "labeled": ("data_dir", "dataset_options"),
     "unlabeled": ("unlabeled_data_dir", "unlabeled_options"),
@@ -33,7 +33,7 @@ class Side:
 
     Args:
         name: a name out of `DATASETS`.
-        data_dir: where it lies.
+        data_dir: where it is.
         options: further options of that dataset.
         split: the split that is used.
     """
@@ -70,7 +70,7 @@ def sides(recipe: Recipe) -> dict[str, Side]:
 
 
 def forgotten(named: dict[str, Side]) -> bool:
-    """Whether the unlabeled images would be all that lies in the labeled folder, masks too: nobody named a folder."""
+    """Whether the unlabeled images would be everything in the labeled folder, masks too, since no folder was named."""
     labeled, unlabeled = named["labeled"], named.get("unlabeled")
     return (
         unlabeled is not None
@@ -110,12 +110,12 @@ def load_side(
         return load(side.name, side.data_dir, **options)
     except UserError as error:
         data_dir, more = OPTIONS[key]
-        told = re.sub(r"\bdata_dir\b", f"--{data_dir}", str(error))
-        if side.name == "folder" and told.startswith("There is no folder") and data_dir not in told:
-            told = f"{told.rstrip('.')}, or give their names as --{more}.images and --{more}.masks."
-        if "validation_share" in told:
-            told = f"{told.rstrip('.')}, as --{more}.validation_share 0.3."
-        raise type(error)(told) from error
+        message = re.sub(r"\bdata_dir\b", f"--{data_dir}", str(error))
+        if side.name == "folder" and message.startswith("There is no folder") and data_dir not in message:
+            message = f"{message.rstrip('.')}, or give their names as --{more}.images and --{more}.masks."
+        if "validation_share" in message:
+            message = f"{message.rstrip('.')}, as --{more}.validation_share 0.3."
+        raise type(error)(message) from error
 
 
 def common_classes(

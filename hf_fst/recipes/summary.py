@@ -1,4 +1,4 @@
-"""What a person reads of a run: before its first step what will be done, after its last one where things are."""
+"""What is printed about a run: before its first step what will happen, after its last one where things are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def before(
     notes: list[str],
     time: str = "shown after the first steps; --dry_run measures it beforehand",
 ) -> str:
-    """What will be done, a line or two for each thing.
+    """What will be done, a line or two for each item.
 
     Args:
         recipe: of the run.
@@ -37,7 +37,7 @@ def before(
         settings: those in force.
         parameters: of the network.
         data: of the run; None where it was not looked at.
-        notes: sentences that are shown as warnings.
+        notes: warnings to show.
         time: what is known about it.
     """
     rows = [] if data is None else _images(recipe, data)

@@ -19,7 +19,7 @@ ALL = "all"  # what --sweep is given
 
 
 def is_all(given: str, sweep: str | None) -> bool:
-    """Whether every point of a recipe is wanted; one may be named so itself."""
+    """Whether every point of a recipe is wanted; a point may itself be named `all`."""
     points = sweep_points(given) if sweep == ALL else []
     return bool(points) and ALL not in points
 
@@ -31,13 +31,13 @@ def train_all(
     overwrite: bool = False,
     resume: bool = False,
 ) -> dict[str, dict]:
-    """Trains each point in a process of its own, so that its time and memory are those of the point alone.
+    """Trains each point in its own process, so that time and memory are measured for that point only.
 
     Args:
         given: name or path of the recipe.
         overrides: values by key, as typed; below an `output_dir` each point has a folder of its name.
         overwrite: replace the runs that are there.
-        resume: go on where it stopped: finished points stay as they are.
+        resume: continue where it stopped; finished points stay as they are.
 
     Returns:
         What `results.json` of each point holds.
@@ -85,7 +85,7 @@ def table(found: dict[str, dict]) -> str:
 
 
 def _flag(recipe: Recipe, folder: Path, overwrite: bool, resume: bool) -> Sequence[str]:
-    """How a point is started: one that was begun goes on, or starts over where it had no checkpoint."""
+    """The flag to start a point with: a begun one resumes, or starts over if it has no checkpoint."""
     if not resume:
         return ["--overwrite"] * overwrite
     if is_finished(folder, to_config(recipe).report) or complete_checkpoints(folder):

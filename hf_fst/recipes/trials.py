@@ -17,7 +17,7 @@ from hf_fst.evaluation.counting import LABEL_FREE
 from hf_fst.publishing.report import HISTORY_FILE
 from hf_fst.recipes.output import RECIPE_FILE, RESULTS_FILE, write_json
 
-#: runs that fail in a row at the start, before the others are given up
+#: failures in a row at the start after which the other runs are given up
 TRIES = 3
 
 
@@ -73,7 +73,7 @@ def run_trials(
     """
     folder.mkdir(parents=True, exist_ok=True)
     waiting, running, found = list(trials), {}, {}
-    seconds, failed = 0.0, 0  # that a pass has taken at most, and runs without results
+    seconds, failed = 0.0, 0  # most that a pass has taken, and runs without results
     while waiting or running:
         while waiting and len(running) < jobs:
             trial = waiting.pop(0)

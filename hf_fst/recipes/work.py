@@ -1,4 +1,4 @@
-"""A run in which nothing is left to refuse, and what it writes when it begins."""
+"""A run that passed all checks, and what it writes when it begins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Records(TrainerCallback):
         self.recipe, self.data, self.overwrite = recipe, data, overwrite
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """When nothing is left to refuse."""
+        """After all checks have passed."""
         if state.is_world_process_zero:
             output_dir, values = Path(args.output_dir), as_dict(self.recipe)
             if self.overwrite:
@@ -45,7 +45,7 @@ class Records(TrainerCallback):
 
 @dataclass
 class Work:
-    """A run in which nothing is left to refuse: its trainer, its data, and what its card says besides."""
+    """A run that passed all checks: its trainer, its data, and further facts for its card."""
 
     recipe: Recipe
     trainer: FSTTrainer

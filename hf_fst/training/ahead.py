@@ -1,4 +1,4 @@
-"""What the steps of a run share: batches for virtual steps on other images than the real step's among it."""
+"""What the steps of a run share, such as batches for virtual steps on other images than those of the real step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 class AheadBatches:
     """Groups of micro-batches drawn by (seed, step, k, position), never from the epoch's iterator.
 
-    They are loaded ahead of time by workers of their own; after an interruption they go on where the run does.
+    Separate workers load them ahead of time; a resumed run continues with the right ones.
 
     Args:
         pairs: what is drawn from.
@@ -57,7 +57,7 @@ class AheadBatches:
 
     def groups(self, step: int, count: int, size: int) -> Iterator[list[dict]]:
         """`count` groups of `size` micro-batches for an optimizer step; `size` is smaller for a short last group."""
-        if count == 0:  # a sampler of nothing, for ever, would keep its workers waiting
+        if count == 0:  # an endless sampler of nothing would keep its workers waiting
             return
         if self._next != (step, count):
             place = self.process_index, self.num_processes
@@ -124,7 +124,7 @@ def context_of(trainer) -> Context:
         trainer.state.max_steps,
     )
     if trainer.settings.capture:
-        # one of the user's own may do at a step what it did not do when it was recorded
+        # a user's own objective may behave differently at later steps
         known = context.objective.replayable and type(context.objective) in OBJECTIVES.values()
         if not known:
             name = type(context.objective).__name__
@@ -137,7 +137,7 @@ def context_of(trainer) -> Context:
 def begin(trainer) -> None:
     """Show the objective unlabeled images before the first step of a run, where it asks for them.
 
-    They are drawn as for virtual steps behind the last one, so that the run's own draws stay what they are.
+    They are drawn as for virtual steps after the last one, so the draws of the run do not change.
     """
     objective, args = trainer.learning_objective, trainer.args
     if not objective.begin_passes or objective.memory:

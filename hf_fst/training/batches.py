@@ -1,4 +1,4 @@
-"""A look at the labeled images and the first batch of a training, before a step is made of it."""
+"""Checks the labeled images and the first batch of a training before the first step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hf_fst.hub import in_a_line
 
 logger = logging.get_logger(__name__)
 
-LARGEST = 30  # normalized pixels stay far below it, those of 0 to 255 do not
+LARGEST = 30  # normalized pixels stay far below this, raw ones do not
 
 
 def refuse_without_labels(train_dataset) -> None:
@@ -37,7 +37,7 @@ def refuse_without_labels(train_dataset) -> None:
 
 
 def look_at_first(batch: dict, config) -> None:
-    """Looks at one micro-batch as nobody can look at all.
+    """Checks one micro-batch.
 
     Args:
         batch: tensors, on any device.
@@ -90,7 +90,7 @@ def look_at_first(batch: dict, config) -> None:
 
 @torch.no_grad()
 def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception) -> None:
-    """Says so where a step failed because the network takes no images of this size, or of so many channels.
+    """Explains a failed step if the network does not accept images of this size or with so many channels.
 
     Args:
         network: as it was when it failed.
@@ -98,7 +98,7 @@ def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception) -> 
         error: with which it failed.
 
     Raises:
-        UserError: with a size that fits, or the channels. Nothing is raised where neither is what is wrong.
+        UserError: with a size that fits, or the channels. Otherwise nothing is raised.
     """
     given, channels, was_training = tuple(pixels.shape[-2:]), pixels.shape[1], network.training
     rounded = [tuple(-(-side // multiple) * multiple for side in given) for multiple in (32, 64)]

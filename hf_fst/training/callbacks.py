@@ -1,4 +1,4 @@
-"""What an `FSTTrainer` does at certain moments of a run, each part a callback that can be removed."""
+"""What an `FSTTrainer` does at certain points of a run, each a callback that can be removed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EpochOfDraws(OfTrainer):
 
 
 class TeacherAfterStep(OfTrainer):
-    """Lets the teacher follow the student after its real step, where `teacher_follows` says so."""
+    """Lets the teacher follow the student after its real step if `teacher_follows` says so."""
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         """Before the schedule advances and the step is counted."""
@@ -40,7 +40,7 @@ class TeacherAfterStep(OfTrainer):
 
 
 class SkippedImages(OfTrainer):
-    """Names the images that could not be read, where `on_bad_image` skips them."""
+    """Names the images that could not be read, if `on_bad_image` skips them."""
 
     def on_train_end(self, args, state, control, **kwargs):
         """Of all processes."""
@@ -48,16 +48,16 @@ class SkippedImages(OfTrainer):
         journal.skipped_images = summed(gather_object([journal.skipped_images]))
         if journal.skipped_images and state.is_world_process_zero:
             times = sorted(journal.skipped_images.items(), key=lambda item: -item[1])
-            lines = [f"{count} x {told}" for told, count in times]
-            told = f"Images that could not be read gave way to others {sum(journal.skipped_images.values())} times:"
-            logger.warning("\n  ".join([told, *lines]))
+            lines = [f"{count} x {sentence}" for sentence, count in times]
+            total = sum(journal.skipped_images.values())
+            logger.warning("\n  ".join([f"Images that could not be read gave way to others {total} times:", *lines]))
 
 
 class Weights(OfTrainer):
     """Writes teacher and student into the output directory after training."""
 
     def on_train_end(self, args, state, control, **kwargs):
-        """The best weights, where they were loaded; a network that transformers cannot save lies in checkpoints alone."""
+        """The best weights if they were loaded. A network that transformers cannot save is only in checkpoints."""
         if isinstance(self.trainer.networks()["student"], PushToHubMixin):  # of transformers or peft
             self.trainer.save_model(_internal_call=True)
 
@@ -66,7 +66,7 @@ class Report(OfTrainer):
     """Writes card and pictures beside the weights after training (`report`)."""
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Of the best weights, where they were loaded."""
+        """Of the best weights if they were loaded."""
         self.trainer.create_model_card()
 
 

@@ -32,7 +32,7 @@ MEMORY = "objective.pt"  # of a checkpoint: what the objective remembers
 
 
 def discard(directory: str | os.PathLike) -> None:
-    """Remove a checkpoint, its marker first: one that is half removed must not count."""
+    """Remove a checkpoint, its marker first, so that a half-removed one does not count."""
     Path(directory, MARKER).unlink(missing_ok=True)
     if Path(directory).is_dir():
         shutil.rmtree(directory)
@@ -75,7 +75,7 @@ def complete_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
 
 
 def all_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
-    """All `checkpoint-N` directories, by N; names that a user made of them, such as `checkpoint-4-kept`, are no part."""
+    """All `checkpoint-N` directories, by N; renamed ones, such as `checkpoint-4-kept`, do not count."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if path.name[len("checkpoint-") :].isdigit()]
     return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name[len("checkpoint-") :]))
 
@@ -83,7 +83,7 @@ def all_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
 def rotate(output_dir: str | os.PathLike, limit: int | None, newest: str | os.PathLike, best: str | None) -> None:
     """Remove the oldest checkpoints but `limit`; never the newest, which must be complete, nor the best.
 
-    What an interruption left incomplete goes first.
+    Incomplete ones are removed first.
     """
     if not limit or limit < 0:
         return
@@ -144,10 +144,10 @@ def checkpoint(trainer, run_dir: str) -> Iterator[None]:
 def to_resume(
     resume_from_checkpoint: str | bool, output_dir: str, expected: dict[str, str], remembers: bool = False
 ) -> str:
-    """The checkpoint to go on from, checked: the given one, with True the newest complete one.
+    """Checks and returns the checkpoint to resume from: the given one, or with True the newest complete one.
 
     Raises:
-        ValueError: there is none, or as `check`.
+        UserError: there is none, or as `check`.
     """
     if resume_from_checkpoint is True:
         complete = complete_checkpoints(output_dir)
@@ -161,13 +161,13 @@ def to_resume(
 def check(
     directory: str | os.PathLike, expected: dict[str, str], resumes: bool = False, remembers: bool = False
 ) -> None:
-    """Make sure that a run can take its weights from a checkpoint or, with `resumes`, go on from it.
+    """Make sure that a run can load weights from a checkpoint or, with `resumes`, resume from it.
 
     Args:
         directory: `checkpoint-N`.
         expected: the `kind` of the run.
         resumes: whether more than weights is needed.
-        remembers: whether the run's objective goes on from a memory.
+        remembers: whether the run's objective needs its memory.
 
     Raises:
         FileNotFoundError: there is no such directory.
@@ -213,7 +213,7 @@ def check(
 
 
 def load_memory(objective: Objective, directory: str | os.PathLike, device: torch.device) -> None:
-    """Give an objective what it remembered when a checkpoint, which was checked, was written."""
+    """Restore the memory of an objective from a checkpoint that was checked."""
     if objective.remembers:
         objective.load_state_dict(torch.load(Path(directory, MEMORY), device, weights_only=True))
 
@@ -249,7 +249,7 @@ def save_network(
     whole = accelerator.get_state_dict(network) if is_sharded(network) else None  # all processes take part
     if processor is not None:
         if not is_adapted(network):
-            for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):  # of an earlier run, for which this one would be taken
+            for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):  # left by an earlier run; this one would be mistaken for it
                 Path(directory, name).unlink(missing_ok=True)
         with beside_adapter(network, directory):
             network.save_pretrained(directory, state_dict=whole)

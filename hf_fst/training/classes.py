@@ -1,4 +1,4 @@
-"""The class names of a network beside those of its data."""
+"""Compares the class names of a network with those of its data."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SHOWN = 8  # class names in a sentence
 
 
 def follow_names(trainer, model: nn.Module | None) -> None:
-    """Makes sure that a network and its data mean the same by a class id; one without names gets those of the data.
+    """Makes sure that class ids mean the same to a network and its data; a network without names gets those of the data.
 
-    Names are compared without regard to case, blanks and underscores. Data whose names cannot be seen, and a network of
-    one class, which an objective of the user's own may read otherwise, are passed by.
+    Case, blanks and underscores do not matter. Data without visible names is skipped, and so is a network of one class,
+    which a user's own objective may interpret differently.
 
     Args:
         trainer: has the datasets.
@@ -81,7 +81,7 @@ def _shown(names: list[str]) -> str:
 
 
 def _configs(model: nn.Module) -> list[PreTrainedConfig]:
-    """The configurations of a network and of the networks that it is made of, backbones apart."""
+    """The configurations of a network and of the networks inside it, except backbones."""
     found = [part.config for part in model.modules() if isinstance(part, PreTrainedModel)]
     found += [getattr(config, key, None) for config in found for key in config.sub_configs]
     return [c for c in found if isinstance(c, PreTrainedConfig) and not isinstance(c, BackboneConfigMixin)]

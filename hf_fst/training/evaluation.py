@@ -1,4 +1,4 @@
-"""How a trainer evaluates: our scores and the choice of the best weights by them, or logits as `Trainer` gives them."""
+"""How a trainer evaluates: our scores and the choice of the best weights, or logits as `Trainer` returns them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from hf_fst.training.sharding import gathered
 
 
 def choose_best(args, has_teacher: bool, own_scores: bool) -> None:
-    """Lets the best weights go by the mIoU where nothing else is asked for; by the loss with metrics of the user's own,
-    as `TrainingArguments` says.
+    """Chooses the best weights by mIoU by default; by the loss, as `TrainingArguments` does, with the user's own metrics.
 
     Args:
-        args: of the trainer alone, which are changed.
+        args: the trainer's own copy, which is changed.
         has_teacher: whether the teacher is what is saved.
-        own_scores: whether evaluations give the scores of this package, of all of which more is better.
+        own_scores: whether evaluations give the scores of this package, for all of which higher is better.
 
     Raises:
-        UserError: the worst weights are asked for.
+        UserError: the options ask for the worst weights.
     """
     name = args.metric_for_best_model or ""
     if own_scores and args.greater_is_better is False and not name.endswith("loss"):  # which is refused as a name
@@ -77,9 +76,9 @@ def of_any_size(step: Callable[[nn.Module, dict], tuple], network: nn.Module, in
     """Loss, logits and labels of a batch, in the precision of the network; in lists where the sizes of images differ.
 
     Args:
-        step: takes the network and images of one size, and gives the three.
+        step: takes the network and images of one size, and returns the three.
         network: the network.
-        inputs: `pixel_values` (B,3,H,W), or a list of (3,H,W); what else there is likewise.
+        inputs: `pixel_values` (B,3,H,W), or a list of (3,H,W); other entries likewise.
     """
     inputs = {key: value for key, value in inputs.items() if key != "valid"}  # which networks do not take
     pixels, dtype = inputs["pixel_values"], next(network.parameters()).dtype
@@ -93,7 +92,7 @@ def of_any_size(step: Callable[[nn.Module, dict], tuple], network: nn.Module, in
 
 
 def _in_lists(images: tuple) -> list | tuple | dict | None:
-    """The results of several images: a list, or where each has several outputs (a tuple) a list for each of these."""
+    """The results of several images: a list, or a list for each output if there are several (a tuple)."""
     if images[0] is None:
         return None
     if isinstance(images[0], tuple):
@@ -105,7 +104,7 @@ def _in_lists(images: tuple) -> list | tuple | dict | None:
 
 @contextmanager
 def unscored(trainer: Trainer) -> Iterator[Callable[[PredictionOutput], PredictionOutput]]:
-    """Inside, a trainer gives logits in place of scores, batch by batch; gives what joins them where that is wanted."""
+    """Inside, a trainer returns logits instead of scores, batch by batch; yields a function that joins them if wanted."""
     kept = trainer.compute_metrics, trainer.args.eval_do_concat_batches
     trainer.compute_metrics, trainer.args.eval_do_concat_batches = None, False
     try:

@@ -1,4 +1,4 @@
-"""Health of the pseudo-labels, seen on the step's own unlabeled images; needs no labels, uses them where they are."""
+"""Health of the pseudo-labels on the step's own unlabeled images; true labels are used if there are any."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE = 200  # steps without a confident pseudo-label before a warning
 
 @torch.no_grad()
 def teacher_labels(teacher, images: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
-    """Labels (B,H,W) that a teacher gives to `images` (B,3,H,W) now; buffers that this moves are put back."""
+    """The teacher's current labels (B,H,W) of `images` (B,3,H,W); buffers that this changes are restored."""
     kept = [buffer.clone() for buffer in teacher.model.buffers()] if teacher.buffers == "batch" else []
     labels, _ = pseudo_labels(teacher(images).logits, images.shape[-2:], align_corners)
     if kept:
@@ -27,7 +27,7 @@ def teacher_labels(teacher, images: torch.Tensor, align_corners: bool = False) -
 
 @torch.no_grad()
 def student_labels(student, images: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
-    """Labels (B,H,W) of a student in evaluation mode; every part of it is put back into the mode it was in."""
+    """Labels (B,H,W) of a student in evaluation mode; the mode of every module is restored."""
     training = [module for module in student.modules() if module.training]
     student.eval()
     labels, _ = pseudo_labels(student(pixel_values=images).logits, images.shape[-2:], align_corners)
@@ -39,8 +39,8 @@ def student_labels(student, images: torch.Tensor, align_corners: bool = False) -
 class PseudoLabelHealth:
     """Statistics of one step: made before the look-ahead, completed after it.
 
-    Looks at the first micro-batch of the group. Nothing here changes the run: networks label in evaluation mode and
-    buffers that a labeling teacher moves are put back.
+    Looks at the first micro-batch of the group. Nothing here changes the run: networks label in evaluation mode, and
+    buffers that this changes are restored.
 
     Args:
         images: (B,3,H,W) unlabeled images, as the teacher sees them.
@@ -72,11 +72,11 @@ class PseudoLabelHealth:
         """Sums over pixels, ready to be added over processes.
 
         Args:
-            student: the unwrapped student; labels in evaluation mode and is put back into training mode.
+            student: the unwrapped student; labels in evaluation mode; its mode is restored.
             batch: the prepared micro-batch, with `pseudo_labels` and `pseudo_confidence` of φ_{t+1}.
 
         Raises:
-            UserError: the objective, one of the user's own, does not give these.
+            UserError: a user's own objective does not provide these.
         """
         if missing := {"pseudo_labels", "pseudo_confidence"} - set(batch):
             raise UserError(

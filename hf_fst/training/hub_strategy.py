@@ -1,4 +1,4 @@
-"""When a trainer publishes what: before the training, at checkpoints (`hub_strategy`), at the end."""
+"""What a trainer publishes and when: before training, at checkpoints (`hub_strategy`), at the end."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def push_checkpoint(trainer, run_dir: str) -> None:
     """Publish the newest checkpoint in the background, as `hub_strategy` says, in one commit.
 
     The teacher stands at the root and the student in `student/`, as at the end; with `checkpoint` and `all_checkpoints`
-    all that training needs to go on lies below `last-checkpoint/` or `checkpoint-N/`. While a push is under way the next
-    one is left out, unless `hub_always_push`. A failure is logged as a warning, and training goes on.
+    all that is needed to resume is in `last-checkpoint/` or `checkpoint-N/`. While a push is under way the next one is
+    skipped, unless `hub_always_push`. A failure is logged as a warning, and training goes on.
     """
     args, step = trainer.args, trainer.state.global_step
     if not (args.push_to_hub and trainer.is_world_process_zero()) or args.hub_strategy == HubStrategy.END:

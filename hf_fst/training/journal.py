@@ -14,7 +14,7 @@ import torch
 from hf_fst.data.pairing import SKIPPED
 from hf_fst.errors import RunError
 
-# what goes on after a resume
+# what a resumed run restores
 KEPT = ("skipped", "skipped_images", "in_a_row", "_losses", "_steps", "_all", "_all_steps")
 
 
@@ -24,7 +24,7 @@ def summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 class Journal:
-    """Collects on the device; what is read from it is whether the loss of a step is finite, once a real step.
+    """Collects on the device; it reads back only whether the loss is finite, once per real step.
 
     Args:
         max_nonfinite_steps: real steps in a row without a finite loss that stop the run.
@@ -33,7 +33,7 @@ class Journal:
     def __init__(self, max_nonfinite_steps: int):
         self.max_nonfinite_steps = max_nonfinite_steps
         self.skipped = {"real": 0, "virtual": 0}
-        self.skipped_images: dict[str, int] = {}  # how often, by what is said of the file
+        self.skipped_images: dict[str, int] = {}  # how often, by error message
         self.in_a_row = 0
         self.health: dict[str, float] = {}
         self._later: list[torch.Tensor] = []  # of virtual steps whether they were finite, on the device
@@ -87,9 +87,9 @@ class Journal:
         self._steps += 1
 
     def note_skipped_images(self, group: list[dict]) -> None:
-        """Takes what was skipped out of the batches of a group, and counts it."""
-        for told in itertools.chain.from_iterable(batch.pop(SKIPPED, ()) for batch in group):
-            self.skipped_images[told] = self.skipped_images.get(told, 0) + 1
+        """Removes the reports of skipped images from the batches of a group, and counts them."""
+        for message in itertools.chain.from_iterable(batch.pop(SKIPPED, ()) for batch in group):
+            self.skipped_images[message] = self.skipped_images.get(message, 0) + 1
 
     def tell(self, logs: dict[str, float], accelerator) -> None:
         """Replace `loss` and `train_loss` of an entry by means over the steps taken; remove them if there is none."""
@@ -101,7 +101,7 @@ class Journal:
                 logs |= shown
 
     def entries(self, accelerator) -> dict[str, float]:
-        """What a log entry gets: `loss` and its terms, means over the steps taken since the last, health, skipped steps.
+        """The contents of a log entry: `loss` and its terms (means over the steps since the last), health, skipped steps.
 
         Without a step taken there is no `loss`.
         """
@@ -118,7 +118,7 @@ class Journal:
 
     def summary(self, accelerator) -> dict[str, float]:
         """`train_loss`, the mean over all steps taken, those before a resume included; nothing without one."""
-        self.entries(accelerator)  # what came after the last log entry
+        self.entries(accelerator)  # steps after the last log entry
         return {"train_loss": self._all / self._all_steps} if self._all_steps else {}
 
     def save(self, directory: str | os.PathLike, process: int, processes: int) -> None:
@@ -127,7 +127,7 @@ class Journal:
         torch.save(kept, Path(directory, f"journal_{process}.pt"))
 
     def load(self, directory: str | os.PathLike, process: int, processes: int, device: torch.device) -> None:
-        """Go on from a checkpoint; with another number of processes each has the mean of what those had."""
+        """Restore from a checkpoint; with another number of processes each gets the mean."""
         paths = {int(path.stem.removeprefix("journal_")): path for path in Path(directory).glob("journal_*.pt")}
         pages = [torch.load(path, "cpu", weights_only=True) for path in paths.values()]
         kept = dict(zip(paths, pages, strict=True)).get(process, pages[0])

@@ -1,4 +1,4 @@
-"""Numbers and names in `TrainingArguments` with which no run could go on, though torch would say so much later."""
+"""Refuses values of `TrainingArguments` on which torch would only fail much later."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hf_fst.hub import in_a_line
 from hf_fst.method.options import KINDS, UNIONS, Option
 
 MOST = 1000  # virtual steps in a step, or unlabeled images for a labeled one
-# trackers of which transformers can tell whether they are installed
+# trackers that transformers can find out whether they are installed
 CHECKED = (
     *("comet_ml", "mlflow", "neptune", "tensorboard", "trackio", "wandb"),
     *("codecarbon", "clearml", "dagshub", "swanlab"),
 )
-# of `TrainingArguments`: least and most of what would be an error of torch's, or of numpy's, much later
+# bounds of `TrainingArguments` that torch or numpy would only report much later
 LIMITS = {
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
     **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm"), (0, None)),
@@ -37,7 +37,7 @@ LIMITS = {
     **dict.fromkeys(("eval_delay", "save_total_limit", "warmup_steps"), (0, None)),  # save_total_limit 0: keep all
     "ddp_timeout": (1, 10**9),
 }
-# what is taken besides what the annotation of `TrainingArguments` says
+# accepted types besides those in the annotations of `TrainingArguments`
 ALSO = {
     "accelerator_config": (AcceleratorConfig,),
     "fsdp": (bool, list),
@@ -46,7 +46,7 @@ CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "context_fn", "determini
 
 
 def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None:
-    """Refuse numbers out of range and names of nothing.
+    """Refuse numbers out of range and unknown names.
 
     Args:
         args: an `FSTConfig`.
@@ -100,7 +100,7 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
 
 
 def _refuse_kind(name: str, value: object, annotation: object) -> None:
-    """Refuse a value of another kind than an option has. Raises `UserError`."""
+    """Refuse a value of the wrong type. Raises `UserError`."""
     kinds = typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
     words = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)), None)
     if words is not None:
@@ -137,7 +137,7 @@ def refuse_optimizer(args: TrainingArguments) -> None:
     """Refuse an optimizer or a schedule that cannot be made, by making both for one number.
 
     Raises:
-        UserError: with what was given for it; one that is not installed is left to where it is needed.
+        UserError: one cannot be made. An optimizer that is not installed is reported where it is used.
     """
     from transformers import Trainer  # takes long to import
 

@@ -53,7 +53,7 @@ def processor_for(model: nn.Module | None, processor: Any, train_dataset: Any) -
         processor.image_mean, processor.image_std = numbers.mean, numbers.std
     elif config is not None:
         source = config.name_or_path
-        # a name alone may be no id on the Hub; one that a network was loaded from is in the cache
+        # a name need not be an id on the Hub; if a network was loaded from it, it is in the cache
         known = hub_id(source) and isinstance(try_to_load_from_cache(source, "config.json"), str)
         processor = saved_processor(source) if known or (source and Path(source).is_dir()) else None
     processor = processor or default_processor(config)

@@ -107,10 +107,10 @@ class Snapshot:
 
 
 class Pictures(Watcher):
-    """Draws the snapshots of a trainer with `picture_steps`, on the first process alone.
+    """Draws the snapshots of a trainer with `picture_steps`, on the first process only.
 
-    A picture is written to `output_dir/pictures/step-N.png` and sent to TensorBoard, trackio and W&B, as far as their
-    callbacks are there because `report_to` names them.
+    A picture is written to `output_dir/pictures/step-N.png` and sent to TensorBoard, trackio and W&B, if
+    `report_to` names them.
 
     Args:
         trainer: an `FSTTrainer`.

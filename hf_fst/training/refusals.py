@@ -1,4 +1,4 @@
-"""What cannot be trained, each said in one sentence before anything starts."""
+"""Refuses, in one sentence each and before anything starts, what cannot be trained."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from hf_fst.training.sharding import refuse_sharding
 
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation"
 OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that moves weights only in step()"
-# what `Trainer` is given besides data and model, and is judged here
+# arguments of `Trainer` that are checked here
 JUDGED = (
     *("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func"),
     *("compute_metrics", "preprocess_logits_for_metrics"),
@@ -101,7 +101,7 @@ def refuse_settings(
 
 
 def refuse_own_loss(trainer: Trainer) -> None:
-    """Refuse a `compute_loss` of one's own, of a subclass or set on the trainer, which no step would call.
+    """Refuse a custom `compute_loss`, in a subclass or set on the trainer, which no step would call.
 
     Raises:
         UserError: with what to write in its place.
@@ -125,7 +125,7 @@ def refuse_evaluation(trainer: Trainer) -> None:
 
 
 def refuse_best_metric(trainer: Trainer) -> None:
-    """Refuse to choose the best model by a score that no evaluation gives.
+    """Refuse to choose the best model by a score that no evaluation computes.
 
     Raises:
         UserError: `metric_for_best_model` is no score.
@@ -160,7 +160,7 @@ def refuse_blank_labels(dataset: Dataset, what: str, scored: Sequence[int] | Non
     """Refuse images whose labels hold nothing to score; reads them until there is something.
 
     Args:
-        dataset: items with `labels` (H,W); streams are passed by.
+        dataset: items with `labels` (H,W); streams are skipped.
         what: the images in the sentence.
         scored: ids of the classes that the scores are over; None for all.
 
@@ -170,7 +170,7 @@ def refuse_blank_labels(dataset: Dataset, what: str, scored: Sequence[int] | Non
     if isinstance(dataset, IterableDataset):
         return
     for index in range(len(dataset)):
-        with seeded(0):  # a transform may draw; training draws the same numbers as without this look
+        with seeded(0):  # a transform may draw; this check must not change the draws of training
             item = tidy(dataset[index], f"item {index} of the {what} images")
         refuse_no_labels(item)
         labels = item["labels"]
@@ -249,7 +249,7 @@ def refuse_launch(trainer: Trainer) -> None:
 
 
 def refuse_capture(args) -> None:
-    """Refuse to replay passes where that cannot be done, or was never tried.
+    """Refuse to replay passes where that is impossible or untested.
 
     Raises:
         UserError: with what to leave out.
@@ -298,7 +298,7 @@ def refuse_objective(
 
 
 def refuse_model(model: nn.Module, settings: Settings) -> None:
-    """Refuse a model that says itself that it has no per-pixel classes; one that does not say is looked at when used.
+    """Refuse a model that declares no per-pixel classes; one without declarations is checked at its first use.
 
     Args:
         model: the student, unwrapped.
@@ -329,7 +329,7 @@ def refuse_model(model: nn.Module, settings: Settings) -> None:
             )
     try:
         declared = typing.get_type_hints(type(model).forward).get("return")
-    except NameError:  # an annotation that can be read by type checkers alone
+    except NameError:  # an annotation for type checkers only
         return
     outputs = [kind for kind in (*typing.get_args(declared), declared) if _is_output(kind)]
     if outputs and not any("logits" in {field.name for field in dataclasses.fields(kind)} for kind in outputs):

@@ -122,7 +122,7 @@ def _pace(values: Mapping[str, Any], rule, by_memory: bool) -> dict[str, float |
 
 
 def followings(rule, follows: str = "before") -> int:
-    """How often the teacher moves in a step that looks ahead; a rule of one's own need not say.
+    """How often the teacher moves in a step that looks ahead; by default once, and once for each virtual step.
 
     Args:
         rule: an object with `followings`, or else one for the present and each virtual step.
@@ -253,7 +253,7 @@ def look_of(settings: Settings) -> Look:
 
 
 def virtual_steps(rule) -> int:
-    """Optimizer steps that a rule takes and undoes in a step; a rule of one's own need not say, 0 then."""
+    """Optimizer steps that a rule takes and undoes in a step; 0 if the rule does not say."""
     return getattr(rule, "virtual_steps", 0)
 
 

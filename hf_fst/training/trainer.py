@@ -196,7 +196,7 @@ class FSTTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def lookahead_memory(self) -> int:
-        """Bytes that the look-ahead holds beside student and teacher: the kept present, and for `fst_w` a mean future."""
+        """Bytes that the look-ahead holds besides student and teacher: the present, and for `fst_w` a mean future."""
         present = None if self.context is None else self.context.present
         return 0 if present is None else present.nbytes(with_mean=self.settings.rule == "fst_w")
 
@@ -223,7 +223,7 @@ class FSTTrainer(Trainer):
         return in_precision_of(self.model, super()._prepare_input(data))
 
     def lookahead_groups(self, count: int, size: int) -> Iterator[list[dict]]:
-        """`count` groups of `size` micro-batches drawn for this step alone."""
+        """`count` groups of `size` micro-batches drawn only for this step."""
         for group in self.ahead.groups(self.state.global_step, count, size):
             yield [self._prepare_inputs(batch) for batch in received(self, group)]
 
@@ -266,7 +266,7 @@ class FSTTrainer(Trainer):
         return [name.replace(" ", "_") for name in class_names(config)]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Loss and its terms are means over the steps taken, skipped ones apart; health and skipped steps are added."""
+        """Loss and its terms are means over the steps taken, without skipped ones; health and skipped steps are added."""
         self.journal.tell(logs, self.accelerator)
         super().log(logs, start_time)
 
