@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HFValidationError, HTTPError
 
 from hf_fst.data.files import split_of
 from hf_fst.data.folders import read_id2label, read_json
@@ -53,15 +55,8 @@ def hub(
     """
     if data_dir is None:
         raise UserError("data_dir is missing; give the id of a dataset on the Hub or a local path.")
-    try:
-        with asked_once(data_dir) as fault:
-            loaded = datasets.load_dataset(str(data_dir), config, revision=revision, streaming=streaming)
-    except (FileNotFoundError, ConnectionError, HTTPError) as error:
-        reason = str(error).strip().partition("\n")[0] if fault is None else f"the Hub does not answer: {fault}"
-        raise MissingError(f"There is no dataset {str(data_dir)!r} on the Hub or in a folder ({reason}).") from error
-    except ValueError as error:  # such as an unknown configuration; `datasets` lists the known ones
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"The dataset {data_dir} cannot be read so: {reason}") from error
+    with loading(str(data_dir)):
+        loaded = datasets.load_dataset(str(data_dir), config, revision=revision, streaming=streaming)
     colors = read_json(colors) if isinstance(colors, str) else colors
     way = {"id_map": id_map, "colors": colors, "orientation": mask_orientation}
     made = {}
@@ -70,6 +65,25 @@ def hub(
         taken = usual is None or usual in loaded or usual in made
         made[split if taken else usual] = _columns(dataset, image, label, names, way, data_dir)
     return type(loaded)(made)
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Inside, a dataset is loaded by Hub id or path; failures become one sentence.
+
+    Raises:
+        MissingError: there is no such dataset, or the Hub does not answer.
+        UserError: it has no such split or configuration.
+    """
+    try:
+        with asked_once(name) as fault:
+            yield
+    except (FileNotFoundError, ConnectionError, HTTPError, HFValidationError) as error:  # HTTPError: no network, too
+        reason = str(error).strip().partition("\n")[0] if fault is None else f"the Hub does not answer: {fault}"
+        raise MissingError(f"There is no dataset {name!r} on the Hub or in a folder ({reason}).") from error
+    except ValueError as error:  # `datasets` lists the splits and configurations that there are
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"The dataset {name} cannot be read so: {reason}") from error
 
 
 def _columns(dataset, image, label, names, way: dict, data_dir):

@@ -31,7 +31,7 @@ def without_nan(value: Any) -> Any:
     """The same nested value with None for numbers that are not finite, which JSON does not know."""
     if isinstance(value, dict):
         return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

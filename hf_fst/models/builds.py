@@ -36,25 +36,30 @@ def _daformer(size: str, hidden_sizes: tuple[int, ...], depths: tuple[int, ...])
     return Build(DAFormerForSemanticSegmentation, f"nvidia/mit-{size}", options={"backbone_config": backbone})
 
 
-def _dpt(backbone: dict, source: str, neck: tuple[int, ...], fusion: int) -> Build:
-    layers = backbone.get("num_hidden_layers", 12)
-    indices = {12: [3, 6, 9, 12], 24: [5, 12, 18, 24]}[layers]
-    options = {
-        "backbone_config": {**backbone, "out_indices": indices},
-        "neck_hidden_sizes": neck,
-        "fusion_hidden_size": fusion,
-    }
+def _dpt(version: int, size: str) -> Build:
+    """DPT on DINOv2 or DINOv3."""
+    width, heads, depth, neck, fusion = _VITS[size]
+    backbone = _DINO[version] | {"hidden_size": width, "num_attention_heads": heads, "num_hidden_layers": depth}
+    if version == 3:
+        backbone["intermediate_size"] = 4 * width
+    backbone["out_indices"] = [3, 6, 9, 12] if depth == 12 else [5, 12, 18, 24]
+    source = f"facebook/dinov2-{size}" if version == 2 else f"facebook/dinov3-vit{size[0]}16-pretrain-lvd1689m"
+    options = {"backbone_config": backbone, "neck_hidden_sizes": neck, "fusion_hidden_size": fusion}
     return Build(DPTSegmenter, source, num_labels=21, options=options)
 
 
 _MIT_WIDE = (64, 128, 320, 512)
-_SMALL = {"hidden_size": 384, "num_attention_heads": 6}
-_BASE = {"hidden_size": 768, "num_attention_heads": 12}
-_LARGE = {"hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24}
-# DINOv2's position table is for 518x518 pixels; its mask token would never get a gradient.
-_DINOV2 = {"model_type": "dinov2", "image_size": 518, "use_mask_token": False}
-_DINOV3 = {"model_type": "dinov3_vit", "num_register_tokens": 4}
-_NECKS = {"small": (48, 96, 192, 384), "base": (96, 192, 384, 768), "large": (256, 512, 1024, 1024)}
+# width, heads and layers of vision transformers; channels of each level and of the fusion of DPT on them
+_VITS = {
+    "small": (384, 6, 12, (48, 96, 192, 384), 64),
+    "base": (768, 12, 12, (96, 192, 384, 768), 128),
+    "large": (1024, 16, 24, (256, 512, 1024, 1024), 256),
+}
+_DINO = {
+    # its position table is for 518x518 pixels; its mask token would never get a gradient
+    2: {"model_type": "dinov2", "image_size": 518, "use_mask_token": False},
+    3: {"model_type": "dinov3_vit", "num_register_tokens": 4},
+}
 _SWIN_BASE = {
     "model_type": "swin",
     "embed_dim": 128,
@@ -140,27 +145,7 @@ BUILDS: dict[str, Build] = {
     "deeplabv3plus-resnet101-unimatch-cityscapes": Build(
         DeepLabV3PlusForSemanticSegmentation, _V1S, 19, {**_UNIMATCH, "layer4_dilations": (4, 8, 16)}
     ),
-    "dpt-dinov2-small": _dpt({**_DINOV2, **_SMALL}, "facebook/dinov2-small", _NECKS["small"], 64),
-    "dpt-dinov2-base": _dpt({**_DINOV2, **_BASE}, "facebook/dinov2-base", _NECKS["base"], 128),
-    "dpt-dinov2-large": _dpt({**_DINOV2, **_LARGE}, "facebook/dinov2-large", _NECKS["large"], 256),
-    "dpt-dinov3-small": _dpt(
-        {**_DINOV3, **_SMALL, "intermediate_size": 1536},
-        "facebook/dinov3-vits16-pretrain-lvd1689m",
-        _NECKS["small"],
-        64,
-    ),
-    "dpt-dinov3-base": _dpt(
-        {**_DINOV3, **_BASE, "intermediate_size": 3072},
-        "facebook/dinov3-vitb16-pretrain-lvd1689m",
-        _NECKS["base"],
-        128,
-    ),
-    "dpt-dinov3-large": _dpt(
-        {**_DINOV3, **_LARGE, "intermediate_size": 4096},
-        "facebook/dinov3-vitl16-pretrain-lvd1689m",
-        _NECKS["large"],
-        256,
-    ),
+    **{f"dpt-dinov{version}-{size}": _dpt(version, size) for version in _DINO for size in _VITS},
 }
 
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import datasets
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.errors import HTTPError
 
 from hf_fst.data.files import SUFFIXES
-from hf_fst.data.hub import IMAGE_COLUMNS
+from hf_fst.data.hub import IMAGE_COLUMNS, loading
 from hf_fst.errors import DataError, MissingError, RunError, UserError
-from hf_fst.hub import asked_once, in_a_line
+from hf_fst.hub import in_a_line
 from hf_fst.prediction.files import fingerprint, list_inputs, stamp
 
 STREAMED = {".parquet": "parquet", ".tar": "webdataset"}
@@ -174,16 +174,9 @@ def open_source(
 def _hub(
     source: str, split: str, column: str | None, config: str | None, revision: str | None, local_files: bool
 ) -> Stream:
-    try:
-        with asked_once(source) as fault:
-            revision = HfApi().dataset_info(source, revision=revision).sha  # the order must not change while we read
-            dataset = datasets.load_dataset(source, config, split=split, revision=revision, streaming=True)
-    except (FileNotFoundError, ConnectionError, HTTPError, HFValidationError) as error:  # HTTPError: no network, too
-        reason = str(error).strip().partition("\n")[0] if fault is None else f"the Hub does not answer: {fault}"
-        raise MissingError(f"There is no dataset {source!r} on the Hub, nor such a folder ({reason}).") from error
-    except ValueError as error:  # `datasets` lists the splits and configurations that there are
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"The dataset {source} cannot be read so: {reason}") from error
+    with loading(source):
+        revision = HfApi().dataset_info(source, revision=revision).sha  # the order must not change while we read
+        dataset = datasets.load_dataset(source, config, split=split, revision=revision, streaming=True)
     identity = {"dataset": source, "config": config, "split": split, "revision": revision}
     return _stream(dataset, column, None, identity, source, [], [], local_files)
 

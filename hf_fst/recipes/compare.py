@@ -17,9 +17,9 @@ from hf_fst.evaluation.counting import LABEL_FREE, is_label_free
 from hf_fst.evaluation.machine import versions
 from hf_fst.method.options import TABLE, defaults_of, make
 from hf_fst.method.rules import RULES
+from hf_fst.prediction.files import write_json
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import options_for, to_config
-from hf_fst.recipes.output import write_json
 from hf_fst.recipes.trials import Trial, curve_of, paired, run_trials
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.settings import resolve, virtual_steps

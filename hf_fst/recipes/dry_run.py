@@ -20,8 +20,9 @@ from hf_fst.recipes.progress import expected
 from hf_fst.recipes.run import prepare
 from hf_fst.recipes.sides import common_classes, sides
 from hf_fst.recipes.summary import before
+from hf_fst.recipes.work import Work
 from hf_fst.training.refusals import refuse_settings
-from hf_fst.training.settings import pace_words, resolve, virtual_steps
+from hf_fst.training.settings import resolve, virtual_steps
 
 PROBE_STEPS = 4  # of the real training; the first, which sets things up, is not timed
 QUIET = {
@@ -41,8 +42,8 @@ QUIET = {
 def dry_run(recipe: Recipe, measure: bool = False) -> dict[str, object]:
     """Checks a recipe, builds its model without memory for weights, and prints the sizes.
 
-    With `measure`, and where the recipe says where its data is, the real training takes a few steps, with random
-    weights: the summary of the run then has their time and memory.
+    With `measure`, and if the recipe says where its data is, the real training takes a few steps with random weights,
+    and their time and memory are printed too.
 
     Returns:
         What is printed: parameters, bytes of the training state, steps.
@@ -61,9 +62,8 @@ def dry_run(recipe: Recipe, measure: bool = False) -> dict[str, object]:
         network = build_network(blank, names)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     memory = state_bytes(network, config)
-    steps = config.max_steps if config.max_steps > 0 else None
     del network
-
+    data, notes, time = None, [], "no step was measured, since no data is named; give --data_dir"
     result = {
         "recipe": recipe.name,
         "model": recipe.model or recipe.model_config["model_type"],
@@ -72,37 +72,30 @@ def dry_run(recipe: Recipe, measure: bool = False) -> dict[str, object]:
         "training_state_bytes": sum(memory.values()),
         "rule": settings.rule,
         "objective": settings.objective,
-        "steps": steps,
-        "epochs": None if steps else config.num_train_epochs,
+        "steps": config.max_steps if config.max_steps > 0 else None,
+        "epochs": None if config.max_steps > 0 else config.num_train_epochs,
     }
-    print(f"{recipe.name}: {result['model']}, {len(names)} classes, {parameters:,} parameters")
-    print(f"{pace_words(settings)}; objective {settings.objective}")
+    if measure and (recipe.data_dir is not None or recipe.dataset == "street"):
+        work, (used, of) = _measured(blank, recipe), peak_memory(config.device)
+        data, notes, per_step = work.data, work.notes, work.stopwatch.per_step
+        epoch = len(data.labeled) / work.trainer.get_total_train_batch_size(config)
+        total = config.max_steps if config.max_steps > 0 else config.num_train_epochs * epoch
+        time = f"{expected(per_step, round(total))} Most memory: {_size(used)} of the {of}."
+        result |= {"seconds_per_step": per_step, "peak_memory_bytes": used}
+    print(before(recipe, config, settings, parameters, data, notes, time))
     parts = ", ".join(f"{name} {_size(number)}" for name, number in memory.items() if number)
     print(f"memory of the training state: {_size(sum(memory.values()))} ({parts}); activations come on top")
-    unit = "optimizer steps" if steps else "epochs"
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    print(f"{steps or config.num_train_epochs} {unit}, {batch} labeled images a step and process")
-    if measure and (recipe.data_dir is not None or recipe.dataset == "street"):
-        result |= _measured(blank, recipe, parameters)
-    elif measure:
-        print("no step was measured, since no data is named; give --data_dir")
     return result
 
 
-def _measured(blank: Recipe, recipe: Recipe, parameters: int) -> dict[str, object]:
-    """Seconds of a step and most memory of a few steps of the real training, printed with the summary of the run."""
-    config = to_config(recipe)
+def _measured(blank: Recipe, recipe: Recipe) -> Work:
+    """A few steps of the real training."""
     with tempfile.TemporaryDirectory() as directory:
         few = {**QUIET, "output_dir": directory, "max_steps": PROBE_STEPS}
         probe = replace(blank, options={**recipe.options, **few})
         work = prepare(probe, to_config(probe), overwrite=False, overrides={})
         work.trainer.train()
-    per_step, (memory, of) = work.stopwatch.per_step, peak_memory(config.device)
-    batch = work.trainer.get_total_train_batch_size(config)
-    total = config.max_steps if config.max_steps > 0 else config.num_train_epochs * len(work.data.labeled) / batch
-    time = f"{expected(per_step, round(total))} Most memory: {_size(memory)} of the {of}."
-    print(before(recipe, config, work.trainer.settings, parameters, work.data, work.notes, time))
-    return {"seconds_per_step": per_step, "peak_memory_bytes": memory}
+    return work
 
 
 def state_bytes(network: torch.nn.Module, config) -> dict[str, int]:

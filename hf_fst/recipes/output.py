@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hf_fst.errors import UserError
-from hf_fst.evaluation.results import without_nan
 from hf_fst.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hf_fst.models.loading import STUDENT_DIR
 from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN
@@ -197,8 +195,3 @@ def local_keys(values: dict[str, object]) -> dict[str, object]:
     paths = (*FOLDERS, "id2label", "labeled", "target_labeled")
     found = {key: rooted(value, key in paths) for key, value in values.items() if key in own_keys()}
     return {key: value for key, value in found.items() if key in FOLDERS or value != shareable(values).get(key)}
-
-
-def write_json(path: Path, content: object) -> None:
-    """Writes JSON in which numbers that are not finite are null."""
-    path.write_text(json.dumps(without_nan(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -10,13 +10,14 @@ from hf_fst.data.about import ABOUT
 from hf_fst.drawing.tables import columns_of_terminal, percent, text_table
 from hf_fst.evaluation.counting import LABEL_FREE, SCORES
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
+from hf_fst.prediction.files import write_json
 from hf_fst.publishing.card import commands_before
 from hf_fst.publishing.facts import DatasetFacts, Evaluation, hub_id
 from hf_fst.publishing.report import HISTORY_FILE
 from hf_fst.recipes.data import RunData
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import as_dict
-from hf_fst.recipes.output import RESULTS_FILE, as_typed, shareable, write_json
+from hf_fst.recipes.output import RESULTS_FILE, as_typed, shareable
 from hf_fst.recipes.sides import Side
 from hf_fst.recipes.summary import after
 from hf_fst.recipes.work import Work

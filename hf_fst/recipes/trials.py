@@ -14,8 +14,9 @@ from pathlib import Path
 
 from hf_fst.drawing.tables import interval
 from hf_fst.evaluation.counting import LABEL_FREE
+from hf_fst.prediction.files import write_json
 from hf_fst.publishing.report import HISTORY_FILE
-from hf_fst.recipes.output import RECIPE_FILE, RESULTS_FILE, write_json
+from hf_fst.recipes.output import RECIPE_FILE, RESULTS_FILE
 
 #: failures in a row at the start after which the other runs are given up
 TRIES = 3

@@ -26,7 +26,7 @@ from hf_fst.models.auxiliary import allow_single_values, freeze_unused, return_a
 from hf_fst.models.features import return_features
 from hf_fst.models.loading import default_processor, load, saved_processor
 from hf_fst.publishing.facts import hub_id
-from hf_fst.training.adapters import is_adapted
+from hf_fst.training.adapters import is_adapted, keep_base_statistics
 from hf_fst.training.refusals import look_at_first_output
 from hf_fst.training.sharding import sharding_alike, synchronize_batchnorm
 
@@ -130,6 +130,12 @@ def counted_once(operations: Callable[[object, dict], int]) -> Callable[[object,
         return sizes[size]
 
     return floating_point_ops
+
+
+def training_mode(model: nn.Module, student: nn.Module) -> None:
+    """Put the student, which the training loop holds as `model` (wrapped), in training mode, but not a frozen base."""
+    model.train()
+    keep_base_statistics(student)
 
 
 @contextmanager

@@ -16,18 +16,23 @@ from hf_fst.data.agreement import following
 from hf_fst.data.pairing import DrawSampler, HandsOnSkipped, collate
 from hf_fst.errors import UserError
 from hf_fst.method.lookahead import Context, Step
-from hf_fst.models.loading import class_names
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
-from hf_fst.training.adapters import keep_base_statistics
 from hf_fst.training.ahead import ahead_of, context_of, dead_workers, in_precision_of, pairs_of, received
 from hf_fst.training.batches import explain_size, refuse_without_labels
 from hf_fst.training.callbacks import callbacks_of, watchers_of
-from hf_fst.training.classes import follow_names
+from hf_fst.training.classes import class_names, follow_names
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.evaluation import choose_best, evaluating, of_any_size, scores_of, unscored
 from hf_fst.training.journal import Journal
-from hf_fst.training.networks import counted_once, master_weights, student_of, teacher_of, wrapped_alike
+from hf_fst.training.networks import (
+    counted_once,
+    master_weights,
+    student_of,
+    teacher_of,
+    training_mode,
+    wrapped_alike,
+)
 from hf_fst.training.settings import look_of, objective_of, passes_a_step, resolve
 
 
@@ -239,8 +244,7 @@ class FSTTrainer(Trainer):
         """
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
-        model.train()
-        keep_base_statistics(self.model)
+        training_mode(model, self.model)
         group = [self._prepare_inputs(batch) for batch in self.group]
         if self.context is None:
             self.context = context_of(self)

@@ -43,4 +43,4 @@ def test_a_dataset_on_the_hub_is_streamed_and_its_labels_are_published(run_dir, 
 def test_a_dataset_that_is_not_there_is_told(run_dir, tmp_path, capsys, name):  # noqa: F811
     assert cli.main(["label", str(run_dir), name, "-o", str(tmp_path / "out")]) == 1
     sentences = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hf-fst: ")]
-    assert len(sentences) == 1 and f"There is no dataset '{name}' on the Hub, nor such a folder" in sentences[0]
+    assert len(sentences) == 1 and f"There is no dataset '{name}' on the Hub or in a folder" in sentences[0]

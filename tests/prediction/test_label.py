@@ -242,10 +242,10 @@ def test_no_collection(run_dir, tmp_path, capsys):  # noqa: F811
     assert label(run_dir, tmp_path / "none", "-o", tmp_path / "out") == 1
     assert "none; give a folder, a Parquet or .tar file, or a Hub id." in capsys.readouterr().err
     assert label(run_dir, "someone/none", "-o", tmp_path / "out") == 1
-    assert "There is no dataset 'someone/none' on the Hub, nor such a folder" in capsys.readouterr().err
+    assert "There is no dataset 'someone/none' on the Hub or in a folder" in capsys.readouterr().err
     assert label(run_dir, "my images", "-o", tmp_path / "out") == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "hf-fst: There is no dataset 'my images' on the Hub, nor such a folder" in last
+    assert "hf-fst: There is no dataset 'my images' on the Hub or in a folder" in last
 
 
 def test_several_views_have_probabilities_too(run_dir, images, tmp_path):  # noqa: F811

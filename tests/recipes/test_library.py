@@ -108,7 +108,7 @@ def test_every_header_says_how_to_start_the_recipe():
 def test_a_dry_run_needs_no_data(name, capsys):
     point = points_of(name)[-1]
     result = dry_run(load_recipe(LIBRARY / name, sweep=point))
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert f"{result['parameters']:,} parameters" in printed and "memory of the training state" in printed
 
 
