@@ -28,7 +28,8 @@ def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch
         UserError: it is not a dict with `pixel_values`, or its pixels or labels are ambiguous.
     """
     if not isinstance(item, Mapping) or "pixel_values" not in item:
-        what = f"has the keys {', '.join(map(str, item))}" if isinstance(item, Mapping) else _kind(item)
+        what = "is None" if item is None else f"is a {type(item).__name__}"
+        what = f"has the keys {', '.join(map(str, item))}" if isinstance(item, Mapping) else what
         raise UserError(
             f"{name[0].upper()}{name[1:]} {what}, but a dict with pixel_values and labels is expected; wrap a "
             "datasets.Dataset in hf_fst.data.View."
@@ -41,10 +42,6 @@ def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch
     if item.get("labels") is not None:
         made["labels"] = _labels(item["labels"], name)
     return made
-
-
-def _kind(value: object) -> str:
-    return "is None" if value is None else f"is a {type(value).__name__}"
 
 
 def _tensor(value: object) -> torch.Tensor | None:

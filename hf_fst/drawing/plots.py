@@ -157,16 +157,11 @@ def _draw_lines(axes: Axes, data: Mapping[str, tuple]) -> None:
         window = len(values) // 30
         if window > 1:
             axes.plot(steps, values, color=look["color"], linewidth=0.8, alpha=0.25)
-            steps, values = _running_mean(steps, values, window)
+            kernel = np.full(window, 1 / window)  # the mean of each `window` values beside that of their steps
+            steps, values = (np.convolve(each, kernel, "valid") for each in (steps, values))
         axes.plot(
             steps, values, label=label, linewidth=1.8, marker="o" if len(values) < 15 else "", markersize=4, **look
         )
-
-
-def _running_mean(steps: np.ndarray, values: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of each `window` values beside the mean of their steps."""
-    kernel = np.full(window, 1 / window)
-    return np.convolve(steps, kernel, "valid"), np.convolve(values, kernel, "valid")
 
 
 def _draw_miou(axes: Axes, data: Mapping[str, tuple], best_step: int | None) -> None:
@@ -228,7 +223,7 @@ def class_bars(
         ValueError: If the numbers of names and values differ, or there are no values at all.
     """
     groups = {"student": (student, STUDENT["color"]), "teacher": (teacher, TEACHER["color"])}
-    groups = {label: (_numbers(values), color) for label, (values, color) in groups.items() if values is not None}
+    groups = {label: (np.array(ious, float), color) for label, (ious, color) in groups.items() if ious is not None}
     if not groups:
         raise ValueError("class_bars needs the values of the student, of the teacher, or of both, got neither.")
     for label, (values, _) in groups.items():
@@ -317,7 +312,3 @@ def _style_bars(axes: Axes, names: Sequence[str], label: str, title: str) -> Non
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=10, frameon=False, borderaxespad=0.2)
-
-
-def _numbers(values: Sequence[float | None]) -> np.ndarray:
-    return np.array([math.nan if value is None else value for value in values], dtype=float)

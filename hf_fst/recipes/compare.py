@@ -24,7 +24,6 @@ from hf_fst.recipes.trials import Trial, curve_of, paired, run_trials
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.settings import resolve, virtual_steps
 
-DEFAULT_RULES = ("supervised", "mean_teacher", "fst_d")
 PROBE_STEPS, LEAST_STEPS, EVALUATIONS = 8, 8, 4
 #: of the time that is left after the first steps, which are quicker than those of a long run
 RESERVED = 0.7

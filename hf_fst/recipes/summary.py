@@ -40,7 +40,7 @@ def before(
         notes: warnings to show.
         time: what is known about it.
     """
-    rows = [] if data is None else _images(recipe, data)
+    rows = [] if data is None else _images(data)
     if data is not None and data.validation is not None and len(data.validation) < FEW_IMAGES:
         notes = [*notes, _few(recipe, len(data.validation))]
     notes = [*notes, *_short(config, settings)]
@@ -69,7 +69,7 @@ def before(
     return "\n".join(lines) + "\n"
 
 
-def _images(recipe: Recipe, data: RunData) -> list[tuple[str, str]]:
+def _images(data: RunData) -> list[tuple[str, str]]:
     """Rows about the images: how many, how large, and of what."""
     parts = {} if data.report is None else data.report.parts
     counts = {name: len(view) for name, view in data.views.items()}

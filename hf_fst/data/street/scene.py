@@ -37,7 +37,7 @@ def draw_scene(rng: np.random.Generator, look: Look, size: tuple[int, int]) -> t
     things: Painter = []
     for side in (-1, 1):
         add_row(canvas, things, side, edges[side], walls[side])
-        add_curbside(canvas, things, side, edges[side], walls[side])
+        add_curbside(canvas, things, side, edges[side])
     add_traffic(canvas, things, edges)
     add_people(canvas, things, edges, walls)
     for _, paint in sorted(things, key=lambda thing: -thing[0]):
@@ -131,7 +131,7 @@ def add_row(canvas: Canvas, things: Painter, side: int, edge: float, wall: float
         z += length
 
 
-def add_curbside(canvas: Canvas, things: Painter, side: int, edge: float, wall: float):
+def add_curbside(canvas: Canvas, things: Painter, side: int, edge: float):
     """Trees, lamps, bollards and signs between curb and walkers, and the cars parked along the curb."""
     rng = canvas.rng
     x = side * (edge + 0.55)
