@@ -181,7 +181,8 @@ def _unread_tiff(content: bytes, name: str) -> str:
 def decode_image(value: dict) -> tuple[PIL.Image.Image, int]:
     """Decodes a stored image `{"path", "bytes"}`.
 
-    Returns: the upright picture in mode "RGB", and the EXIF orientation (1 to 8) in which it is stored.
+    Returns:
+        the upright picture in mode "RGB", and the EXIF orientation (1 to 8) in which it is stored.
 
     Raises:
         DataError: the file is missing, broken or too large, or its pixels could be read in more than one way.

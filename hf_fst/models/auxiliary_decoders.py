@@ -24,9 +24,10 @@ PUBLISHED = {
 class AuxiliaryDecodersConfig(BranchConfig):
     """Configuration of a network with auxiliary decoders.
 
-    branch_config: of the network.
-    perturbations: name of what each decoder sees of the features, as the objective calls it.
-    pixel_shuffle_steps: learned 2x upsamplings of each decoder, as in `PSPNetConfig`.
+    Args:
+        branch_config: of the network.
+        perturbations: name of what each decoder sees of the features, as the objective calls it.
+        pixel_shuffle_steps: learned 2x upsamplings of each decoder, as in `PSPNetConfig`.
     """
 
     model_type = "auxiliary-decoders"
@@ -65,7 +66,8 @@ class AuxiliaryDecoders(SegmentationModel):
     def of(cls, network: PreTrainedModel, decoders: Mapping[str, int] = PUBLISHED) -> AuxiliaryDecoders:
         """A network with its weights and new decoders.
 
-        decoders: how many see which perturbation; by default the 30 of the authors.
+        Args:
+            decoders: how many see which perturbation; by default the 30 of the authors.
         """
         config = AuxiliaryDecodersConfig(
             branch_config=copy.deepcopy(network.config),

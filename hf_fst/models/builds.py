@@ -21,8 +21,11 @@ from .upernet import UPerNetWithAuxiliary
 class Build:
     """A named network.
 
-    model: its class. options: fields of its configuration. num_labels: classes of the paper's experiments with it.
-    pretrained_backbone: the Hub or timm id whose weights match, or are closest to, those the paper started from.
+    Args:
+        model: its class.
+        options: fields of its configuration.
+        num_labels: classes of the paper's experiments with it.
+        pretrained_backbone: the Hub or timm id whose weights match, or are closest to, those the paper started from.
     """
 
     model: type[PreTrainedModel]
@@ -154,12 +157,16 @@ def build(
 ) -> PreTrainedModel:
     """A network of the paper with random weights, or with a pretrained backbone.
 
-    name: a key of `BUILDS`. num_labels: classes; by default those of `id2label`, if given, or of the paper.
-    pretrained_backbone: a Hub id, a timm id or a directory whose weights fit; True for the one in `BUILDS`; None or
-        False for none. overrides: fields of the configuration, `id2label` and `label2id` among them; a
-        `backbone_config` is merged into the build's own.
+    Args:
+        name: a key of `BUILDS`.
+        num_labels: classes; by default those of `id2label`, if given, or of the paper.
+        pretrained_backbone: a Hub id, a timm id or a directory whose weights fit; True for the one in `BUILDS`; None or
+            False for none.
+        overrides: fields of the configuration, `id2label` and `label2id` among them; a `backbone_config` is merged into
+            the build's own.
 
-    Raises ValueError for an unknown name or field, or class names that are not `num_labels` many.
+    Raises:
+        UserError: an unknown name or field, or class names that are not `num_labels` many.
     """
     if name not in BUILDS:
         raise UserError(f"There is no network {name!r}: choose one of {', '.join(BUILDS)}.")

@@ -31,10 +31,13 @@ from .loading import refuse_nonfinite
 class Family:
     """A kind of published network.
 
-    title: for messages. marks: names (or their beginnings) that all occur in its checkpoints and nowhere else
-    together. keys: to our names. classifier: the weight, in their names, whose rows are the classes.
-    builds: the names of `BUILDS` it converts to. unused: pattern of entries that no forward pass reads or that are
-    computed again.
+    Args:
+        title: for messages.
+        marks: names (or their beginnings) that all occur in its checkpoints and nowhere else together.
+        keys: to our names.
+        classifier: the weight, in their names, whose rows are the classes.
+        builds: the names of `BUILDS` it converts to.
+        unused: pattern of entries that no forward pass reads or that are computed again.
     """
 
     title: str
@@ -160,17 +163,21 @@ def convert(
     report: Callable[[str], None] = print,
     **overrides,
 ) -> PreTrainedModel:
-    """The network whose weights are in `path`, a published `.pth` file, in evaluation mode.
+    """The network whose weights are in `path`, a published `.pth` file, in evaluation mode. Only tensors, numbers
+    and containers are unpickled.
 
-    model: a name of `BUILDS`, or a model of this package that is to be filled.
-    which: "teacher" or "student"; a file that holds one set of weights only has a student only. The authors report
-        the student in domain adaptation and the teacher in semi-supervised learning.
-    num_labels: classes of the checkpoint, where they are not those of the paper's experiments with `model`.
-    report: gets each line about what was done. overrides: as in `build`.
+    Args:
+        model: a name of `BUILDS`, or a model of this package that is to be filled.
+        which: "teacher" or "student"; a file that holds one set of weights only has a student only. The authors report
+            the student in domain adaptation and the teacher in semi-supervised learning.
+        num_labels: classes of the checkpoint, where they are not those of the paper's experiments with `model`.
+        report: gets each line about what was done.
+        overrides: as in `build`.
 
-    Raises FileNotFoundError, or ValueError if the file is no such checkpoint, holds another network than `model`,
-    another number of classes, or a weight that is missing, unexpected or of another shape. Nothing but tensors,
-    numbers and containers is unpickled.
+    Raises:
+        MissingError: there is no such file.
+        UserError: the file is no such checkpoint, holds another network than `model` or another number of classes, or a
+            weight is missing, unexpected or of another shape.
     """
     if which not in ("teacher", "student"):
         raise UserError(f"which={which!r} is not known: choose teacher or student.")
@@ -226,7 +233,8 @@ def _load(path: str) -> object:
 def _looked_up(path: str) -> tuple[list[str], list[str]]:
     """What a checkpoint would unpickle with, found without doing so and whatever torch says of it.
 
-    Returns: names that are not those of tensors, and codecs that are asked for where `ENCODE` is.
+    Returns:
+        names that are not those of tensors, and codecs that are asked for where `ENCODE` is.
     """
     names: dict[str, None] = {}
     texts: set[str] = set()

@@ -13,9 +13,11 @@ from .segmentation import ConvBNReLU, SegmentationConfig, SegmentationModel, Sub
 class DAFormerConfig(SegmentationConfig):
     """Configuration of DAFormer.
 
-    backbone_config: a `SegformerConfig`; its `layer_norm_eps` (1e-6) is applied to block and stage norms, as in the
-        original MiT (transformers' own SegFormer leaves these at 1e-5).
-    hidden_size: channels of the head. dilations: of the four branches of its separable ASPP; 1 is a 1x1 convolution.
+    Args:
+        backbone_config: a `SegformerConfig`; its `layer_norm_eps` (1e-6) is applied to block and stage norms, as in the
+            original MiT (transformers' own SegFormer leaves these at 1e-5).
+        hidden_size: channels of the head.
+        dilations: of the four branches of its separable ASPP; 1 is a 1x1 convolution.
     """
 
     model_type = "daformer"

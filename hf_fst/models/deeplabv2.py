@@ -12,8 +12,9 @@ from .segmentation import classifier
 class DeepLabV2Config(ResNetSegmentationConfig):
     """Configuration of DeepLabV2.
 
-    dilations: of the parallel classifiers: (6, 12) in the paper's domain adaptation experiments, (6, 12, 18, 24) in
-        its semi-supervised ones.
+    Args:
+        dilations: of the parallel classifiers: (6, 12) in the paper's domain adaptation experiments, (6, 12, 18, 24) in
+            its semi-supervised ones.
     """
 
     model_type = "deeplabv2"

@@ -13,12 +13,15 @@ from .segmentation import ConvBNReLU, PooledBatchNorm2d, classifier
 class DeepLabV3PlusConfig(ResNetSegmentationConfig):
     """Configuration of DeepLabV3+. The defaults are the decoder of the paper's semi-supervised experiments (U2PL's).
 
-    hidden_size: channels of each ASPP branch and of the decoder. dilations: of the 3x3 branches.
-    projection_kernel_size: of the convolution that fuses the branches: 3, or 1 as in the DeepLabV3+ paper.
-    low_level_size: channels of the stride-4 features: 256, or 48 as in the DeepLabV3+ paper.
-    decoder_bias: whether the decoder's convolutions have a bias in front of their batch norm.
-    use_auxiliary_head: a second classifier on the third stage (the paper's Cityscapes experiments).
-    representation_size: channels of a head beside the classifier, whose output is `features` (U2PL: 256); 0 for none.
+    Args:
+        hidden_size: channels of each ASPP branch and of the decoder.
+        dilations: of the 3x3 branches.
+        projection_kernel_size: of the convolution that fuses the branches: 3, or 1 as in the DeepLabV3+ paper.
+        low_level_size: channels of the stride-4 features: 256, or 48 as in the DeepLabV3+ paper.
+        decoder_bias: whether the decoder's convolutions have a bias in front of their batch norm.
+        use_auxiliary_head: a second classifier on the third stage (the paper's Cityscapes experiments).
+        representation_size: channels of a head beside the classifier, whose output is `features` (U2PL: 256); 0 for
+            none.
     """
 
     model_type = "deeplabv3plus"

@@ -14,9 +14,11 @@ from .segmentation import SegmentationConfig, SegmentationModel, SubConfigSpec, 
 class DPTSegmenterConfig(SegmentationConfig):
     """Configuration of DPT for segmentation, without readout token and auxiliary head.
 
-    backbone_config: of a transformers backbone with four feature levels of the same stride (DINOv2, DINOv3, ...).
-    neck_hidden_sizes: channels of each level. reassemble_factors: by which each level is resized.
-    fusion_hidden_size: channels of the fusion blocks and of the head.
+    Args:
+        backbone_config: of a transformers backbone with four feature levels of the same stride (DINOv2, DINOv3, ...).
+        neck_hidden_sizes: channels of each level.
+        reassemble_factors: by which each level is resized.
+        fusion_hidden_size: channels of the fusion blocks and of the head.
     """
 
     model_type = "dpt-segmenter"

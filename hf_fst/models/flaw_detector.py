@@ -28,7 +28,8 @@ class FlawDetector(nn.Module):
 
     The map has no bounds. Eight convolutions of 4x4, five of stride 2, need 60 pixels a side: less is enlarged.
 
-    width: channels of the first one (authors: 64); the later ones have 2, 4 and 8 times as many.
+    Args:
+        width: channels of the first one (authors: 64); the later ones have 2, 4 and 8 times as many.
     """
 
     LAYERS = ((1, 2), (2, 2), (2, 1), (4, 2), (4, 1), (8, 2), (8, 1))  # times the width, and the stride

@@ -13,8 +13,9 @@ from .segmentation import ConvBNReLU, SegmentationConfig, SegmentationModel, Sub
 class FPNConfig(SegmentationConfig):
     """Configuration of the network.
 
-    backbone_config: of a transformers backbone, or of timm's, with feature levels of falling resolution.
-    hidden_size: channels of the head.
+    Args:
+        backbone_config: of a transformers backbone, or of timm's, with feature levels of falling resolution.
+        hidden_size: channels of the head.
     """
 
     model_type = "semantic-fpn"

@@ -13,10 +13,12 @@ from .segmentation import ConvBNReLU, PooledBatchNorm2d, classifier
 class PSPNetConfig(ResNetSegmentationConfig):
     """Configuration of PSPNet.
 
-    hidden_size: channels of each pooled branch and of the fused map. pool_scales: sizes of the pooled grids.
-    pixel_shuffle_steps: 0 for dropout and a 1x1 classifier at stride 8 (the paper's domain adaptation experiments);
-        3 for three learned 2x upsamplings to stride 1 (its semi-supervised ones), which end in a ReLU before the last
-        shuffle, so that all logits are >= 0.
+    Args:
+        hidden_size: channels of each pooled branch and of the fused map.
+        pool_scales: sizes of the pooled grids.
+        pixel_shuffle_steps: 0 for dropout and a 1x1 classifier at stride 8 (the paper's domain adaptation experiments);
+            3 for three learned 2x upsamplings to stride 1 (its semi-supervised ones), which end in a ReLU before the
+            last shuffle, so that all logits are >= 0.
     """
 
     model_type = "pspnet"

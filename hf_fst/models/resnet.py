@@ -14,13 +14,14 @@ from .segmentation import SegmentationConfig, SegmentationModel
 class ResNetSegmentationConfig(SegmentationConfig):
     """Fields of a network on timm's ResNet.
 
-    backbone: name of a timm ResNet: `resnet101c` has the stem 32-32-64 of the paper's domain adaptation networks,
-        `resnet101s` the stem 64-64-128 of its semi-supervised ones.
-    backbone_kwargs: passed on to timm; for tiny versions e.g. `{"layers": [1, 1, 1, 1], "channels": [4, 8, 16, 32]}`.
-    output_stride: 8, or 16.
-    layer4_dilations: dilation of each block of the last stage in place of timm's (2, 4, 4): (4, 8, 16) in the
-        semi-supervised networks (multi-grid).
-    stem_pool_ceil_mode: whether max pooling rounds the size up, as in the semi-supervised networks.
+    Args:
+        backbone: name of a timm ResNet: `resnet101c` has the stem 32-32-64 of the paper's domain adaptation networks,
+            `resnet101s` the stem 64-64-128 of its semi-supervised ones.
+        backbone_kwargs: passed on to timm, such as `{"layers": [1, 1, 1, 1], "channels": [4, 8, 16, 32]}` for a tiny one.
+        output_stride: 8, or 16.
+        layer4_dilations: dilation of each block of the last stage in place of timm's (2, 4, 4): (4, 8, 16) in the
+            semi-supervised networks (multi-grid).
+        stem_pool_ceil_mode: whether max pooling rounds the size up, as in the semi-supervised networks.
     """
 
     backbone: str = "resnet101c"

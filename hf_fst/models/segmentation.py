@@ -41,10 +41,11 @@ class SegmentationOutput(SemanticSegmenterOutput):
 class SegmentationConfig(PreTrainedConfig):
     """Fields every network here has.
 
-    auxiliary_loss_weight: weight of each auxiliary head in `loss` (0.4 in the paper's networks).
-    classifier_dropout_prob: channel dropout (`Dropout2d`) before a classifier.
-    align_corners: how logits are resized to the size of the labels (True in the semi-supervised networks).
-    semantic_loss_ignore_index: label that `loss` ignores; -100 is ignored as well.
+    Args:
+        auxiliary_loss_weight: weight of each auxiliary head in `loss` (0.4 in the paper's networks).
+        classifier_dropout_prob: channel dropout (`Dropout2d`) before a classifier.
+        align_corners: how logits are resized to the size of the labels (True in the semi-supervised networks).
+        semantic_loss_ignore_index: label that `loss` ignores; -100 is ignored as well.
     """
 
     semantic_loss_ignore_index: int = 255

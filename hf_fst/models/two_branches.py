@@ -54,8 +54,9 @@ class TwoBranchesOutput(SegmentationOutput):
 class BranchConfig(SegmentationConfig):
     """Configuration of a model around others.
 
-    branch_config: of the network that each branch is: of this package, or of `AutoModelForSemanticSegmentation`. Its
-        classes are those of the whole.
+    Args:
+        branch_config: of the network that each branch is: of this package, or of `AutoModelForSemanticSegmentation`.
+            Its classes are those of the whole.
     """
 
     sub_configs = {"branch_config": AutoConfig}
@@ -91,8 +92,9 @@ def named_alike(network: PreTrainedModel) -> dict[str, dict]:
 class TwoBranchesConfig(BranchConfig):
     """Configuration of two branches.
 
-    answer: number of the branch that answers, 0 or 1.
-    flaw_detector: width of a flaw detector beside them (`FlawDetector`); 0 for none.
+    Args:
+        answer: number of the branch that answers, 0 or 1.
+        flaw_detector: width of a flaw detector beside them (`FlawDetector`); 0 for none.
     """
 
     model_type = "two-branches"
@@ -133,7 +135,8 @@ class TwoBranches(SegmentationModel):
         """Two branches of a network: the first has its weights, the second too, but for its heads (weights with `head` in
         their names), which start at random.
 
-        flaw_detector: width of a flaw detector (`gct`; its authors' have 64); 0 for none.
+        Args:
+            flaw_detector: width of a flaw detector (`gct`; its authors' have 64); 0 for none.
         """
         more = {"flaw_detector": flaw_detector, **named_alike(network)}
         pair = cls(TwoBranchesConfig(branch_config=copy.deepcopy(network.config), **more))

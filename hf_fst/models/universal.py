@@ -13,10 +13,11 @@ from .segmentation import SegmentationConfig, SegmentationModel, SegmentationOut
 class UniversalSegmenterConfig(SegmentationConfig):
     """Configuration of the adapter.
 
-    segmenter_config: of a model of `AutoModelForUniversalSegmentation`; its classes are those of the adapter, unless
-        the adapter is given others.
-    task_inputs: token ids of OneFormer's task text, one list of numbers, as its processor gives them for
-        "semantic"; None for the other models.
+    Args:
+        segmenter_config: of a model of `AutoModelForUniversalSegmentation`; its classes are those of the adapter,
+            unless the adapter is given others.
+        task_inputs: token ids of OneFormer's task text, one list of numbers, as its processor gives them for
+            "semantic"; None for the other models.
     """
 
     model_type = "universal-segmenter"
@@ -36,8 +37,12 @@ class UniversalSegmenterConfig(SegmentationConfig):
 def per_pixel_log_probabilities(class_queries: torch.Tensor, mask_queries: torch.Tensor) -> torch.Tensor:
     """log sum_q p_q(c) m_q(x), as semantic inference of MaskFormer (Cheng et al., NeurIPS 2021, section 3.4).
 
-    class_queries: logits (B,Q,C+1), the last class being "no object". mask_queries: logits (B,Q,h,w).
-    Returns (B,C,h,w) in float32. p_q is the softmax over C+1 classes without its last entry, m_q the sigmoid.
+    Args:
+        class_queries: logits (B,Q,C+1), the last class being "no object".
+        mask_queries: logits (B,Q,h,w).
+
+    Returns:
+        (B,C,h,w) in float32. p_q is the softmax over C+1 classes without its last entry, m_q the sigmoid.
     """
     probabilities = class_queries.float().softmax(dim=-1)[..., :-1]
     masks = mask_queries.float().sigmoid()

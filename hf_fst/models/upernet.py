@@ -18,10 +18,12 @@ from .segmentation import PooledBatchNorm2d, SegmentationConfig, SegmentationMod
 class UPerNetWithAuxiliaryConfig(SegmentationConfig):
     """Configuration of UPerNet.
 
-    backbone_config: of a transformers backbone with four feature levels. For BEiT: `add_fpn=True` and
-        `out_indices=[4, 6, 8, 12]`, the outputs of layers 3, 5, 7 and 11 counted from 0.
-    hidden_size: channels of the head. pool_scales: sizes of the pooled grids on the last level.
-    auxiliary_*: the FCN head on the third level.
+    Args:
+        backbone_config: of a transformers backbone with four feature levels. For BEiT: `add_fpn=True` and
+            `out_indices=[4, 6, 8, 12]`, the outputs of layers 3, 5, 7 and 11 counted from 0.
+        hidden_size: channels of the head.
+        pool_scales: sizes of the pooled grids on the last level.
+        auxiliary_*: the FCN head on the third level.
     """
 
     model_type = "upernet-with-auxiliary"

@@ -63,9 +63,10 @@ class Demo:
     def look(self, path: str | Path) -> dict[str, Any]:
         """What there is to see of an image file.
 
-        Returns: `pixels` uint8 (H, W, 3), `maps` (the classes of teacher and student, or of one network alone), `present`
-        (the ids in them), `overlay` and `compared` as `draw` gives them, `confidence` uint8 (H, W, 3), `legend` as HTML,
-        and `file`, the path of the index PNG.
+        Returns:
+            `pixels` uint8 (H, W, 3), `maps` (the classes of teacher and student, or of one network alone), `present`
+            (the ids in them), `overlay` and `compared` as `draw` gives them, `confidence` uint8 (H, W, 3), `legend` as
+            HTML, and `file`, the path of the index PNG.
 
         Raises `DataError` where the file is no image, or one that the network cannot take.
         """

@@ -71,7 +71,8 @@ def export_onnx(
         overwrite: replace a file that is there.
         trust_remote_code: whether code that comes with the model may run; it is never asked for.
 
-    Returns: the file, its size, the largest difference to PyTorch, and the share of pixels with the same argmax.
+    Returns:
+        the file, its size, the largest difference to PyTorch, and the share of pixels with the same argmax.
 
     Raises:
         ValueError, FileNotFoundError: for a model that is not there, a file that is, a size out of range, and a network

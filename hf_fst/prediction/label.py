@@ -100,8 +100,9 @@ def label_collection(
         trust_remote_code: whether code that comes with the model may run; it is never asked for.
         progress: show a progress bar.
 
-    Returns: counts of shards and images in the whole collection and in this run, `failed` (a list of `{"file",
-        "reason"}` of images that are left out), mean confidence, class shares, seconds and images per second.
+    Returns:
+        counts of shards and images in the whole collection and in this run, `failed` (a list of `{"file", "reason"}` of
+        images that are left out), mean confidence, class shares, seconds and images per second.
 
     Raises:
         ValueError, FileNotFoundError: for options, models and collections that do not fit, or that changed.

@@ -73,7 +73,8 @@ def predict_files(
         trust_remote_code: whether code that comes with the model may run; it is never asked for.
         progress: show a progress bar.
 
-    Returns: counts, `failed` (a list of `{"file", "reason"}`), seconds and images per second, videos' frames counted.
+    Returns:
+        counts, `failed` (a list of `{"file", "reason"}`), seconds and images per second, videos' frames counted.
 
     Raises:
         ValueError, FileNotFoundError: for options, models and folders that do not fit.
