@@ -6,23 +6,8 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from hf_fst.commands.common import (
-    BatchSize,
-    Flip,
-    Model,
-    Output,
-    Overwrite,
-    Resize,
-    Scales,
-    Stride,
-    Student,
-    Trust,
-    Window,
-    Workers,
-    is_first_process,
-    look,
-    which,
-)
+from hf_fst.commands import common
+from hf_fst.commands.common import BatchSize, Flip, Model, Resize, Scales, Stride, Student, Trust, Window, Workers
 from hf_fst.commands.predict import report_failed
 
 HUB = "A dataset on the Hub"
@@ -34,7 +19,7 @@ def label(
         str,
         Argument(metavar="IMAGES", help="A folder of images, of Parquet files or of WebDataset shards, or a Hub id."),
     ],
-    output: Output,
+    output: common.Output,
     student: Student = False,
     confidence_threshold: Annotated[
         float,
@@ -46,7 +31,7 @@ def label(
     local_files: Annotated[
         bool, Option("--local_files", help="Allow table rows that name images on this machine by path.")
     ] = False,
-    overwrite: Overwrite = False,
+    overwrite: common.Overwrite = False,
     resize: Resize = None,
     window: Window = None,
     stride: Stride = None,
@@ -91,12 +76,12 @@ def label(
         local_files=local_files,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
-        which=which(student),
+        which=common.which(student),
         batch_size=batch_size,
         num_workers=workers,
-        look=look(model, resize, window, stride, scales, flip),
+        look=common.look(model, resize, window, stride, scales, flip),
     )
-    if is_first_process():
+    if common.is_first_process():
         print(
             f"images: {result['images']} in {result['shards']} shards in {result['output']}, {result['labeled_now']} of "
             f"them now; {result['images_per_second']:.3g} images/s; mean confidence {result['mean_confidence']:.3f}"

@@ -7,33 +7,18 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from hf_fst.commands.common import (
-    BatchSize,
-    Flip,
-    Model,
-    Output,
-    Overwrite,
-    Resize,
-    Scales,
-    Stride,
-    Student,
-    Trust,
-    Window,
-    Workers,
-    is_first_process,
-    look,
-    which,
-)
+from hf_fst.commands import common
+from hf_fst.commands.common import BatchSize, Flip, Model, Resize, Scales, Stride, Student, Trust, Window, Workers
 from hf_fst.errors import printable
 
 
 def predict(
     model: Model,
     source: Annotated[str, Argument(metavar="IMAGES", help="A folder, an image, or a video (needs hf_fst[video]).")],
-    output: Output,
+    output: common.Output,
     student: Student = False,
     overlays: Annotated[bool, Option("--overlays", help="Also write overlays with a legend.")] = False,
-    overwrite: Overwrite = False,
+    overwrite: common.Overwrite = False,
     resize: Resize = None,
     window: Window = None,
     stride: Stride = None,
@@ -63,12 +48,12 @@ def predict(
         overlays=overlays,
         overwrite=overwrite,
         trust_remote_code=trust_remote_code,
-        which=which(student),
+        which=common.which(student),
         batch_size=batch_size,
         num_workers=workers,
-        look=look(model, resize, window, stride, scales, flip),
+        look=common.look(model, resize, window, stride, scales, flip),
     )
-    if is_first_process():
+    if common.is_first_process():
         print(summary(result))
         report_failed(result["failed"], result["files"])
     return result

@@ -25,14 +25,7 @@ from hf_fst.training.classes import class_names, follow_names
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.evaluation import choose_best, evaluating, of_any_size, scores_of, unscored
 from hf_fst.training.journal import Journal
-from hf_fst.training.networks import (
-    counted_once,
-    master_weights,
-    student_of,
-    teacher_of,
-    training_mode,
-    wrapped_alike,
-)
+from hf_fst.training.networks import counted_once, master_weights, student_of, teacher_of, training_mode, wrapped_alike
 from hf_fst.training.settings import look_of, objective_of, passes_a_step, resolve
 
 

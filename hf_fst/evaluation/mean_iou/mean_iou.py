@@ -5,14 +5,7 @@ import evaluate
 import numpy as np
 import torch
 
-from hf_fst.evaluation.confusion import (
-    ALWAYS_IGNORED,
-    as_indices,
-    byte_pairs,
-    pieces,
-    scores,
-    strange_labels,
-)
+from hf_fst.evaluation.confusion import ALWAYS_IGNORED, as_indices, byte_pairs, pieces, scores, strange_labels
 
 _DESCRIPTION = """
 Intersection over union (IoU) of a class is the number of pixels that are of the class in both prediction and label, over

@@ -10,13 +10,7 @@ from typing import ClassVar
 import torch
 
 from hf_fst.method.augmentation import StrongAugmentation
-from hf_fst.method.losses import (
-    IGNORE_INDEX,
-    cross_entropy,
-    entropy,
-    ignore_as_255,
-    percentile,
-)
+from hf_fst.method.losses import IGNORE_INDEX, cross_entropy, entropy, ignore_as_255, percentile
 from hf_fst.method.objectives.base import Objective, refuse_two_sizes
 from hf_fst.method.objectives.cut_mix import cut_mixed
 from hf_fst.method.options import option
