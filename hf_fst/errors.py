@@ -57,6 +57,28 @@ def refuse_below(least: int, **numbers: int) -> None:
             raise UserError(f"{name} is {number}, but at least {least} is needed.")
 
 
+class Gathered:
+    """Errors of several steps, raised together: `with faults: ...` for each, then `faults.end()`."""
+
+    def __init__(self) -> None:
+        self.found: list[UserError] = []
+
+    def __enter__(self) -> None:
+        """Begins a step."""
+
+    def __exit__(self, kind, error, trace) -> bool:
+        if isinstance(error, UserError):
+            self.found.append(error)
+        return isinstance(error, UserError)
+
+    def end(self) -> None:
+        """Raises the error, or one that names all, if there is any."""
+        if len(self.found) > 1:
+            raise type(self.found[0])(" Also: ".join(map(str, self.found))) from self.found[0]
+        if self.found:
+            raise self.found[0]
+
+
 def printable(text: str) -> str:
     """The text without the power to move a cursor, change colors or hide: what cannot be printed becomes an escape.
 

@@ -86,6 +86,10 @@ class Group(_Explained, TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         self.refuse_unknown(ctx, itertools.takewhile(lambda word: word.startswith("-"), args))
+        for before, word in zip(["", *args], args, strict=False):
+            if word == "" or (word.startswith("--") and word.endswith("=")):
+                name = word[:-1] or (before if before.startswith("-") else "An argument")
+                raise UsageError(f"{name} is empty; give a value, or leave it out.")
         return super().parse_args(ctx, args)
 
     def format_commands(self, ctx: typer.Context, formatter) -> None:

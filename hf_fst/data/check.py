@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -63,6 +64,7 @@ class Part:
         class_pixels: (N,C), the pixels of each class in each mask; None without masks.
         ignored: pixels of each id of the files that is ignored.
         padding: the share of the crops, in 0..1, that lies outside of the images; None without crops.
+        causes: the errors without the names of files.
     """
 
     files: list[str]
@@ -72,6 +74,7 @@ class Part:
     class_pixels: np.ndarray | None
     ignored: dict[int, int]
     padding: float | None
+    causes: dict[int, str] = field(default_factory=dict)
 
     @property
     def ignored_share(self) -> float | None:
@@ -91,6 +94,7 @@ class Finding:
         part: where.
         sentence: what was found, and the cure.
         details: a line for each file, class or id it is about.
+        causes: instead of these on a page: a line for all files that the same is wrong with.
         heading: the sentence above all details, where `sentence` names the first of them.
         stops: whether nothing good can come of training.
     """
@@ -99,6 +103,7 @@ class Finding:
     part: str
     sentence: str
     details: list[str] = field(default_factory=list)
+    causes: list[str] = field(default_factory=list)
     heading: str | None = None
     stops: bool = False
 
@@ -180,14 +185,16 @@ def look_at(images: Images, name: str, num_proc: int | None = None) -> Part:
         if error:  # perhaps not any more: a disk may have been away
             for column, value in _look(view.stored[row], row, label_map).items():
                 found[column][row] = value
+    errors = {row: error for row, error in enumerate(found["error"]) if error}
     sizes = np.array([found["height"], found["width"]], dtype=np.int64).T
     return Part(
         found["file"],
         sizes,
         found["digest"],
-        {row: error for row, error in enumerate(found["error"]) if error},
+        errors,
         *_counted(found["ids"], found["pixels"], label_map),
         padding=_padded(sizes[sizes[:, 0] > 0], images),
+        causes={row: _nameless(error, view.stored[row]) for row, error in errors.items()},
     )
 
 
@@ -206,6 +213,12 @@ def _look(row: dict[str, dict], index: int, label_map: LabelMap | None) -> dict:
     found["digest"] = hashlib.blake2b(f"{(width, height)}".encode() + content, digest_size=16).hexdigest()
     found["ids"], found["pixels"] = ([*column] for column in zip(*counts, strict=True)) if counts else ([], [])
     return found | {"height": height, "width": width}
+
+
+def _nameless(error: str, row: dict[str, dict | None]) -> str:
+    for value in row.values():
+        error = error.replace((value or {}).get("path") or "\0", "")
+    return re.sub(r"row \d+ \(", "(", error)
 
 
 def _ids(row: dict[str, dict], picture: torch.Tensor, turned: int, label_map: LabelMap) -> list[tuple[int, int]]:
@@ -253,7 +266,15 @@ def _unreadable(name: str, part: Part) -> list[Finding]:
     if len(reasons) < 2:
         return [Finding("unreadable", name, reason, stops=True) for reason in reasons]
     told = f"{len(reasons)} of {len(part.files)} {name} images cannot be used"
-    return [Finding("unreadable", name, f"{told}, the first: {reasons[0]}", reasons, f"{told}:", stops=True)]
+    alike: dict[str, list[int]] = {}
+    for row, cause in part.causes.items():
+        alike.setdefault(cause, []).append(row)
+    causes = []
+    for first, *others in sorted(alike.values(), key=len, reverse=True):
+        more = ", ".join(part.files[row] for row in others[:3]) + ", ..." * (len(others) > 3)
+        causes.append(part.errors[first] + (f" The same holds for {len(others)} more: {more}" if others else ""))
+    sentence = f"{told}, the first: {reasons[0]}"
+    return [Finding("unreadable", name, sentence, reasons, causes, f"{told}:", stops=True)]
 
 
 def _labels(seen: dict[str, Part], names: list[str]) -> list[Finding]:
@@ -352,5 +373,5 @@ def _duplicates(seen: dict[str, Part]) -> list[Finding]:
         if both:
             told = f"The {name} images include {len(both):,} of the {of}"
             sentence = f"{told}, the first: {both[0]}; {cure}."
-            findings.append(Finding("duplicates", name, sentence, both, f"{told}; {cure}:"))
+            findings.append(Finding("duplicates", name, sentence, both, heading=f"{told}; {cure}:"))
     return findings

@@ -127,20 +127,31 @@ def read_text(path: str | Path) -> str:
 
 def find_root(data_dir: str | Path | None, layout: str) -> Path:
     """Returns the folder of a dataset. Raises `UserError` if none is named or it is missing."""
-    if data_dir is None:
+    if not data_dir:  # an empty one would be where the command was called
         raise UserError(f"data_dir is missing; name the folder that holds {layout}.")
     root = Path(data_dir).expanduser()
     if not root.is_dir():
-        raise MissingError(f"There is no folder {root}; data_dir must hold {layout}.")
+        but = " (it is a file; an archive is to be unpacked)" if root.is_file() else ""
+        raise MissingError(f"There is no folder {root}{but}; data_dir must hold {layout}.")
     return root.absolute()
 
 
 def find_folder(root: Path, relative: str, layout: str) -> Path:
-    """Returns a folder inside `root`. Raises `MissingError`, naming the expected layout, if it is missing."""
-    folder = root / relative
+    """Returns a folder inside `root` (`in_any_case`). Raises `MissingError`, with the expected layout, for none."""
+    folder = in_any_case(root, relative)
     if not folder.is_dir():
         raise MissingError(f"There is no folder {folder}; {root} must hold {layout}.")
     return folder
+
+
+def in_any_case(root: Path, relative: str) -> Path:
+    """A folder in `root`; where there is none of this name, the one whose name has other capitals, if there is one."""
+    folder = root / relative
+    if folder.is_dir() or not folder.parent.is_dir():
+        return folder
+    name = folder.name.lower()
+    alike = [path for path in folder.parent.iterdir() if path.name.lower() == name and path.is_dir()]
+    return alike[0] if len(alike) == 1 else folder
 
 
 def list_files(

@@ -17,6 +17,7 @@ from hf_fst.data.files import (
     build,
     find_folder,
     find_root,
+    in_any_case,
     list_files,
     match,
     read_text,
@@ -25,7 +26,7 @@ from hf_fst.data.files import (
 )
 from hf_fst.data.labels import IGNORED, LabelMap, check_names
 from hf_fst.data.masks import check_palettes
-from hf_fst.errors import MissingError, UserError
+from hf_fst.errors import Gathered, MissingError, UserError
 
 
 def read_json(path: str | Path):
@@ -114,20 +115,21 @@ def folder(
     alone = "at least one image" if images == "." else f"{images}/"
     parts = alone if masks is None else f"{images}/ and {masks}/ with files of the same stems"
     root = find_root(data_dir, parts)
-    label_map = None
+    label_map, faults = None, Gathered()
     if masks is not None:
-        names = read_id2label(root / id2label if isinstance(id2label, str | Path) else id2label)
-        label_map = LabelMap(
-            names=names,
-            id_map=id_map,
-            colors=read_json(root / colors) if isinstance(colors, str) else colors,
-            orientation=mask_orientation,
-        )
-        if label_map.colors is not None:  # drawings use the colors of the masks
-            raw = range(len(names)) if label_map.id_map is None else label_map.id_map
-            first = dict(reversed([*zip(raw, label_map.colors, strict=False)]))
-            if all(train in first for train in range(len(names))):
-                label_map.palette = [first[train] for train in range(len(names))]
+        with faults:
+            names = read_id2label(root / id2label if isinstance(id2label, str | Path) else id2label)
+            label_map = LabelMap(
+                names=names,
+                id_map=id_map,
+                colors=read_json(root / colors) if isinstance(colors, str) else colors,
+                orientation=mask_orientation,
+            )
+            if label_map.colors is not None:  # drawings use the colors of the masks
+                raw = range(len(names)) if label_map.id_map is None else label_map.id_map
+                first = dict(reversed([*zip(raw, label_map.colors, strict=False)]))
+                if all(train in first for train in range(len(names))):
+                    label_map.palette = [first[train] for train in range(len(names))]
     elif any(option is not None for option in (id_map, colors, mask_suffix, mask_orientation)):
         raise UserError("masks is None, so that there are no labels; leave out what is about masks.")
     unused: dict[Path, str] = {}
@@ -141,7 +143,12 @@ def folder(
         masked = list_files(labels, parts, *_ending(mask_suffix, MASK_SUFFIXES), nested, skip, unused=unused)
         return match(found, masked, f"{parts} (unlabeled images have a folder of their own)")
 
-    splits = {split: rows(*places) for split, places in _places(root, images, masks, parts, unused).items()}
+    splits: dict[str, list[Row]] = {}
+    with faults:
+        for split, places in _places(root, images, masks, parts, unused).items():
+            with faults:
+                splits[split] = rows(*places)
+    faults.end()
     used = {
         root / (id2label if isinstance(id2label, str | Path) else "id2label.json"),
         root / "palette.json",
@@ -192,7 +199,7 @@ def _places(
     root: Path, images: str, masks: str | None, layout: str, unused: dict[Path, str]
 ) -> dict[str, tuple[Path, Path | None]]:
     """The folders of images and masks of each split; other folders go to `unused`."""
-    above, inside = _split_folders(root), _split_folders(root / images) if images != "." else {}
+    above, inside = _split_folders(root), _split_folders(in_any_case(root, images)) if images != "." else {}
     if "train" in above:
         rest = {path: "a folder that is no split" for path in root.iterdir() if path.is_dir()}
         places = {
@@ -200,10 +207,10 @@ def _places(
             for split, place in above.items()
         }
     elif "train" in inside:
-        rest = dict.fromkeys((root / images).iterdir(), "not in the folder of a split")
+        rest = dict.fromkeys(in_any_case(root, images).iterdir(), "not in the folder of a split")
         rest |= dict.fromkeys(above.values(), f"the splits are in {images}/")
         places = {
-            split: (place, None if masks is None else find_folder(root / masks, place.name, layout))
+            split: (place, None if masks is None else find_folder(in_any_case(root, masks), place.name, layout))
             for split, place in inside.items()
         }
         above = inside

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
+from datasets.exceptions import DatasetGenerationError
 from huggingface_hub.errors import HFValidationError, HTTPError
 
 from hf_fst.data.files import split_of
 from hf_fst.data.folders import read_id2label, read_json
 from hf_fst.data.labels import LabelMap
 from hf_fst.errors import MissingError, UserError
-from hf_fst.hub import asked_once
+from hf_fst.hub import asked_once, in_a_line
 
 # The first one present is used; jpg and png are the columns of WebDataset shards with 0001.jpg, 0001.png.
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg", "jpeg")
@@ -53,7 +54,7 @@ def hub(
         MissingError: there is no such dataset.
         UserError: columns or class names are missing.
     """
-    if data_dir is None:
+    if not data_dir:
         raise UserError("data_dir is missing; give the id of a dataset on the Hub or a local path.")
     with loading(str(data_dir)):
         loaded = datasets.load_dataset(str(data_dir), config, revision=revision, streaming=streaming)
@@ -81,6 +82,8 @@ def loading(name: str) -> Iterator[None]:
     except (FileNotFoundError, ConnectionError, HTTPError, HFValidationError) as error:  # HTTPError: no network, too
         reason = str(error).strip().partition("\n")[0] if fault is None else f"the Hub does not answer: {fault}"
         raise MissingError(f"There is no dataset {name!r} on the Hub or in a folder ({reason}).") from error
+    except DatasetGenerationError as error:
+        raise UserError(f"The files of {name} cannot be read ({in_a_line(error.__cause__ or error)}).") from error
     except ValueError as error:  # `datasets` lists the splits and configurations that there are
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"The dataset {name} cannot be read so: {reason}") from error
@@ -124,7 +127,7 @@ def _beside(row: dict, column: str, folder: str) -> dict:
 def _holds_images(feature) -> bool:
     """Whether a column holds images or what can be cast to them: bytes, paths, or both."""
     if isinstance(feature, dict):
-        return bool(feature) and set(feature) <= {"bytes", "path"}
+        return "bytes" in feature or set(feature) == {"path"}
     if isinstance(feature, datasets.Value):
         return feature.dtype in ("binary", "large_binary", "string", "large_string")
     return isinstance(feature, datasets.Image)
@@ -150,8 +153,11 @@ def _find(given: str | None, usual: tuple[str, ...], features: dict, what: str, 
     if found not in features:
         asked = f"no column {given!r}" if given is not None else f"no column of {what} ({', '.join(usual)})"
         raise UserError(f"The dataset has {asked}; its columns are {', '.join(features)}.")
-    if not _holds_images(features[found]):
-        kind = type(features[found]).__name__
+    feature = features[found]
+    if isinstance(feature, datasets.Value) and feature.dtype == "null":
+        raise UserError(f"The column {found!r} should hold {what}, but it is empty in every row; name another.")
+    if not _holds_images(feature):
+        kind = type(feature).__name__
         raise UserError(
             f"The column {found!r} should hold {what} (feature Image, or their bytes or paths), but it holds {kind}; "
             "name another."

@@ -114,6 +114,10 @@ def open_header(content: bytes, value: dict) -> Opened:
     try:
         image = PIL.Image.open(BytesIO(content))
     except PIL.UnidentifiedImageError:
+        if content.startswith(b"version https://git-lfs"):
+            raise DataError(
+                f"{name} is a pointer of Git LFS and no image; fetch the files with `git lfs pull`."
+            ) from None
         if content[:4] in PIL.TiffImagePlugin.PREFIXES:
             raise DataError(_unread_tiff(content, name)) from None
         raise

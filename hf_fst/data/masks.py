@@ -98,7 +98,8 @@ def _ids(opened: Opened, picture: PIL.Image.Image, colors: list[list[int]] | Non
 def _is_color(opened: Opened, mode: str) -> str:
     return (
         f"{opened.name} is a color image ({mode}), but a mask holds one class id a pixel, as a gray image or as a "
-        "palette image whose indices are the ids; convert it, or give the color of each id as `colors`."
+        "palette image whose indices are the ids; convert it, or give the color of each id as `colors`: "
+        "in a recipe under dataset_options, in Python to load() or LabelMap."
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
@@ -96,7 +97,10 @@ class Stream:
                         f"The dataset cannot be read further ({in_a_line(error)}); run the same command again, which "
                         "goes on where it was."
                     ) from error
-                yield Row(self.names[unit], DataError(f"{self.names[unit]} is broken ({in_a_line(error)})."))
+                fault = f"is broken ({in_a_line(error)})"
+                if len(self.files) == self.units and _is_empty(self.files[unit]):
+                    fault = "has no rows"
+                yield Row(self.names[unit], DataError(f"{self.names[unit]} {fault}."))
                 return
             name = f"{self.names[unit]}#{number}"
             yield Row(name, self._checked(name, row[self.column]))
@@ -115,6 +119,14 @@ class Stream:
     def stamp(self, unit: int, chunk: int, size: int) -> str | None:
         """Changes if the file of a unit is replaced."""
         return stamp(self.files[unit : unit + 1] if len(self.files) == self.units else self.files)
+
+
+def _is_empty(file: Path) -> bool:
+    """Whether a file is a table without rows, which Arrow does not read."""
+    try:
+        return pq.read_metadata(file).num_rows == 0
+    except BROKEN:
+        return False
 
 
 def is_remote(path: str) -> bool:
@@ -195,6 +207,11 @@ def _stream(
     wanted = (column,) if column is not None else IMAGE_COLUMNS
     column = next((name for name in wanted if _holds_images(dataset.features.get(name))), None)
     if column is None:
+        empty = [name for name in wanted if dataset.features.get(name) == datasets.Value("null")]
+        if empty:
+            raise UserError(
+                f"The column {empty[0]!r} of {source} has no image in any row of its first file; take it out."
+            )
         raise UserError(
             f"{source} has no column of images ({', '.join(wanted)}); its columns are {', '.join(dataset.features)}."
         )

@@ -148,9 +148,10 @@ def _common_root(report: Report) -> str:
 def _described(number: int, finding: Finding, root: str, width: int) -> str:
     text = ("" if finding.stops else "Warning: ") + (finding.heading or finding.sentence)
     lines = [_wrapped(text, f"{number}. ", "   ", root, width)]
-    lines += [_wrapped(detail, "   - ", "     ", root, width) for detail in finding.details[:MOST_DETAILS]]
-    if len(finding.details) > MOST_DETAILS:
-        lines.append(f"   and {len(finding.details) - MOST_DETAILS:,} more; --json FILE lists all")
+    details = finding.causes or finding.details
+    lines += [_wrapped(detail, "   - ", "     ", root, width) for detail in details[:MOST_DETAILS]]
+    if len(details) > MOST_DETAILS:
+        lines.append(f"   and {len(details) - MOST_DETAILS:,} more; --json FILE lists all")
     return "\n".join(lines) + "\n"
 
 

@@ -12,7 +12,7 @@ from hf_fst.data import LabelMap, View
 from hf_fst.data.check import Images, Report, check
 from hf_fst.data.sampling import RareClasses, class_pixels, combine
 from hf_fst.data.transforms import CenterCrop, Evaluation, size_within, training
-from hf_fst.errors import DataError, UsageError, UserError
+from hf_fst.errors import DataError, Gathered, UsageError, UserError
 from hf_fst.evaluation.confusion import CLASS_LISTS
 from hf_fst.evaluation.counting import LABEL_FREE, is_label_free
 from hf_fst.method.objectives import OBJECTIVES
@@ -106,7 +106,11 @@ def choose(recipe: Recipe, objective: str) -> Chosen:
                 "FOLDER, or learn from the labeled images alone with --rule supervised."
             )
         del named["unlabeled"]
-    loaded = {key: load_side(recipe, side, share.get(key), key) for key, side in named.items()}
+    loaded, faults = {}, Gathered()
+    for key, side in named.items():
+        with faults:
+            loaded[key] = load_side(recipe, side, share.get(key), key)
+    faults.end()
     if recipe.class_map is not None:
         loaded = share_classes(recipe.class_map, loaded)
     how = recipe.split_seed, recipe.options.get("on_bad_image", "stop")

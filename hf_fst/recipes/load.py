@@ -265,6 +265,8 @@ def _typed(key: str, value: object, hint: object) -> object:
     Raises:
         UsageError: it is none of them.
     """
+    if value == "":
+        raise UsageError(f"{key} is empty; give a value, or leave it out.")
     bases = [(typing.get_origin(kind) or kind, typing.get_args(kind)) for kind in _alternatives(hint)]
     for base, items in bases:
         if base in (int, float):

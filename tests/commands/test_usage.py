@@ -72,6 +72,9 @@ def test_what_is_wrong_or_missing_is_named(says, argv, named):
         (["trian"], "There is no command 'trian'; did you mean 'train'?"),
         (["optimize"], f"There is no command 'optimize'; use one of {', '.join(NAMES)}."),
         (["--vesion"], "`hf-fst` has no option --vesion; did you mean '--version'?"),
+        (["predict", "", "photos"], "An argument is empty; give a value, or leave it out."),
+        (["train", "street-da", "--model", ""], "--model is empty; give a value, or leave it out."),
+        (["train", "street-da", "--output_dir="], "--output_dir is empty; give a value, or leave it out."),
         (["eval", "m", "street", "--windw=3"], "`hf-fst eval` has no option --windw; did you mean '--window'?"),
         (
             ["eval", "m", "street", "--device", "cuda"],

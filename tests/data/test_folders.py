@@ -1,6 +1,7 @@
 """Datasets of plain folders, with splits and without, and names of datasets that do not exist."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +34,30 @@ def test_folders_named_train_val_and_test_become_splits(tmp_path):
     names = tmp_path / "train" / "id2label.json"
     made = load("folder", tmp_path, id2label=str(names))
     assert {split: len(rows) for split, rows in made.items()} == {"train": 1, "validation": 2, "test": 3}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_capitals_of_folders_do_not_matter(tmp_path, inside):
+    for i, split in enumerate(("Train", "Val")):
+        trees.folder(tmp_path / "made" / split, count=i + 1)
+        for part in ("images", "masks"):
+            place = tmp_path / "data" / (Path(part.title(), split) if inside else Path(split, part.upper()))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "made" / split / part).rename(place)
+    made = load("folder", tmp_path / "data", id2label=["road", "car", "sky"])
+    assert {split: len(rows) for split, rows in made.items()} == {"train": 1, "validation": 2}
+
+
+def test_folders_that_differ_in_capitals_alone_are_taken_by_their_names(tmp_path):
+    trees.folder(tmp_path)
+    (tmp_path / "Images").mkdir()
+    assert len(load("folder", tmp_path)["train"]) == len([*(tmp_path / "images").iterdir()])
+
+
+def test_an_archive_and_no_folder_at_all_are_one_sentence(tmp_path):
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    assert "data.zip (it is a file; an archive is to be unpacked); data_dir" in fails(UserError, tmp_path / "data.zip")
+    assert fails(UserError, "").startswith("data_dir is missing; name the folder")
 
 
 def test_a_seeded_share_becomes_validation(tmp_path):

@@ -8,10 +8,14 @@ import tarfile
 import datasets
 import numpy as np
 import pandas
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hf_fst.data import LabelMap, View, load
 from hf_fst.data import transforms as T
+from hf_fst.errors import UserError
 from tests.data import trees
 
 NAMES = ["road", "car", "sky"]
@@ -136,13 +140,35 @@ def test_wrong_input_is_one_sentence(tmp_path):
         ),
         'names must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"].': (
             place,
-            {"image": "photo", "names": {0: "a", 2: "b"}},
+            {"image": "photo", "names": {0: "a", "two": "b"}},
         ),
     }
     for message, (data_dir, options) in cases.items():
         with pytest.raises(ValueError) as caught:
             load("hub", data_dir, **options)
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("column", "sentence"),
+    [
+        (pa.array([], pa.binary()), "The files of .* cannot be read"),
+        (pa.array([None, None]), "The column 'image' should hold images, but it is empty in every row"),
+    ],
+)
+def test_a_table_without_images_is_one_sentence(tmp_path, column, sentence):
+    pq.write_table(pa.table({"image": column}), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=sentence):
+        load("hub", str(tmp_path))
+
+
+def test_bytes_may_stand_beside_more_than_a_path(tmp_path):
+    trees.folder(tmp_path / "raw", count=1)
+    rows = [{"bytes": (tmp_path / "raw/images/scene0.jpg").read_bytes(), "path": "a.jpg", "size": 3}]
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"image": pa.array(rows)}), tmp_path / "data/train.parquet")
+    image = load("hub", str(tmp_path / "data"))["train"][0]["image"]
+    assert image.size == PIL.Image.open(io.BytesIO(rows[0]["bytes"])).size
 
 
 def test_a_column_of_numbers_is_no_masks(tmp_path):

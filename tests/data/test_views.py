@@ -95,6 +95,15 @@ def test_a_truncated_image_is_one_sentence(tmp_path):
             View(made, identity)[0]
 
 
+def test_a_pointer_of_git_lfs_is_told_from_a_broken_image(tmp_path):
+    made, *_ = make(tmp_path)
+    (tmp_path / "image.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n")
+    with pytest.raises(
+        DataError, match="image.png is a pointer of Git LFS and no image; fetch the files with `git lfs"
+    ):
+        View(made, identity)[0]
+
+
 def test_streamed_datasets_and_wrong_columns_are_one_sentence(tmp_path):
     made, _, _ = make(tmp_path)
     cases = {

@@ -120,6 +120,17 @@ def test_rows_without_an_image_cost_a_line_each(run_dir, images, tmp_path, capsy
     assert list(labeled(tmp_path / "out")) == ["a.parquet#1", "a.parquet#3"]
 
 
+def test_a_table_without_rows_or_images_costs_a_sentence(run_dir, images, tmp_path, capsys):  # noqa: F811
+    good = {"bytes": (images / "0.png").read_bytes(), "path": None}
+    shards = parquet(tmp_path / "shards/b.parquet", [good])
+    pq.write_table(pq.read_table(shards / "b.parquet").slice(0, 0), shards / "c.parquet")
+    code, said = run(capsys, "label", run_dir, shards, "-o", tmp_path / "out")
+    assert code == 1 and "c.parquet has no rows." in said and "1 of 2 files failed" in said
+    pq.write_table(pa.table({"image": pa.array([None, None])}), shards / "a.parquet")
+    code, said = run(capsys, "label", run_dir, shards, "-o", tmp_path / "none")
+    assert code == 1 and "has no image in any row of its first file" in said
+
+
 def test_a_broken_table_or_archive_is_named(run_dir, images, tmp_path, capsys):  # noqa: F811
     good = {"bytes": (images / "0.png").read_bytes(), "path": None}
     parquet(tmp_path / "shards/a.parquet", [good])

@@ -68,7 +68,27 @@ def test_masks_that_are_in_the_way_of_choosing_the_labeled_images_are_all_named(
     assert cli.main(["check", tiny.write(tmp_path / "r.yaml", own, labeled=2)]) == 1
     text = capsys.readouterr().out
     assert "1. 2 of 4 labeled images cannot be used:" in text
-    assert "masks/1.png is a color image" in text and "masks/3.png is a color image" in text
+    told = " ".join(text.split())
+    assert "- masks/1.png is a color image (RGB), but" in told and text.count("color image") == 1  # one line a cause
+    assert "`colors`: in a recipe under dataset_options" in told
+    assert "The same holds for 1 more: images/3.png" in told
+
+
+def test_all_that_is_wrong_with_folders_is_said_at_once(keys, tmp_path, capsys):
+    (tmp_path / "labeled/id2label.json").write_text("{")
+    (tmp_path / "labeled/masks/extra.png").write_bytes(b"")
+    (tmp_path / "unlabeled/images").rename(tmp_path / "unlabeled/photos")
+    nowhere = {"eval_dataset": "folder", "eval_data_dir": str(tmp_path / "nowhere")}
+    assert cli.main(["check", tiny.write(tmp_path / "r.yaml", keys, nowhere)]) == 1
+    said = capsys.readouterr().err
+    assert said.count(" Also: ") == 3
+    parts = (
+        "id2label.json is not valid",
+        "masks/extra.png;",
+        "no folder {0}/unlabeled/images;",
+        "no folder {0}/nowhere;",
+    )
+    assert all(part.format(tmp_path) in said for part in parts)
 
 
 def test_a_run_is_refused_or_warned_before_its_first_step(keys, tmp_path, capsys):
