@@ -23,6 +23,7 @@ from hf_fst.recipes.summary import before
 from hf_fst.recipes.work import Work
 from hf_fst.training.refusals import refuse_settings
 from hf_fst.training.settings import resolve, virtual_steps
+from hf_fst.training.summary import planned_steps
 
 PROBE_STEPS = 4  # of the real training; the first, which sets things up, is not timed
 QUIET = {
@@ -63,6 +64,7 @@ def dry_run(recipe: Recipe, measure: bool = False) -> dict[str, object]:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     memory = state_bytes(network, config)
     del network
+    steps = config.max_steps if config.max_steps > 0 else None
     data, notes, time = None, [], "no step was measured, since no data is named; give --data_dir"
     result = {
         "recipe": recipe.name,
@@ -72,17 +74,16 @@ def dry_run(recipe: Recipe, measure: bool = False) -> dict[str, object]:
         "training_state_bytes": sum(memory.values()),
         "rule": settings.rule,
         "objective": settings.objective,
-        "steps": config.max_steps if config.max_steps > 0 else None,
-        "epochs": None if config.max_steps > 0 else config.num_train_epochs,
+        "steps": steps,
+        "epochs": config.num_train_epochs if steps is None else None,
     }
     if measure and (recipe.data_dir is not None or recipe.dataset == "street"):
         work, (used, of) = _measured(blank, recipe), peak_memory(config.device)
         data, notes, per_step = work.data, work.notes, work.stopwatch.per_step
-        epoch = len(data.labeled) / work.trainer.get_total_train_batch_size(config)
-        total = config.max_steps if config.max_steps > 0 else config.num_train_epochs * epoch
-        time = f"{expected(per_step, round(total))} Most memory: {_size(used)} of the {of}."
+        steps = planned_steps(work.trainer, config)
+        time = f"{expected(per_step, steps)} Most memory: {_size(used)} of the {of}."
         result |= {"seconds_per_step": per_step, "peak_memory_bytes": used}
-    print(before(recipe, config, settings, parameters, data, notes, time))
+    print(before(recipe, config, settings, parameters, data, notes, steps, time))
     parts = ", ".join(f"{name} {_size(number)}" for name, number in memory.items() if number)
     print(f"memory of the training state: {_size(sum(memory.values()))} ({parts}); activations come on top")
     return result

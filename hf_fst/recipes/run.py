@@ -22,12 +22,12 @@ from hf_fst.recipes.progress import Progress, Stopwatch
 from hf_fst.recipes.results import card_facts, publish, score, table
 from hf_fst.recipes.summary import before
 from hf_fst.recipes.work import Records, Work
-from hf_fst.training.callbacks import PaddingNotice, Report, Weights
+from hf_fst.training.callbacks import PaddingNotice, Report, ShortRun, Weights
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.pictures import Pictures
 from hf_fst.training.refusals import refuse_blank_labels
 from hf_fst.training.settings import resolve
-from hf_fst.training.summary import facts_of
+from hf_fst.training.summary import facts_of, planned_steps
 from hf_fst.training.trainer import FSTTrainer
 
 
@@ -74,7 +74,8 @@ def run(
         work = prepare(recipe, config, overwrite, overrides or {})
         if state.is_main_process:
             parameters = sum(weights.numel() for weights in work.trainer.networks()["student"].parameters())
-            print(before(recipe, config, work.trainer.settings, parameters, work.data, work.notes))
+            steps = planned_steps(work.trainer, config)
+            print(before(recipe, config, work.trainer.settings, parameters, work.data, work.notes, steps))
         work.trainer.train(resume_from_checkpoint=checkpoint)
         results, tested = score(work, command)
         publish(work, results, tested)
@@ -112,8 +113,9 @@ def prepare(recipe: Recipe, config: FSTConfig, overwrite: bool, overrides: dict[
     for kind in (Weights, Report, Pictures):  # done below, with what only the recipe knows
         trainer.remove_callback(kind)
     trainer.add_callback(Pictures(trainer, data.palette))
-    for kind in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK, *([PaddingNotice] if data.report is not None else [])):
-        trainer.remove_callback(kind)  # `Progress` shows their numbers, and the summary says how much is padding
+    in_summary = [ShortRun, *([PaddingNotice] if data.report is not None else [])]
+    for kind in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK, *in_summary):
+        trainer.remove_callback(kind)  # `Progress` shows the numbers of the first two
     trainer.add_callback(Progress(stopwatch))
     trainer.callback_handler.callbacks.insert(0, Records(recipe, data, overwrite))
     card = card_facts(recipe, data, trainer.hub_model_id, overrides)

@@ -14,7 +14,7 @@ from hf_fst.recipes.check import share, sizes
 from hf_fst.recipes.data import RunData
 from hf_fst.recipes.keys import Recipe
 from hf_fst.training.config import FSTConfig
-from hf_fst.training.settings import Settings, pace_words
+from hf_fst.training.settings import Settings, longer_than_run, pace_words
 
 FEW_IMAGES = 10  # evaluated ones; with fewer a score is mostly chance
 MOST_CLASSES = 8  # that are all shown; of more the most frequent and the rarest
@@ -27,6 +27,7 @@ def before(
     parameters: int,
     data: RunData | None,
     notes: list[str],
+    steps: int | None,
     time: str = "shown after the first steps; --dry_run measures it beforehand",
 ) -> str:
     """What will be done, a line or two for each item.
@@ -38,19 +39,21 @@ def before(
         parameters: of the network.
         data: of the run; None where it was not looked at.
         notes: warnings to show.
+        steps: of the whole run; None where only its epochs are known.
         time: what is known about it.
     """
     rows = [] if data is None else _images(data)
     if data is not None and data.validation is not None and len(data.validation) < FEW_IMAGES:
         notes = [*notes, _few(recipe, len(data.validation))]
-    notes = [*notes, *_short(config, settings)]
+    longer = [] if steps is None else longer_than_run(config, settings, steps)
+    notes = [*notes, *(f"{fault}; give --{option} {value}." for fault, option, value in longer)]
     precision = "bf16" if config.bf16 else "fp16" if config.fp16 else "float32"
     processes = f", {config.world_size} processes" if config.world_size > 1 else ""
     rows += [
         ("network", f"{_network(recipe)}; {parameters:,} parameters"),
         ("device", f"{hardware(config.device)}, {precision}{processes}"),
         ("method", f"{pace_words(settings)}; objective {settings.objective}"),
-        ("steps", _steps(config, settings, data)),
+        ("steps", _steps(config, settings, data, steps)),
         ("time", time),
         ("writes", _written(config, settings)),
         *(("warning", note) for note in notes),
@@ -100,25 +103,6 @@ def _few(recipe: Recipe, count: int) -> str:
     return f"validation has {count} image{'s' * (count > 1)}, so that scores are mostly chance; {cure}."
 
 
-def _short(config: FSTConfig, settings: Settings) -> list[str]:
-    """What a run of these few steps never reaches."""
-    steps = config.max_steps
-    if steps <= 0:
-        return []
-    notes = []
-    if (warmup := config.get_warmup_steps(steps)) >= steps:
-        notes.append(
-            f"the warm-up of {warmup} steps is as long as the run, so learning_rate is never reached; give "
-            f"--warmup_steps {steps // 10}."
-        )
-    if settings.rule != "supervised" and settings.by_memory and settings.teacher_memory > steps:
-        notes.append(
-            f"the teacher remembers more steps ({settings.teacher_memory:g}) than the run has; give --teacher_memory "
-            f"{max(2, steps // 4)}."
-        )
-    return notes
-
-
 def _network(recipe: Recipe) -> str:
     if recipe.start_from is not None:
         return f"that of {recipe.start_from}"
@@ -128,13 +112,14 @@ def _network(recipe: Recipe) -> str:
     return f"{name} with a pretrained backbone" if recipe.pretrained_backbone else name
 
 
-def _steps(config: FSTConfig, settings: Settings, data: RunData | None) -> str:
+def _steps(config: FSTConfig, settings: Settings, data: RunData | None, steps: int | None) -> str:
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
     labeled = f"{batch} labeled"
     if data is None or data.unlabeled is not None:
         labeled += f" and {batch * settings.unlabeled_per_labeled} unlabeled"
-    length = f"{config.max_steps:,} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
-    text = f"{length} of {labeled} crops"
+    length = [] if config.max_steps > 0 else [f"{config.num_train_epochs:g} epochs"]
+    length += [] if steps is None else [f"{steps:,} steps"]
+    text = f"{', '.join(length)} of {labeled} crops"
     if config.eval_strategy == "steps":
         text += f"; an evaluation every {config.eval_steps:g}"
     elif config.eval_strategy == "epoch":

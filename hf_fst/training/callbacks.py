@@ -12,6 +12,7 @@ from hf_fst.training.health import Health
 from hf_fst.training.hub_strategy import push_checkpoint, tell_failures
 from hf_fst.training.journal import summed
 from hf_fst.training.pictures import Pictures
+from hf_fst.training.settings import longer_than_run
 from hf_fst.training.watching import OfTrainer, Watcher
 
 logger = logging.get_logger(__name__)
@@ -83,6 +84,16 @@ class Pushes(OfTrainer):
         tell_failures(self.trainer)
 
 
+class ShortRun(OfTrainer):
+    """Warns of what is longer than the run."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """When the number of steps is known."""
+        if state.is_world_process_zero:
+            for fault, option, value in longer_than_run(args, self.trainer.settings, state.max_steps):
+                logger.warning(f"T{fault[1:]}; give {option}={value}.")
+
+
 class PaddingNotice(OfTrainer):
     """Says once how much of the unlabeled crops is padding, which is neither labeled nor learned from."""
 
@@ -98,7 +109,7 @@ class PaddingNotice(OfTrainer):
 
 def callbacks_of(trainer) -> list[TrainerCallback]:
     """What an `FSTTrainer` starts with."""
-    kinds = [EpochOfDraws, TeacherAfterStep, Health, PaddingNotice, SkippedImages, Pushes, Weights]
+    kinds = [EpochOfDraws, TeacherAfterStep, Health, ShortRun, PaddingNotice, SkippedImages, Pushes, Weights]
     kinds += [Report] * trainer.settings.report + [Pictures]
     return [kind(trainer) for kind in kinds]
 

@@ -237,14 +237,30 @@ def pace_words(settings: Settings) -> str:
             words.append(f"{symbol} = {value}")
     if settings.rule == "supervised":
         return f"rule {settings.rule}"
+    if settings.teacher_follows in (labels := {"live": "the student labels for itself", "never": "the teacher stays"}):
+        return f"rule {settings.rule}: {labels[settings.teacher_follows]} (teacher_follows {settings.teacher_follows})"
     memory = "all" if settings.teacher_memory is None else f"{settings.teacher_memory:g}"
     mu = f"μ = {settings.teacher_momentum:.6g}"
     if followings(rule) > 1:
         mu += f", μ' = {settings.lookahead_momentum:.6g}"
-    return (
-        f"rule {', '.join(words)}: the teacher remembers {memory} steps ({mu}); "
-        f"a step costs {passes_a_step(settings):.3g} of a mean teacher's"
-    )
+    cost = f"; a step costs as much as {passes_a_step(settings):.3g} of a mean teacher" if virtual_steps(rule) else ""
+    return f"rule {', '.join(words)}: the teacher remembers {memory} steps ({mu}){cost}"
+
+
+def longer_than_run(args, settings: Settings, steps: int) -> list[tuple[str, str, float]]:
+    """What is longer than a run of this many steps: a clause, the option to give, and a value for it."""
+    found, shorter = [], max(2, steps // 4)
+    if (warmup := args.get_warmup_steps(steps)) >= steps:
+        fault = f"the warm-up of {warmup} steps is as long as the run, so learning_rate is never reached"
+        found.append((fault, "warmup_steps", steps // 10))
+    memory = None if settings.rule == "supervised" else settings.teacher_memory
+    if memory is not None and memory > steps:
+        option, value = "teacher_memory", shorter
+        if not settings.by_memory:
+            moves = followings(settings.rule_in_force, settings.teacher_follows)
+            option, value = "teacher_momentum", round((1 - 1 / shorter) ** (1 / max(1, moves)), 4)
+        found.append((f"the teacher remembers more steps ({memory:g}) than the run has", option, value))
+    return found
 
 
 def look_of(settings: Settings) -> Look:

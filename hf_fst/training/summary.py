@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from hf_fst.models import TwoBranches
 from hf_fst.publishing.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores, hub_id
 from hf_fst.publishing.report import write_report
 from hf_fst.training.adapters import is_adapted, merged_parameters
+from hf_fst.training.ahead import pairs_of
 from hf_fst.training.settings import shown
 from hf_fst.training.sharding import gathered
 
@@ -32,6 +34,12 @@ def default_data(trainer) -> dict[str, DatasetFacts]:
         for key, (dataset, split) in sets.items()
         if dataset is not None and not isinstance(dataset, dict)
     }
+
+
+def planned_steps(trainer, args) -> int:
+    """Optimizer steps of a run with these arguments on the images of a trainer."""
+    a_step = trainer.get_total_train_batch_size(args)
+    return args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(pairs_of(trainer)) / a_step)
 
 
 def best_step(trainer) -> int | None:

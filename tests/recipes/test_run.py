@@ -255,6 +255,14 @@ def test_a_build_has_the_numbers_of_its_backbone(source, mean):
     assert list(build_processor(recipe, network).image_mean) == pytest.approx([mean] * 3)
 
 
+@pytest.mark.parametrize("options", [{}, {"model": "nvidia/segformer-b9", "pretrained_backbone": "null"}])
+def test_without_the_hub_models_that_need_none_are_named(monkeypatch, options):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="HF_HUB_OFFLINE is set") as error:
+        build_network(load_recipe("folders", options), ["a", "b"])
+    assert "--model upernet-efficientnet-lite0" in str(error.value) and "--model DIRECTORY" in str(error.value)
+
+
 def test_the_numbers_of_other_backbones():
     for name, mean in {"upernet-beit-base": 0.5, "daformer-mit-b0": 0.485, "deeplabv2-resnet101": 0.485}.items():
         with torch.device("meta"):

@@ -151,6 +151,19 @@ def test_a_run_shorter_than_its_warm_up_and_memory_is_told_what_to_give(printed)
     assert "remembers more steps (1000) than the run has; give --teacher_memory 2." in warnings
 
 
+def test_a_run_set_by_epochs_is_told_so_too_and_counts_its_steps(printed):
+    text = printed(rule="mean_teacher", max_steps=-1, num_train_epochs=3, teacher_memory=1000)
+    assert rows(text)["steps"][0].startswith(
+        "3 epochs, 6 steps of 2 labeled and 2 unlabeled crops"
+    )  # 4 images, 2 a step
+    assert "remembers more steps (1000) than the run has; give --teacher_memory 2." in " ".join(rows(text)["warning"])
+
+
+def test_a_run_set_by_momentum_is_told_a_momentum(printed):
+    warnings = " ".join(rows(printed(rule="mean_teacher", max_steps=8, teacher_momentum=0.99))["warning"])
+    assert "remembers more steps (100) than the run has; give --teacher_momentum 0.5." in warnings
+
+
 def test_a_run_longer_than_both_is_told_nothing(printed):
     text = printed(rule="mean_teacher", max_steps=10, warmup_steps=1, teacher_memory=5)
     assert "--warmup_steps" not in text and "--teacher_memory" not in text
