@@ -209,7 +209,7 @@ def match(images: dict[str, Path], masks: dict[str, Path], layout: str) -> list[
         if alone := [name for name in ours if name not in theirs]:
             faults.append(f"{len(alone)} of {len(ours)} {what} have no {partner}, the first is {ours[alone[0]]}")
     if faults:
-        raise UserError(f"{', and '.join(faults)}; {layout} is expected.")
+        raise UserError(f"{', and '.join(faults)}; give each its partner, or take it out: {layout}.")
     return [(path, masks[name]) for name, path in images.items()]
 
 

@@ -172,9 +172,10 @@ class LabelMap(datasets.Image):
         if unknown:
             shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
             most = (len(self.id_map) if self.id_map is not None else len(self.names or range(IGNORED))) - 1
+            accepted = "those of id_map" if None in (self.id_map or ()) else f"0 to {most}"
             raise DataError(
-                f"{file_of(value)} has label ids out of range ({shown}): 0 to {most} and {IGNORED} "
-                "(ignored) are accepted; correct the mask, the class names or the id map."
+                f"{file_of(value)} has label ids out of range ({shown}): {accepted} and {IGNORED} (ignored) are "
+                "accepted; correct the mask or the class names, or give an id_map, the train id or 255 of each raw id."
             )
         if self.id_map is None:
             return image

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hf_fst.data.check import Finding, Part, Report
+from hf_fst.data.check import EVALUATED, Finding, Part, Report
 from hf_fst.drawing.tables import ABSENT, percent, text_table
 from hf_fst.errors import DataError
 from hf_fst.recipes.data import build_data
@@ -76,6 +76,8 @@ def page(report: Report, notes: list[str], title: str, width: int) -> str:
     lines = [f"{title}: {images:,} images, {verdict}.", "", _parts(report, width), _classes(report, width)]
     root = _common_root(report)
     lines += [_described(number, finding, root, width) for number, finding in enumerate(report.findings, start=1)]
+    if any(finding.kind == "unreadable" and finding.part not in EVALUATED for finding in report.findings):
+        notes = [*notes, "hf-fst train leaves out images and masks that it cannot use with --on_bad_image skip."]
     lines += [_wrapped(f"Note: {note}", "", "  ", root, width) for note in notes]
     if root and any(root in line for finding in report.findings for line in (finding.sentence, *finding.details)):
         lines.append(f"Files are named from {root} on.")

@@ -86,8 +86,8 @@ def test_label_ids_out_of_range_are_named(says, tmp_path):
     PIL.Image.fromarray(np.full((40, 48), 7, dtype=np.uint8)).save(mask)
     recipe = tiny.write(tmp_path / "r.yaml", keys)
     assert says(["train", recipe, "-o", str(tmp_path / "out")], 1) == (
-        f"{mask} has label ids out of range (7): 0 to 1 and 255 (ignored) are accepted; correct the mask, the class "
-        "names or the id map."
+        f"{mask} has label ids out of range (7): 0 to 1 and 255 (ignored) are accepted; correct the mask or the "
+        "class names, or give an id_map, the train id or 255 of each raw id."
     )
 
 

@@ -104,8 +104,8 @@ def test_mismatched_and_doubled_stems_are_one_sentence(tmp_path):
     (tmp_path / "masks/scene1.png").rename(tmp_path / "masks/scene9.png")
     assert fails(ValueError, tmp_path) == (
         f"1 of 4 images have no mask, the first is {tmp_path}/images/scene1.jpg, and 1 of 4 masks have no image, the "
-        f"first is {tmp_path}/masks/scene9.png; images/ and masks/ with files of the same stems (unlabeled "
-        "images have a folder of their own) is expected."
+        f"first is {tmp_path}/masks/scene9.png; give each its partner, or take it out: images/ and masks/ with files of "
+        "the same stems (unlabeled images have a folder of their own)."
     )
     (tmp_path / "images/scene1.png").write_bytes(b"")
     assert fails(ValueError, tmp_path) == (

@@ -118,7 +118,11 @@ def test_ids_out_of_range_name_the_file(tmp_path):
     save_gray(tmp_path / "m.png", np.array([[0, 2, 7, 255]]))
     assert fails(tmp_path / "m.png") == (
         f"{tmp_path}/m.png has label ids out of range (2, 7): 0 to 1 and 255 (ignored) are accepted; correct the "
-        "mask, the class names or the id map."
+        "mask or the class names, or give an id_map, the train id or 255 of each raw id."
+    )
+    partial = LabelMap(names=["a", "b"], id_map={2: 0, 7: 255})
+    assert "has label ids out of range (0): those of id_map and 255 (ignored) are" in fails(
+        tmp_path / "m.png", partial
     )
     PIL.Image.fromarray(np.array([[0, 300]], dtype=np.uint16)).save(tmp_path / "wide.png")
     assert "wide.png has label ids out of range (300)" in fails(tmp_path / "wide.png")
@@ -202,7 +206,7 @@ def test_errors_in_workers_reach_the_user_as_the_same_sentence(tmp_path):
     view = View(made, lambda image, mask: (image, mask))
     expected = (
         f"{tmp_path}/0.png has label ids out of range (9): 0 to 0 and 255 (ignored) are accepted; correct the "
-        "mask, the class names or the id map."
+        "mask or the class names, or give an id_map, the train id or 255 of each raw id."
     )
     for workers in (0, 1):
         with pytest.raises(DataError) as caught:

@@ -44,7 +44,9 @@ def wide(path):
 
 
 MASK, IMAGE = "labeled/masks/1.png", "labeled/images/1.png"
-IDS = r" has label ids out of range \(2, 3, 4, 5, 6, ...\): 0 to 1 and 255 \(ignored\) are accepted; correct the mask, .*"
+IDS = (
+    r" has label ids out of range \(2, 3, 4, 5, 6, ...\): 0 to 1 and 255 \(ignored\) are accepted; correct the mask .*"
+)
 COLOR = r" is a color image \(RGB\), but a mask holds one class id a pixel, as a gray image or as a palette image .*"
 SIZES = r" is 47 x 40 pixels, but its image .*/labeled/images/1.png is 48 x 40; they must have the same size."
 WIDE = r" is 70000 x 2 pixels, but a side may have 32768 pixels at most; cut it into tiles."
@@ -83,8 +85,8 @@ def test_stems_that_do_not_match_end_training_with_one_sentence(capsys, tmp_path
     recipe = tiny.write(tmp_path / "r.yaml", keys, rule="supervised")
     assert says(capsys, ["train", recipe, "-o", str(tmp_path / "out")]) == (
         f"1 of 4 images have no mask, the first is {tmp_path}/labeled/images/1.png, and 1 of 4 masks have no image, the "
-        f"first is {tmp_path}/labeled/masks/one.png; images/ and masks/ with files of the same stems "
-        "(unlabeled images have a folder of their own) is expected."
+        f"first is {tmp_path}/labeled/masks/one.png; give each its partner, or take it out: images/ and masks/ with "
+        "files of the same stems (unlabeled images have a folder of their own)."
     )
 
 

@@ -54,6 +54,7 @@ def test_what_is_wrong_is_on_the_page_and_in_the_file_with_code_1(keys, tmp_path
     assert "\n2. Warning: " in text and "1. Warning" not in text  # the first keeps a run from training
     assert "   - unlabeled/images/9.png = labeled/images/0.png (labeled)\n" in text
     assert "\nNote: Not used in unlabeled: images/a.txt (a file of another kind).\n" in text
+    assert "with\n  --on_bad_image skip.\n" in text
     assert text.endswith(f"\nFiles are named from {tmp_path}/ on.\n")
     assert max(map(len, text.splitlines()[:-1])) <= 80
     content = json.loads(found.read_text())
