@@ -12,6 +12,7 @@ from pathlib import Path
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from transformers import CONFIG_MAPPING
 
 from hf_fst.drawing.tables import class_rows, duration, markdown_table, percent
 from hf_fst.errors import MissingError, printable
@@ -38,6 +39,7 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
         TEMPLATE,
         facts=facts,
         own_architecture=facts.own_architecture,
+        foreign_code=facts.foreign_code,
         hub_id=facts.hub_id,
         adapter=facts.adapter,
         base_model=facts.base_model,
@@ -123,7 +125,8 @@ def bare_card(directory: str | Path, hub_id: str, has_student: bool = False) -> 
         adapter=base is not None,
         base_model=base,
         architecture=inert((config.get("architectures") or [config["model_type"]])[0]),
-        own_architecture="auto_map" in config,
+        own_architecture="auto_map" in config and config.get("model_type") in CONFIG_MAPPING,
+        foreign_code="auto_map" in config and config.get("model_type") not in CONFIG_MAPPING,
         answer=config["answer"] if config["model_type"] == "two-branches" else None,
         # a config leaves out the names of two classes that nobody named
         classes=[inert(name) for name in config.get("id2label", {0: "LABEL_0", 1: "LABEL_1"}).values()],

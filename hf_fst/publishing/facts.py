@@ -181,6 +181,7 @@ class RunFacts:
         overrides: What was given on the command line beside the recipe, by key, as it was typed.
         start: The commands that made the weights it started from, first to last.
         own_architecture: Whether `import hf_fst.models` is needed to load it.
+        foreign_code: Whether it needs code that comes with the model.
         compared: Other runs on the same data.
         answer: Which of two branches answers, 0 or 1; None for a network of one.
         adapter: Whether the weights are an adapter of `peft`, which needs the network of `base_model`.
@@ -214,6 +215,7 @@ class RunFacts:
     compared: list[Comparison] = field(default_factory=list)
     answer: int | None = None
     adapter: bool = False
+    foreign_code: bool = False
 
     def __post_init__(self):
         if self.model_name is None:

@@ -126,6 +126,7 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
         answer=student.config.answer if isinstance(student, TwoBranches) else None,
         adapter=adapter is not None,
         own_architecture=type(network).__module__.startswith("hf_fst."),
+        foreign_code=type(network).__module__.startswith("transformers_modules."),
         **facts,
     )
 

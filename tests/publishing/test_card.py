@@ -91,6 +91,13 @@ def test_every_rule_makes_a_clean_card(rule, published):
     assert ("import hf_fst.models" in text) == published
 
 
+def test_a_network_with_foreign_code_is_shown_with_the_flag_it_needs():
+    text = str(card.make_card(make_facts(foreign_code=True, hub_id="owner/model")))
+    assert text.count("trust_remote_code=True)") == 3 and "import hf_fst.models" not in text
+    assert "needs code that comes with it" in text
+    assert "trust_remote_code" not in str(card.make_card(make_facts()))
+
+
 def test_a_card_without_optional_facts_has_no_empty_places():
     run = make_facts(
         unlabeled=None, cost=None, base_model=None, license=None, recipe=None, evaluations=[], rule="MyRule",
@@ -147,6 +154,10 @@ def test_two_classes_without_names_have_a_card_too(model_folder):
     del config["id2label"]  # as transformers saves them
     (model_folder / "config.json").write_text(json.dumps(config))
     assert "Classes: LABEL_0, LABEL_1." in card.bare_card(model_folder, "owner/found").text
+    config |= {"model_type": "their-net", "auto_map": {"AutoConfig": "theirs.TheirConfig"}}
+    (model_folder / "config.json").write_text(json.dumps(config))
+    text = card.bare_card(model_folder, "owner/found").text
+    assert text.count("trust_remote_code=True)") == 3 and "import hf_fst.models" not in text
 
 
 def test_the_tables_of_a_supervised_run_have_one_network():
