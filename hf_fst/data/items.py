@@ -41,6 +41,13 @@ def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch
     made["pixel_values"] = _pixels(item["pixel_values"], name)
     if item.get("labels") is not None:
         made["labels"] = _labels(item["labels"], name)
+    if "valid" in made:
+        made["valid"] = made["valid"].bool()
+        if made["valid"].shape != made["pixel_values"].shape[-2:]:
+            raise UserError(
+                f"In {name} valid has the shape {tuple(made['valid'].shape)}, but its pixel_values "
+                f"{tuple(made['pixel_values'].shape)}; say of each pixel whether it is one of the image, (H,W)."
+            )
     return made
 
 

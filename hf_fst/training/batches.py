@@ -81,10 +81,10 @@ def look_at_first(batch: dict, config) -> None:
     ids = torch.unique(batch["labels"]).tolist()
     if not set(ids) - {IGNORED, -100}:
         logger.warning("No pixel of the first labels has a class, all are ignored; are the ids right?")
-    elif ids == [0, IGNORED] and config.num_labels == 2:
+    elif ids == [0, IGNORED]:
         logger.warning(
-            "The first labels are 0 and 255, which is ignored, so that the second class has no pixel; masks of 0 and 255 "
-            "need LabelMap(id_map={0: 0, 255: 1})."
+            "The first labels are 0 and 255, which is ignored, so that only the first class has pixels; masks of 0 "
+            "and 255 need LabelMap(id_map={0: 0, 255: 1})."
         )
 
 

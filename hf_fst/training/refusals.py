@@ -31,6 +31,7 @@ from hf_fst.training.sharding import refuse_sharding
 
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation"
 OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that moves weights only in step()"
+STOCK_LOSS = Trainer.compute_loss  # before anybody patches it
 # arguments of `Trainer` that are checked here
 JUDGED = (
     *("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func"),
@@ -106,7 +107,7 @@ def refuse_own_loss(trainer: Trainer) -> None:
     Raises:
         UserError: with what to write in its place.
     """
-    if getattr(trainer.compute_loss, "__func__", None) is not Trainer.compute_loss:
+    if getattr(trainer.compute_loss, "__func__", None) is not STOCK_LOSS:
         raise UserError(
             f"{type(trainer).__name__} overrides compute_loss, but what is learned is an objective; write a subclass of "
             "hf_fst.objectives.Objective and give it as objective."

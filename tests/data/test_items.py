@@ -74,6 +74,12 @@ def test_what_an_image_processor_gives_is_an_item():
     assert set(collate([given, given])) == {"pixel_values", "labels"}
 
 
+@pytest.mark.parametrize("valid", [np.eye(2, 3, dtype=np.uint8), torch.eye(2, 3), torch.eye(2, 3, dtype=torch.bool)])
+def test_what_is_valid_may_be_of_any_type(valid):
+    found = tidy(item(valid=valid))["valid"]
+    assert found.dtype == torch.bool and found.tolist() == [[True, False, False], [False, True, False]]
+
+
 def test_unlabeled_items_may_say_that_they_have_no_labels():
     assert set(tidy(item(labels=None, name="a.png"))) == {"pixel_values"}
 
@@ -94,6 +100,7 @@ def test_unlabeled_items_may_say_that_they_have_no_labels():
             r"the shape \(20, 30, 3\), with the channels last.*permute\(2, 0, 1\)",
         ),
         ({"pixel_values": np.zeros((2, 3, 4, 4))}, r"pixel_values have the shape \(2, 3, 4, 4\), but \(3,H,W\)"),
+        ({"valid": torch.ones(3, 2)}, r"In item 7 valid has the shape \(3, 2\), but its pixel_values \(3, 2, 3\)"),
         ({"labels": [[0, 1], [2]]}, "In item 7 labels are a list; give one class id a pixel"),
         ({"labels": "mask.png"}, "In item 7 labels are a str; give one class id a pixel"),
         ({"labels": IDS + 0.25}, "In item 7 labels are float64 numbers with fractions"),

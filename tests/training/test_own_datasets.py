@@ -141,7 +141,7 @@ def test_ids_that_a_collator_makes_are_refused_before_a_device_stumbles_over_the
 )
 def test_what_is_probably_not_meant_in_the_first_batch_is_a_warning(caplog, change, message):
     config = tiny.model().config
-    config.id2label = {0: "background", 1: "building"}
+    config.id2label = {0: "background", 1: "building", 2: "road"}
     batch = {"pixel_values": torch.ones(1, 3, 2, 2), "labels": torch.tensor([[[0, 1], [255, 0]]]), **change}
     look_at_first(batch, config)
     assert not caplog.records if message is None else caplog.records

@@ -106,7 +106,7 @@ def test_a_metric_of_ones_own_does_not_choose_the_best_by_a_score_that_it_lacks(
     assert trainer.args.greater_is_better is False
 
 
-def test_a_loss_of_ones_own_is_refused_in_a_subclass_and_on_the_trainer(tmp_path):
+def test_a_loss_of_ones_own_is_refused_in_a_subclass_and_on_the_trainer(tmp_path, monkeypatch):
     class Weighted:
         def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
             """Would never be called."""
@@ -126,6 +126,9 @@ def test_a_loss_of_ones_own_is_refused_in_a_subclass_and_on_the_trainer(tmp_path
     with pytest.raises(UserError) as error:
         trainer.train()
     assert str(error.value) == f"FSTTrainer {sentence}" and trainer.state.global_step == 0
+    monkeypatch.setattr("transformers.Trainer.compute_loss", Weighted.compute_loss)  # for all trainers
+    with pytest.raises(UserError, match=f"FSTTrainer {sentence}"):
+        tiny.trainer(tmp_path)
 
 
 def judged(tmp_path, evaluated, **options):
