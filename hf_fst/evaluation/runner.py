@@ -216,6 +216,11 @@ def evaluate_model(
                 done += 1
             bar.update(len(predictions))
     counts = matrix.reduce()
+    if labeled and not counts.any():
+        raise UserError(
+            f"No pixel of the {len(views)} images of {split!r} has a class, so there is nothing to score; check their "
+            "masks and the id map."
+        )
     seconds = time.perf_counter() - started
 
     result = {"model": name, "which": which, "split": split, "images": len(views), "labeled": labeled}

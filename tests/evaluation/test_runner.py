@@ -278,3 +278,11 @@ class TestBadInput:
             evaluate(run_dir, [])
         with pytest.raises(ValueError, match="needs its image processor"):
             evaluate(tiny_model(1), dataset)
+
+    def test_masks_that_are_ignored_everywhere(self, run_dir, tmp_path):
+        blank = make_dataset(tmp_path, [(16, 16)])
+        Image.fromarray(np.full((16, 16), 255, np.uint8)).save(tmp_path / "street_0_label.png")
+        with pytest.raises(
+            ValueError, match="No pixel of the 1 images of 'validation' has a class, so there is nothing"
+        ):
+            evaluate(run_dir, blank)
