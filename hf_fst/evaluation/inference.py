@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_fst.data.images import MAX_SIDE
 from hf_fst.errors import UserError
+from hf_fst.hub import in_a_line
 from hf_fst.method.losses import resize_to
 
 MOST = 100  # times that a view may be larger than the image
@@ -136,12 +137,64 @@ def unit(config: Any) -> int:
     return 1
 
 
+@torch.no_grad()
+def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception, cure: str) -> None:
+    """Explains a failure of a network if it does not accept images of this size or with so many channels.
+
+    Args:
+        network: as it was when it failed.
+        pixels: images (B,channels,H,W).
+        error: with which it failed.
+        cure: what to do with a size that fits, for the sentence.
+
+    Raises:
+        UserError: with a size that fits, or the channels. Otherwise nothing is raised.
+    """
+    given, channels, was_training = tuple(pixels.shape[-2:]), pixels.shape[1], network.training
+    rounded = [tuple(-(-side // multiple) * multiple for side in given) for multiple in (32, 64)]
+    sizes = [given, *rounded, *((max(size), max(size)) for size in rounded)]
+    parts = (vars(network.config).get(name) for name in ("image_size", "backbone_config"))
+    for own in (vars(part).get("image_size") if isinstance(part, PreTrainedConfig) else part for part in parts):
+        sizes += [] if own is None else [_pair(own, "image_size")]
+    sizes += [(224, 224), (256, 256), (512, 512)]
+    try:
+        network.eval()
+        for size, count in dict.fromkeys([*((size, channels) for size in sizes), (given, 3)]):
+            try:
+                network(pixel_values=pixels.new_zeros(len(pixels), count, *size))
+            except torch.OutOfMemoryError:
+                return
+            except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+                continue
+            if size == given and count == channels:
+                return
+            if count != channels:
+                raise UserError(
+                    f"The pixel_values of a batch have {channels} channels, but {type(network).__name__} takes {count}; "
+                    f"give (images, {count}, height, width)."
+                ) from error
+            raise UserError(
+                f"{type(network).__name__} does not take images of {given[0]}x{given[1]} pixels ({in_a_line(error)}), "
+                f"but takes {size[0]}x{size[1]}; {cure}."
+            ) from error
+    finally:
+        network.train(was_training)
+
+
 def _logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
     """Logits (B, C, h, w) of images of any size: those whose sides do not fit are padded, and come at their own size."""
     height, width = pixel_values.shape[-2:]
     multiple = unit(model.config) if isinstance(model, PreTrainedModel) else 1
     if height % multiple == width % multiple == 0:
-        return model(pixel_values=pixel_values).logits
+        try:
+            return model(pixel_values=pixel_values).logits
+        except (AssertionError, RuntimeError, ValueError) as error:
+            if isinstance(model, PreTrainedModel):
+                cure = (
+                    "give windows of it, or for smaller images a size (--window, --resize; eval_window, eval_resize)"
+                )
+                explain_size(model, pixel_values, error, cure)
+            raise
     padded = F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
     logits = resize_logits(model(pixel_values=padded).logits, padded.shape[-2:], aligns_corners(model))
     return logits[..., :height, :width]

@@ -10,8 +10,7 @@ from hf_fst.data.agreement import views_of
 from hf_fst.data.labels import IGNORED
 from hf_fst.data.pairing import check_ids
 from hf_fst.errors import UserError
-from hf_fst.evaluation.inference import fixed_size, unit
-from hf_fst.hub import in_a_line
+from hf_fst.evaluation.inference import explain_size, fixed_size, unit
 
 logger = logging.get_logger(__name__)
 
@@ -88,40 +87,6 @@ def look_at_first(batch: dict, config) -> None:
         )
 
 
-@torch.no_grad()
-def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception) -> None:
-    """Explains a failed step if the network does not accept images of this size or with so many channels.
-
-    Args:
-        network: as it was when it failed.
-        pixels: images (B,channels,H,W) of the step.
-        error: with which it failed.
-
-    Raises:
-        UserError: with a size that fits, or the channels. Otherwise nothing is raised.
-    """
-    given, channels, was_training = tuple(pixels.shape[-2:]), pixels.shape[1], network.training
-    rounded = [tuple(-(-side // multiple) * multiple for side in given) for multiple in (32, 64)]
-    sizes = [given, *rounded, *((max(size), max(size)) for size in rounded), (224, 224), (256, 256), (512, 512)]
-    try:
-        network.eval()
-        for size, count in dict.fromkeys([*((size, channels) for size in sizes), (given, 3)]):
-            try:
-                network(pixel_values=pixels.new_zeros(len(pixels), count, *size))
-            except torch.OutOfMemoryError:
-                return
-            except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-                continue
-            if size == given and count == channels:
-                return
-            if count != channels:
-                raise UserError(
-                    f"The pixel_values of a batch have {channels} channels, but {type(network).__name__} takes {count}; "
-                    f"give (images, {count}, height, width)."
-                ) from error
-            raise UserError(
-                f"{type(network).__name__} does not take images of {given[0]}x{given[1]} pixels ({in_a_line(error)}), "
-                f"but takes {size[0]}x{size[1]}; use that as the crop (crop_size in a recipe)."
-            ) from error
-    finally:
-        network.train(was_training)
+def explain_crop(network: nn.Module, pixels: torch.Tensor, error: Exception) -> None:
+    """Explains a failed step, see `explain_size`."""
+    explain_size(network, pixels, error, "use that as the crop (crop_size in a recipe)")

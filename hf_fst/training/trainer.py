@@ -19,7 +19,7 @@ from hf_fst.method.lookahead import Context, Step
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
 from hf_fst.training import checkpoints, hub_strategy, refusals
 from hf_fst.training.ahead import ahead_of, context_of, dead_workers, in_precision_of, pairs_of, received
-from hf_fst.training.batches import explain_size, refuse_without_labels
+from hf_fst.training.batches import explain_crop, refuse_without_labels
 from hf_fst.training.callbacks import callbacks_of, watchers_of
 from hf_fst.training.classes import class_names, follow_names
 from hf_fst.training.config import FSTConfig
@@ -249,7 +249,7 @@ class FSTTrainer(Trainer):
         except UserError:
             raise
         except (AssertionError, RuntimeError, ValueError) as error:
-            explain_size(self.accelerator.unwrap_model(self.model), group[0]["pixel_values"], error)
+            explain_crop(self.accelerator.unwrap_model(self.model), group[0]["pixel_values"], error)
             raise
         step.share_buffers(step.student)  # else what is evaluated here is not what the first process saves
         for watcher in watchers:

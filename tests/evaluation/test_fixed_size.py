@@ -155,6 +155,14 @@ def test_crops_that_do_not_fit_are_one_sentence_with_a_size_that_does(tmp_path, 
         FSTTrainer(network(), tiny.config(tmp_path, max_steps=1), None, None, *sets).train()
 
 
+def test_images_that_are_too_small_to_evaluate_are_one_sentence_with_a_size_that_is_not():
+    network = on("convnext", hidden_sizes=[8] * 4, depths=[1] * 4)
+    for look in (Look(), Look(window=15)):
+        with pytest.raises(UserError, match="does not take images of 15x15 pixels .* takes 32x32; give windows of it"):
+            segment(network, noise(15, 15), look=look)
+    assert not network.training and segment(network, noise(33, 47)).isfinite().all()
+
+
 def test_gray_images_for_a_network_that_does_not_say_its_channels_are_one_sentence(tmp_path):
     sets = [[{**item, "pixel_values": item["pixel_values"][:1]} for item in tiny.images(4, seed)] for seed in (1, 2)]
     with pytest.raises(UserError, match="have 1 channels, but TinySegmenter takes 3; give"):
