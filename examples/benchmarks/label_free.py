@@ -82,8 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
     evaluated = images_of(recipe).evaluated[recipe.eval_split]
     chosen = range(0, len(evaluated), max(1, len(evaluated) // args.images))[: args.images]
     processor = processor_of(args.runs[0])
-    view = View(evaluated.select(chosen), Evaluation(recipe.eval_resize or recipe.resize, processor))
+    scale = recipe.eval_resize or recipe.unlabeled_resize or recipe.resize
+    view = View(evaluated.select(chosen), Evaluation(scale, processor))
     images, labels = (torch.stack([view[i][key] for i in range(len(view))]) for key in ("pixel_values", "labels"))
+    # at the size that the network sees: photographs are many times as large, and so would be what is kept of them
+    labels = nn.functional.interpolate(labels.unsqueeze(1).double(), images.shape[-2:]).squeeze(1).long()
     torch.manual_seed(0)
     jitter = StrongAugmentation(1.0, 0.2, 0.0, mean=processor.image_mean, std=processor.image_std)
     jittered = jitter(images)
@@ -115,7 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         "date": datetime.date.today().isoformat(),
         "columns": [*columns, {"key": args.task, "title": title, "format": "number"}],
         "rows": rows,
-        "note": f"Spearman's, over students and teachers. {len(view)} validation images of each task.",
+        "note": f"Spearman's, over students and teachers, at the size that networks see. {len(view)} validation "
+        "images of each task.",
     }
     TARGET.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(*(f"{row['name']}: {row['seeds']['0'][args.task]:.2f}" for row in rows), sep="\n")

@@ -32,7 +32,7 @@ from hf_fst.recipes.load import load_recipe
 from hf_fst.recipes.trials import Trial, curve_of, run_trials, scores_of
 
 ROOT = Path(__file__).resolve().parents[2]
-CONTROL, FIELD_CONTROL = "mean teacher", "supervised"
+CONTROL, FIELD_CONTROL = "mean teacher", "statistics alone"
 COLUMNS = [
     {"key": "test", "title": "test mIoU (%)", "format": "percent"},
     {"key": "over", "title": "", "format": "points"},
