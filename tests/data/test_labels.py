@@ -134,7 +134,8 @@ def test_rgb_masks_where_ids_are_expected_are_one_sentence(tmp_path):
     PIL.Image.fromarray(np.full((2, 2, 3), (0, 0, 9), dtype=np.uint8)).save(tmp_path / "m.png")
     assert fails(tmp_path / "m.png") == (
         f"{tmp_path}/m.png is a color image (RGB), but a mask holds one class id a pixel, as a gray image or as a "
-        "palette image whose indices are the ids; convert it, or give the color of each id as `colors`."
+        "palette image whose indices are the ids; convert it, or give the color of each id as `colors`: in a recipe "
+        "under dataset_options, in Python to load() or LabelMap."
     )
 
 

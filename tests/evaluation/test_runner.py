@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from pathlib import Path
 
 import datasets
@@ -174,13 +173,13 @@ class TestFiles:
         assert len(places) == 4 and default_folder("m", "voc", "test", "teacher", **plain) not in places
 
     def test_absent_classes_are_null_in_json(self, tmp_path):
-        data = make_dataset(tmp_path, sizes=[(16, 16)])
-        Image.new("L", (16, 16), 255).save(tmp_path / "street_0_label.png")
-        processor = SegformerImageProcessor(do_resize=False)
-        result = evaluate(tiny_model(1), data, processor=processor, output_dir=tmp_path / "out")
-        assert math.isnan(result["mean_iou"])
-        assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["per_category_iou"] == [None] * 4
-        assert not (tmp_path / "out" / ".eval_results").exists()
+        data = make_dataset(tmp_path, sizes=[(16, 16)], num_labels=19)
+        Image.new("L", (16, 16), 2).save(tmp_path / "street_0_label.png")
+        options = {"processor": SegformerImageProcessor(do_resize=False), "save_predictions": True}
+        evaluate(tiny_model(1, 19), data, output_dir=tmp_path / "out", **options)
+        seen = {2, *np.unique(Image.open(tmp_path / "out" / "predictions" / "street_0.png")).tolist()}
+        found = json.loads((tmp_path / "out" / "evaluation.json").read_text())["per_category_iou"]
+        assert len(seen) < 19 and [iou is None for iou in found] == [i not in seen for i in range(19)]
 
     @AS_COUNTED
     def test_predictions_and_overlays(self, run_dir, dataset, tmp_path):
