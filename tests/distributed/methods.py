@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_fst.method.objectives import CCTObjective, CPSObjective, GCTObjective, UniMatchObjective, UniMatchV2Objective
-from hf_fst.method.rules import DeepFST
+from hf_fst.method.rules import DeepFST, ImprovedFST, MeanTeacher, NaiveFST, WideFST
 from hf_fst.models import AuxiliaryDecoders
 from tests import tiny
 from tests.distributed.worker import IMAGES_A_STEP, sets
@@ -29,6 +29,14 @@ OBJECTIVES = {
     "unimatch": UniMatchObjective(feature_dropout=0.0, **VIEWS),
     "unimatch_v2": UniMatchV2Objective(kept_share=1.0, **VIEWS),
 }
+RULES = {
+    "mean_teacher": MeanTeacher(),
+    "naive_fst": NaiveFST(),
+    "improved_fst": ImprovedFST(),
+    "fst_d": DeepFST(2),
+    "fst_w": WideFST(2),
+}
+RUNS = [(name, rule, n) for name in OBJECTIVES for rule in RULES for n in ((1, 2) if rule == "fst_d" else (1,))]
 
 
 def network_of(name: str) -> PreTrainedModel:
@@ -42,14 +50,14 @@ def network_of(name: str) -> PreTrainedModel:
     return network
 
 
-def run(directory, name: str, accumulation: int) -> dict:
+def run(directory, name: str, rule: str, accumulation: int) -> dict:
     """Three steps of four images, however many processes there are."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     trainer = tiny.trainer(
         directory,
         network_of(name),
         sets=sets(),
-        trainer_options={"rule": DeepFST(1), "objective": OBJECTIVES[name]},
+        trainer_options={"rule": RULES[rule], "objective": OBJECTIVES[name]},
         **{
             "objective": None,
             "optim": "sgd",
@@ -67,7 +75,7 @@ def run(directory, name: str, accumulation: int) -> dict:
 
 def everything(directory) -> dict:
     """All runs by name."""
-    return {f"{name} x{n}": run(directory, name, n) for name in OBJECTIVES for n in (1, 2)}
+    return {f"{name}, {rule} x{n}": run(directory, name, rule, n) for name, rule, n in RUNS}
 
 
 def main(output: str) -> None:

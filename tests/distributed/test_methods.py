@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tests.distributed.methods import OBJECTIVES, everything
+from tests.distributed.methods import RUNS, everything
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def one(tmp_path_factory):
     return everything(tmp_path_factory.mktemp("one"))
 
 
-@pytest.mark.parametrize("run", [f"{name} x{n}" for name in OBJECTIVES for n in (1, 2)])
+@pytest.mark.parametrize("run", [f"{name}, {rule} x{n}" for name, rule, n in RUNS])
 def test_two_processes_of_two_images_are_one_of_four(two, one, run):
     for network in ("student", "teacher"):
         assert tiny.same(two[0][run][network], two[1][run][network])

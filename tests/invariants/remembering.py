@@ -44,6 +44,7 @@ REMEMBERING = {
         {"first_bank_size": 40, "low_entropy_percent": 50.0, "ranks": (1, 3), "queries": 8, "keys": 4},
     ),
 }
+OTHER_RULES = ("mean_teacher", "naive_fst", "improved_fst", "fst_w")  # besides fst_d
 
 
 def copied(objective) -> dict[str, torch.Tensor]:
@@ -89,6 +90,8 @@ def main(output: str) -> None:
     results = {}
     for name, case in REMEMBERING.items():
         results[name] = run(Path(output, name), name)
+        for rule in OTHER_RULES:
+            results[f"{name}, {rule}"] = run(Path(output, f"{name}-{rule}"), name, rule=rule, max_steps=2)
         if case.split:
             results[f"{name}, split"] = run(Path(output, f"{name}-split"), name, **case.split)
     torch.save(results, Path(output) / f"rank{os.environ['RANK']}.pt")

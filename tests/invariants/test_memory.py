@@ -15,7 +15,7 @@ from hf_fst.method.lookahead import Step
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.method.rules import RULES
 from tests import tiny
-from tests.invariants.remembering import REMEMBERING, copied, run, trained
+from tests.invariants.remembering import OTHER_RULES, REMEMBERING, copied, run, trained
 
 ROOT = Path(__file__).parents[2]
 AHEAD = ("naive_fst", "improved_fst", "fst_d", "fst_w")
@@ -106,7 +106,7 @@ def two(tmp_path_factory):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("name", REMEMBERING)
+@pytest.mark.parametrize("name", [*REMEMBERING, *(f"{name}, {rule}" for name in REMEMBERING for rule in OTHER_RULES)])
 def test_two_processes_hold_the_same_networks_and_memory(two, name):
     for key in ("student", "teacher", "memory"):
         assert len(two[0][name][key]) > 0 and tiny.same(two[0][name][key], two[1][name][key]), key
