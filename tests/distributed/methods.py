@@ -51,7 +51,7 @@ def network_of(name: str) -> PreTrainedModel:
 
 
 def run(directory, name: str, rule: str, accumulation: int) -> dict:
-    """Three steps of four images, however many processes there are."""
+    """Three steps of four images with fst_d, one with other rules, however many processes there are."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     trainer = tiny.trainer(
         directory,
@@ -60,6 +60,7 @@ def run(directory, name: str, rule: str, accumulation: int) -> dict:
         trainer_options={"rule": RULES[rule], "objective": OBJECTIVES[name]},
         **{
             "objective": None,
+            "max_steps": 3 if rule == "fst_d" else 1,
             "optim": "sgd",
             "learning_rate": 0.2,
             "teacher_momentum": 0.8,

@@ -91,7 +91,7 @@ def main(output: str) -> None:
     for name, case in REMEMBERING.items():
         results[name] = run(Path(output, name), name)
         for rule in OTHER_RULES:
-            results[f"{name}, {rule}"] = run(Path(output, f"{name}-{rule}"), name, rule=rule, max_steps=2)
+            results[f"{name}, {rule}"] = run(Path(output, f"{name}-{rule}"), name, rule=rule, max_steps=1)
         if case.split:
             results[f"{name}, split"] = run(Path(output, f"{name}-split"), name, **case.split)
     torch.save(results, Path(output) / f"rank{os.environ['RANK']}.pt")
