@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import replace
 
@@ -17,39 +18,9 @@ from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import merge, to_config
 from hf_fst.recipes.network import build_network
 from hf_fst.training.settings import resolve
+from tests.models.tiny import TINY
 
 SIDE = 64  # pixels of the small step
-_RESNET = {"backbone_kwargs": {"layers": [1, 1, 1, 3], "channels": [4, 8, 16, 32], "stem_width": 4}}
-_VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "out_indices": [1, 2, 3, 4]}
-_DPT = {"neck_hidden_sizes": [4, 8, 12, 16], "fusion_hidden_size": 8}
-# named builds by the beginning of their names, as narrow as they get
-NARROW = {
-    "daformer-": {
-        "hidden_size": 16,
-        "backbone_config": {
-            "hidden_sizes": [8, 16, 24, 32],
-            "depths": [1, 1, 1, 1],
-            "num_attention_heads": [1, 2, 3, 4],
-        },
-    },
-    "deeplabv2-": _RESNET,
-    "pspnet-": {**_RESNET, "hidden_size": 8},
-    "deeplabv3plus-": {**_RESNET, "hidden_size": 8, "low_level_size": 8},
-    "upernet-swin-": {
-        "hidden_size": 16,
-        "auxiliary_channels": 8,
-        "backbone_config": {"embed_dim": 8, "depths": [2, 1, 2, 1], "num_heads": [1, 2, 2, 4], "window_size": 4},
-    },
-    "upernet-beit-": {
-        "hidden_size": 16,
-        "auxiliary_channels": 8,
-        "backbone_config": {**_VIT, "intermediate_size": 32, "image_size": SIDE},
-    },
-    "upernet-efficientnet-": {"hidden_size": 16},
-    "fpn-efficientnet-": {"hidden_size": 16},
-    "dpt-dinov2-": {**_DPT, "backbone_config": {**_VIT, "image_size": 56}},
-    "dpt-dinov3-": {**_DPT, "backbone_config": {**_VIT, "intermediate_size": 32}},
-}
 
 
 class Noise(Dataset):
@@ -73,7 +44,7 @@ def narrow(recipe: Recipe) -> Recipe:
     """The recipe with a narrow model where it names a build."""
     if recipe.model not in BUILDS:
         return recipe
-    options = next(options for name, options in NARROW.items() if recipe.model.startswith(name))
+    options = TINY[max(TINY, key=lambda name: len(os.path.commonprefix([name, recipe.model])))]
     own = {key: value for key, value in (recipe.model_config or {}).items() if key not in options}
     return replace(recipe, model_config=merge(own, options))
 
