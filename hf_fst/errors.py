@@ -73,8 +73,9 @@ class Gathered:
 
     def end(self) -> None:
         """Raises the error, or one that names all, if there is any."""
-        if len(self.found) > 1:
-            raise type(self.found[0])(" Also: ".join(map(str, self.found))) from self.found[0]
+        sentences = list(dict.fromkeys(map(str, self.found)))
+        if len(sentences) > 1:
+            raise type(self.found[0])(" Also: ".join(sentences)) from self.found[0]
         if self.found:
             raise self.found[0]
 

@@ -86,9 +86,11 @@ class Group(_Explained, TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         self.refuse_unknown(ctx, itertools.takewhile(lambda word: word.startswith("-"), args))
-        for before, word in zip(["", *args], args, strict=False):
-            if word == "" or (word.startswith("--") and word.endswith("=")):
-                name = word[:-1] or (before if before.startswith("-") else "An argument")
+        words = [] if ctx.resilient_parsing else [*itertools.takewhile(lambda word: word != "--", args)]
+        for before, word in zip(["", *words], words, strict=False):
+            name, equals, value = word.partition("=")
+            if not word or (name.startswith("--") and equals and not value):
+                name = name or (before if before.startswith("-") else "An argument")
                 raise UsageError(f"{name} is empty; give a value, or leave it out.")
         return super().parse_args(ctx, args)
 

@@ -145,13 +145,14 @@ def find_folder(root: Path, relative: str, layout: str) -> Path:
 
 
 def in_any_case(root: Path, relative: str) -> Path:
-    """A folder in `root`; where there is none of this name, the one whose name has other capitals, if there is one."""
-    folder = root / relative
-    if folder.is_dir() or not folder.parent.is_dir():
-        return folder
-    name = folder.name.lower()
-    alike = [path for path in folder.parent.iterdir() if path.name.lower() == name and path.is_dir()]
-    return alike[0] if len(alike) == 1 else folder
+    """A folder in `root`, any part of whose path may have other capitals where there is no folder of its own."""
+    folder = root
+    for part in Path(relative).parts:
+        alike = []
+        if folder.is_dir() and not (folder / part).is_dir():
+            alike = [path for path in folder.iterdir() if path.name.lower() == part.lower() and path.is_dir()]
+        folder = alike[0] if len(alike) == 1 else folder / part
+    return folder
 
 
 def list_files(

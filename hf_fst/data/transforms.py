@@ -38,10 +38,16 @@ class _LikeMask(type(tv_tensors.Mask)):
         return hash(tv_tensors.Mask)
 
 
-class Padding(tv_tensors.Mask, metaclass=_LikeMask):
-    """Marks padding: (H,W) uint8, `INSIDE` on the image; whatever a transform fills with is different."""
+class Padding(tv_tensors.TVTensor, metaclass=_LikeMask):
+    """Marks padding: (H,W) uint8, `INSIDE` on the image; whatever a transform fills with is different.
+
+    It moves as a mask does, but is no `Mask`: what changes ids, such as `v2.Lambda(f, tv_tensors.Mask)`, leaves it alone.
+    """
 
     INSIDE = 254  # nothing fills with this: the default is 0, and 255 for masks
+
+    def __new__(cls, data: torch.Tensor) -> Padding:
+        return data.as_subclass(cls)
 
 
 def size_within(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:

@@ -150,7 +150,10 @@ def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception, cur
     Raises:
         UserError: with a size that fits, or the channels. Otherwise nothing is raised.
     """
-    given, channels, was_training = tuple(pixels.shape[-2:]), pixels.shape[1], network.training
+    if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in ("CUDA", "CUBLAS", "cuDNN")):
+        return  # the device's fault: a smaller image would pass
+    given, channels = tuple(pixels.shape[-2:]), pixels.shape[1]
+    modes = {module: module.training for module in network.modules()}
     rounded = [tuple(-(-side // multiple) * multiple for side in given) for multiple in (32, 64)]
     sizes = [given, *rounded, *((max(size), max(size)) for size in rounded)]
     parts = (vars(network.config).get(name) for name in ("image_size", "backbone_config"))
@@ -178,7 +181,8 @@ def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception, cur
                 f"but takes {size[0]}x{size[1]}; {cure}."
             ) from error
     finally:
-        network.train(was_training)
+        for module, training in modes.items():
+            module.training = training
 
 
 def _logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:

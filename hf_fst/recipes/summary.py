@@ -9,6 +9,7 @@ from pathlib import Path
 from hf_fst.drawing.tables import columns_of_terminal
 from hf_fst.errors import printable
 from hf_fst.evaluation.machine import hardware
+from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.models.loading import STUDENT_DIR
 from hf_fst.recipes.check import share, sizes
 from hf_fst.recipes.data import RunData
@@ -115,7 +116,7 @@ def _network(recipe: Recipe) -> str:
 def _steps(config: FSTConfig, settings: Settings, data: RunData | None, steps: int | None) -> str:
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
     labeled = f"{batch} labeled"
-    if data is None or data.unlabeled is not None:
+    if OBJECTIVES[settings.objective].needs_unlabeled if data is None else data.unlabeled is not None:
         labeled += f" and {batch * settings.unlabeled_per_labeled} unlabeled"
     length = [] if config.max_steps > 0 else [f"{config.num_train_epochs:g} epochs"]
     length += [] if steps is None else [f"{steps:,} steps"]

@@ -86,6 +86,12 @@ def test_a_mistyped_word_is_one_sentence_and_code_2(says, argv, sentence):
     assert says(argv, 2) == sentence
 
 
+def test_a_value_that_ends_like_an_empty_one_is_a_value(says, tmp_path):
+    argv = ["predict", "photos", str(tmp_path), "-o", str(tmp_path / "out"), f"--revision={tmp_path}/day="]
+    assert "is empty" not in says(argv, 2)
+    assert "is empty" not in says(["eval", "no/model", f"--data_dir={tmp_path}/day="], 2)
+
+
 def test_without_a_word_the_help_is_shown_and_the_code_is_2(capsys):
     assert cli.main([]) == 2
     assert capsys.readouterr().out == help_of(capsys)

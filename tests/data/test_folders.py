@@ -48,6 +48,12 @@ def test_capitals_of_folders_do_not_matter(tmp_path, inside):
     assert {split: len(rows) for split, rows in made.items()} == {"train": 1, "validation": 2}
 
 
+def test_capitals_do_not_matter_anywhere_in_a_path(tmp_path):
+    trees.folder(tmp_path / "Data", count=2)
+    (tmp_path / "Data" / "id2label.json").rename(tmp_path / "id2label.json")
+    assert len(load("folder", tmp_path, images="data/Images", masks="DATA/masks")["train"]) == 2
+
+
 def test_folders_that_differ_in_capitals_alone_are_taken_by_their_names(tmp_path):
     trees.folder(tmp_path)
     (tmp_path / "Images").mkdir()

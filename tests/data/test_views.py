@@ -190,10 +190,22 @@ def test_padding_is_told_apart_from_pixels_without_label(tmp_path):
 )
 def test_what_transforms_of_torchvision_fill_up_with_is_padding_whatever_they_fill(tmp_path, step, fill):
     made, *_ = make(tmp_path, size=(10, 12))
-    to_floats = v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True)
-    item = View(made, v2.Compose([step(fill), to_floats]))[0]
+    item = View(made, v2.Compose([step(fill), to_floats_alone()]))[0]
     assert item["labels"][~item["valid"]].eq(255).all() and (item["labels"] == 255).sum() == (~item["valid"]).sum() + 1
     assert 90 <= item["valid"].sum() <= 150 < item["valid"].numel()  # 120 pixels, but for rounding where they turn
+
+
+def test_a_transform_that_changes_ids_leaves_what_is_valid_alone(tmp_path):
+    made, *_ = make(tmp_path, size=(10, 12))
+    table = torch.arange(256).roll(1)
+    step = v2.Lambda(lambda mask: tv_tensors.Mask(table[mask.long()]), tv_tensors.Mask)
+    plain, changed = (View(made, v2.Compose([*steps, to_floats_alone()]))[0] for steps in ((), (step,)))
+    assert changed["valid"].all() and torch.equal(changed["labels"], table[plain["labels"]])
+
+
+def to_floats_alone():
+    """What a transform of torchvision needs at its end."""
+    return v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}, scale=True)
 
 
 def test_a_transform_of_ones_own_may_say_what_is_valid(tmp_path):

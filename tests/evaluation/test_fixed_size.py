@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_fst.errors import UserError
-from hf_fst.evaluation.inference import Look, predict, segment
+from hf_fst.evaluation.inference import Look, explain_size, predict, segment
 from hf_fst.method.lookahead import Step
 from hf_fst.models import UniversalSegmenter
 from hf_fst.prediction.segmenter import Segmenter
@@ -174,6 +174,16 @@ def test_a_fault_that_is_not_the_size_keeps_its_own_words(tmp_path, monkeypatch)
     monkeypatch.setattr(Step, "gradient", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         trainer.train()
+
+
+def test_a_fault_of_the_device_is_not_taken_for_the_size_and_modes_come_back():
+    network = tiny.model().train()
+    part = next(network.children()).eval()
+    for words in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED", "anything else"):
+        calls = []
+        network.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        explain_size(network, torch.zeros(1, 3, 8, 8, dtype=torch.float64), RuntimeError(words), "")
+        assert len(calls) == (0 if words.startswith("CUDA") else 1) and network.training and not part.training
 
 
 def test_commands_and_training_too(tmp_path):

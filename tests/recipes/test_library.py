@@ -111,6 +111,12 @@ def test_a_dry_run_needs_no_data(name, capsys):
     result = dry_run(load_recipe(LIBRARY / name, sweep=point))
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{result['parameters']:,} parameters" in printed and "memory of the training state" in printed
+    assert " unlabeled crops" in printed
+
+
+def test_a_dry_run_of_labels_alone_speaks_of_no_unlabeled_crops(capsys):
+    dry_run(load_recipe(LIBRARY / "voc_supervised.yaml", sweep="pspnet-92"))
+    assert "labeled crops" in (printed := capsys.readouterr().out) and "unlabeled crops" not in printed
 
 
 def test_a_dry_run_counts_the_network_at_full_size():
