@@ -90,8 +90,13 @@ def printable(text: str) -> str:
     )
 
 
-def did_you_mean(given: str, accepted: Iterable[str]) -> str:
-    """The end of a sentence that guesses what was meant, "" where nothing accepted is close.
+def in_a_line(error: Exception) -> str:
+    """The words of an error, or its kind, as a part of a sentence."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def did_you_mean(given: str, accepted: Iterable[str], otherwise: str | None = None) -> str:
+    """The end of a sentence that guesses what was meant; if nothing accepted is close, `otherwise`, or all that is.
 
     Close is a slip of the fingers (`trian` for `train`), not a word of the same length (`device` is not `resize`):
     of the letters of both words three in four must match. Case, dashes and underscores do not count.
@@ -102,4 +107,6 @@ def did_you_mean(given: str, accepted: Iterable[str]) -> str:
 
     names = {plain(name): name for name in accepted}
     near = difflib.get_close_matches(plain(given), names, n=1, cutoff=0.75)
-    return f"did you mean {names[near[0]]!r}?" if near else ""
+    if near:
+        return f"did you mean {names[near[0]]!r}?"
+    return f"use one of {', '.join(names.values())}." if otherwise is None else otherwise

@@ -11,7 +11,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from hf_fst.errors import RunError, UserError
+from hf_fst.errors import RunError, UserError, in_a_line
 
 PATIENCE = 5.0  # seconds until the first answer, and again until the end of it
 READING, WRITING = 10.0, 120.0  # most seconds without a byte of an answer: to a question, and to an upload
@@ -63,9 +63,9 @@ def hub(name: str | Path) -> Iterator[None]:
             if fault is not None:
                 raise RunError(
                     f"{name} was not downloaded before, and the Hub at {constants.ENDPOINT} does not answer ({fault}); "
-                    "see to the connection, or give a directory."
+                    "check the connection, or give a directory."
                 ) from error
-            broke = next(filter(_broke, _chain(error)), None)
+            broke = next(filter(is_broken_connection, _chain(error)), None)
             if broke is None:
                 raise
             raise RunError(
@@ -81,11 +81,6 @@ def _may_be_there(name: str | Path) -> bool:
     return not Path(name).exists()
 
 
-def in_a_line(error: Exception) -> str:
-    """The words of an error, or its kind, as a part of a sentence."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and its causes."""
     while error is not None:
@@ -93,8 +88,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _broke(error: BaseException) -> bool:
-    """Whether an error is a connection that broke, rather than a "no" of the Hub."""
+def is_broken_connection(error: BaseException) -> bool:
+    """Whether an error is a connection that broke, and not an answer of the Hub."""
     without_answer = isinstance(error, HTTPError) and getattr(error, "response", None) is None
     return without_answer or isinstance(error, (ConnectionError, TimeoutError))
 

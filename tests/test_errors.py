@@ -27,4 +27,5 @@ def test_a_slip_is_understood(given, accepted, meant):
     [("device", ("resize",)), ("--device", OPTIONS), ("x", COMMANDS), ("", COMMANDS), ("optimizer", ("eval", "push"))],
 )
 def test_another_word_is_not_guessed_at(given, accepted):
-    assert did_you_mean(given, accepted) == ""
+    assert did_you_mean(given, accepted) == f"use one of {', '.join(accepted)}."
+    assert did_you_mean(given, accepted, "see --help.") == "see --help."

@@ -35,11 +35,10 @@ def check(
     """Open every file of a recipe and say what is wrong.
 
     Reads all images and masks that the recipe would train on, be evaluated and tested on: sizes, classes and their share
-    of the pixels, ignored pixels, padding of the crops, files that cannot be used, images that occur in two
-    parts. The exit
-    code is 1 where something is wrong. What was found is kept, so that the next check, and the one that `hf-fst train`
-    makes before its first step (unless --check false), opens only what has changed. Every key of a recipe is also an
-    option, as in `hf-fst train`.
+    of the pixels, ignored pixels, padding of the crops, files that cannot be used, images that occur in two parts. The
+    exit code is 1 where something is wrong. What was found is kept, so that the next check, and the one that `hf-fst
+    train` makes before its first step (unless --check false), opens only what has changed. Every key of a recipe is also
+    an option, as in `hf-fst train`.
 
     Examples:
       hf-fst check folders --data_dir labeled --unlabeled_data_dir unlabeled

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from hf_fst.errors import UsageError, UserError
+from hf_fst.errors import UsageError, UserError, in_a_line
 
 VIEWS, LOADING = "How images are seen", "Loading"
 
@@ -97,7 +97,7 @@ def _resize_of_run(model: str) -> list[int] | None:
     try:
         values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        values = f" ({' '.join(str(error).split())})"
+        values = f" ({in_a_line(error)})"
     if not isinstance(values, dict):
         why = values if isinstance(values, str) and values.startswith(" (") else ""
         raise UserError(

@@ -61,9 +61,7 @@ def compare(
     names = rules.split(",")
     for name in names:
         if name not in RULES:
-            raise UsageError(
-                f"There is no rule {name!r}; {did_you_mean(name, RULES) or 'use ' + ', '.join(RULES) + '.'}"
-            )
+            raise UsageError(f"There is no rule {name!r}; {did_you_mean(name, RULES)}")
     if len(set(names)) != len(names) or len(names) < 2:
         raise UsageError(f"--rules is {rules!r}; give two or more, each once.")
     if equal not in ("steps", "time"):

@@ -45,8 +45,7 @@ def convert(
     if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is not empty; give another --output, or --overwrite to write into it.")
     if model not in BUILDS:
-        hint = did_you_mean(model, BUILDS) or f"use one of {', '.join(BUILDS)}."
-        raise UsageError(f"There is no network {model!r}; {hint}")
+        raise UsageError(f"There is no network {model!r}; {did_you_mean(model, BUILDS)}")
     names = read_id2label(id2label) if id2label else {19: CITYSCAPES, 21: VOC}[BUILDS[model].num_labels]
     network = convert(
         path,

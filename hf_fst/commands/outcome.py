@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 
 from hf_fst.commands.common import is_first_process
-from hf_fst.errors import UsageError, UserError, printable
+from hf_fst.errors import UsageError, UserError, in_a_line, printable
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 FORMAT = warnings.formatwarning
@@ -73,10 +73,8 @@ def reported(function: Callable[..., dict]) -> Callable[..., int]:
 
 
 def _done(result: dict, as_json: bool) -> int:
-    if not is_first_process():
-        return (
-            0  # one process speaks for all: a launcher stops the others where one fails, perhaps before it has spoken
-        )
+    if not is_first_process():  # which alone may fail: a launcher then stops the others, perhaps before it has spoken
+        return 0
     if as_json:
         print(json.dumps(result, indent=2))
     return FAILURE if result.get("failed") else 0
@@ -97,7 +95,7 @@ def _failed(error: Exception) -> int:
     elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         say("The memory of this machine is full; take smaller images, crops or batches, or look at images in windows.")
     elif isinstance(error, ImportError) and error.name is None:  # raised by a library for an option that needs more
-        say(f"{' '.join(str(error).split()).rstrip('.')}; or leave out the option that needs it.")
+        say(f"{in_a_line(error)}; or leave out the option that needs it.")
     else:
         ask_for_report(type(error), error, error.__traceback__)
     return FAILURE

@@ -73,7 +73,7 @@ class _Explained:
         for word in () if ctx.resilient_parsing else words:
             name = word.partition("=")[0]
             if name.startswith("--") and dashed(name) not in map(dashed, known):
-                hint = did_you_mean(name, known) or f"`{ctx.command_path} --help` lists the options."
+                hint = did_you_mean(name, known, f"`{ctx.command_path} --help` lists the options.")
                 raise UsageError(f"`{ctx.command_path}` has no option {name}; {hint}")
 
 
@@ -101,8 +101,7 @@ class Group(_Explained, TyperGroup):
 
     def resolve_command(self, ctx: typer.Context, args: list[str]):
         if args[0] not in self.commands and not ctx.resilient_parsing:
-            hint = did_you_mean(args[0], self.commands) or f"use one of {', '.join(self.commands)}."
-            raise UsageError(f"There is no command {args[0]!r}; {hint}")
+            raise UsageError(f"There is no command {args[0]!r}; {did_you_mean(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
 
 

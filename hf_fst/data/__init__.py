@@ -59,8 +59,7 @@ def load(
     Raises `UserError` for an unknown name or option, `MissingError` where a part of the dataset is missing.
     """
     if name not in DATASETS:
-        hint = did_you_mean(name, DATASETS) or f"choose one of {', '.join(sorted(DATASETS))}."
-        raise UserError(f"There is no dataset {name!r}; {hint}")
+        raise UserError(f"There is no dataset {name!r}; {did_you_mean(name, sorted(DATASETS))}")
     function = DATASETS[name]
     accepted = [option for option in inspect.signature(function).parameters if option not in ("data_dir", "streaming")]
     for option in options:

@@ -13,8 +13,8 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from hf_fst.data.files import split_of
 from hf_fst.data.folders import read_id2label, read_json
 from hf_fst.data.labels import LabelMap
-from hf_fst.errors import MissingError, UserError
-from hf_fst.hub import asked_once, in_a_line
+from hf_fst.errors import MissingError, UserError, in_a_line
+from hf_fst.hub import asked_once
 
 # The first one present is used; jpg and png are the columns of WebDataset shards with 0001.jpg, 0001.png.
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg", "jpeg")

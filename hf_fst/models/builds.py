@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from transformers import PreTrainedModel
 
-from hf_fst.errors import UserError
+from hf_fst.errors import UserError, did_you_mean
 
 from .daformer import DAFormerForSemanticSegmentation
 from .deeplabv2 import DeepLabV2ForSemanticSegmentation
@@ -169,7 +169,7 @@ def build(
         UserError: an unknown name or field, or class names that are not `num_labels` many.
     """
     if name not in BUILDS:
-        raise UserError(f"There is no network {name!r}: choose one of {', '.join(BUILDS)}.")
+        raise UserError(f"There is no network {name!r}; {did_you_mean(name, BUILDS)}")
     entry = BUILDS[name]
     config_class = entry.model.config_class
     accepted = {item.name for item in fields(config_class) if not item.name.startswith("_")}

@@ -16,8 +16,7 @@ from huggingface_hub.errors import HTTPError
 
 from hf_fst.data.files import SUFFIXES
 from hf_fst.data.hub import IMAGE_COLUMNS, loading
-from hf_fst.errors import DataError, MissingError, RunError, UserError
-from hf_fst.hub import in_a_line
+from hf_fst.errors import DataError, MissingError, RunError, UserError, in_a_line
 from hf_fst.prediction.files import fingerprint, list_inputs, stamp
 
 STREAMED = {".parquet": "parquet", ".tar": "webdataset"}

@@ -16,8 +16,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from hf_fst.errors import MissingError, PushError, UserError
-from hf_fst.hub import bounded
+from hf_fst.errors import MissingError, PushError, UserError, in_a_line
+from hf_fst.hub import bounded, is_broken_connection
 from hf_fst.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
 from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR, refuse_broken_files
 from hf_fst.publishing.card import FIGURES, bare_card, make_card
@@ -216,16 +216,13 @@ def reason(error: Exception) -> str:
         return "there is no token; log in with `hf auth login` or set HF_TOKEN"
     if isinstance(error, PermissionError):
         return "the token may not write there; use one with write access, or your own namespace"
-    if isinstance(error, (ConnectionError, TimeoutError)):
-        return f"the connection broke ({type(error).__name__}); see that the Hub can be reached"
+    if is_broken_connection(error):
+        return f"the connection broke ({type(error).__name__}); check that the Hub can be reached"
     if not isinstance(error, HTTPError):
-        return f"{' '.join(str(error).split()).rstrip('.')}; put that right"
-    response = getattr(error, "response", None)
-    if response is None:
-        return f"the connection broke ({type(error).__name__}); see that the Hub can be reached"
-    status = response.status_code
+        return f"{in_a_line(error)}; correct that"
+    status = error.response.status_code
     sentences = {
-        400: f"the Hub refused the files (400: {_said(error)}); put that right",
+        400: f"the Hub refused the files (400: {_said(error)}); correct that",
         401: "the Hub does not know the token (401); log in with `hf auth login` or give another with --token",
         403: "the token may not write there (403); use one with write access, or your own namespace",
         404: "there is no such repository or branch, or the token may not see it (404); check the id",
@@ -235,7 +232,7 @@ def reason(error: Exception) -> str:
     }
     if status >= 500:
         return f"the Hub has a failure of its own ({status}); wait some minutes"
-    return sentences.get(status, f"the Hub answered {status} ({_said(error)}); put that right")
+    return sentences.get(status, f"the Hub answered {status} ({_said(error)}); correct that")
 
 
 def _root(directory: Path) -> Path:

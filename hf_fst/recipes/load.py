@@ -16,7 +16,7 @@ import yaml
 from hf_fst.data import DATASETS
 from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.transforms import MOST_SCALED
-from hf_fst.errors import UsageError, did_you_mean
+from hf_fst.errors import UsageError, did_you_mean, in_a_line
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.method.options import defaults_of
 from hf_fst.method.rules import RULES
@@ -163,7 +163,7 @@ def read_keys(path: Path, inside: tuple[Path, ...] = ()) -> dict[str, object]:
     try:
         own = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML ({' '.join(str(error).split())}).") from error
+        raise UsageError(f"{path} is not YAML ({in_a_line(error)}).") from error
     if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
         raise UsageError(f"{path} is not a recipe; it must hold lines `key: value`.")
     bases = own.pop("defaults", None) or []
@@ -206,7 +206,7 @@ def _choose(points: dict[str, dict], sweep: str | None, path: str) -> tuple[str,
         return sweep, points[sweep]
     if sweep.isdecimal() and int(sweep) < len(points):
         return list(points.items())[int(sweep)]
-    hint = did_you_mean(sweep, points) or f"choose one of {names}, or a number below {len(points)}."
+    hint = did_you_mean(sweep, points, f"choose one of {names}, or a number below {len(points)}.")
     raise UsageError(f"The sweep of {path} has no point {sweep!r}; {hint}")
 
 
@@ -225,7 +225,7 @@ def _hints() -> dict[str, object]:
 
 def _known(key: str, hints: dict[str, object]) -> None:
     if key not in hints:
-        hint = did_you_mean(key, hints) or "`hf-fst train --help` lists the keys."
+        hint = did_you_mean(key, hints, "`hf-fst train --help` lists the keys.")
         raise UsageError(f"There is no key {key!r} in a recipe; {hint}")
 
 
@@ -298,8 +298,7 @@ def _number(value: object, base: type) -> float | None:
 def _choice(key: str, value: object, choices: list[str]) -> str:
     value = "no" if value is False and "no" in choices else value  # YAML takes no for false
     if value not in choices:
-        hint = did_you_mean(str(value), choices) or f"use one of {', '.join(choices)}."
-        raise UsageError(f"{key} is {value!r}; {hint}")
+        raise UsageError(f"{key} is {value!r}; {did_you_mean(str(value), choices)}")
     return value
 
 
@@ -308,8 +307,7 @@ def _check(recipe: Recipe) -> None:
     for key in ("dataset", "unlabeled_dataset", "eval_dataset"):
         value = getattr(recipe, key)
         if value is not None and value not in DATASETS:
-            hint = did_you_mean(value, DATASETS) or f"use one of {', '.join(sorted(DATASETS))}."
-            raise UsageError(f"{key} is {value!r}; {hint}")
+            raise UsageError(f"{key} is {value!r}; {did_you_mean(value, sorted(DATASETS))}")
     for key in ("resize", "unlabeled_resize", "eval_resize"):
         value = getattr(recipe, key)
         if value is not None and (len(value) != 2 or not 1 <= min(value) <= max(value) <= MAX_SIDE):

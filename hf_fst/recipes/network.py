@@ -104,7 +104,7 @@ def _refuse_unknown(config: PreTrainedConfig, given: dict, where: str = "model_c
     known = own | {*config.attribute_map, *KEYS_OF_ALL, *(KEYS_OF_BACKBONES if "backbone_config" in own else ())}
     for key, value in given.items():
         if key not in known and not isinstance(getattr(type(config), key, None), property):
-            hint = did_you_mean(key, own) or f"its own are {', '.join(sorted(own - ALL_HAVE))}."
+            hint = did_you_mean(key, own, f"its own are {', '.join(sorted(own - ALL_HAVE))}.")
             raise UsageError(f"There is no key {key!r} in {where} of {config.model_type}; {hint}")
         inner = getattr(config, key, None)
         if isinstance(value, dict) and isinstance(inner, PreTrainedConfig):
@@ -130,7 +130,7 @@ def _from_config(options: dict, labels: dict) -> PreTrainedModel:
 def _from_pretrained(recipe: Recipe, options: dict, labels: dict) -> PreTrainedModel:
     name = recipe.model
     if not Path(name).is_dir() and name.count("/") != 1:
-        hint = did_you_mean(name, BUILDS) or f"use one of {', '.join(BUILDS)}, a Hub id or a directory."
+        hint = did_you_mean(name, BUILDS, f"use one of {', '.join(BUILDS)}, a Hub id or a directory.")
         raise UsageError(f"There is no model {name!r}; {hint}")
     trust = {"trust_remote_code": recipe.trust_remote_code}
     return load_network(name, id2label=labels["id2label"], replace_head=recipe.replace_head, **trust, **options)

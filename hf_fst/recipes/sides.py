@@ -144,7 +144,7 @@ def common_classes(
     for side, given, known in (("dataset", of_source, source), ("the target", of_target, target)):
         for name in given:
             if known is not None and name not in known:
-                hint = did_you_mean(name, known) or f"its classes are {', '.join(known)}."
+                hint = did_you_mean(name, known, f"its classes are {', '.join(known)}.")
                 raise UsageError(f"class_map names {name!r}, which is no class of {side}; {hint}")
     for name in of_target:
         if sum(group.count(name) for group in names) > 1:

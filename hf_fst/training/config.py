@@ -13,8 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_fst.data.pairing import BAD_IMAGES
-from hf_fst.errors import UserError, did_you_mean
-from hf_fst.hub import in_a_line
+from hf_fst.errors import UserError, did_you_mean, in_a_line
 from hf_fst.method.lookahead import FOLLOWS, STATES, WARMUP_COUNTS
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.method.options import TABLE, Option, defaults_of
@@ -306,9 +305,8 @@ class FSTConfig(TrainingArguments):
             if best[0] is None:  # a loss, unasked, which is not evaluated; see `evaluation.choose_best`
                 self.metric_for_best_model, self.greater_is_better = best
             self.dataloader_pin_memory &= torch.accelerator.is_available()  # else every loader warns
-            self.accelerator_config.non_blocking |= (
-                self.dataloader_pin_memory
-            )  # batches are copied while the GPU works
+            # batches are copied while the GPU works
+            self.accelerator_config.non_blocking |= self.dataloader_pin_memory
         except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
             raise UserError(f"The options of the run cannot be used ({in_a_line(error)}); correct them.") from error
         refuse_optimizer(self)
@@ -372,7 +370,7 @@ def _of_known_names(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def __init__(self, *args, **given):
         for name in given.keys() - known.keys():
-            hint = did_you_mean(name, known) or "help(hf_fst.FSTConfig) lists them."
+            hint = did_you_mean(name, known, "help(hf_fst.FSTConfig) lists them.")
             raise UserError(f"FSTConfig has no option {name!r}; {hint}")
         init(self, *args, **given)
 

@@ -15,8 +15,7 @@ from transformers import TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from hf_fst.errors import UserError, did_you_mean
-from hf_fst.hub import in_a_line
+from hf_fst.errors import UserError, did_you_mean, in_a_line
 from hf_fst.method.options import KINDS, UNIONS, Option
 
 MOST = 1000  # virtual steps in a step, or unlabeled images for a labeled one
@@ -92,8 +91,7 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
     known = (*INTEGRATION_TO_CALLBACK, "all", "none")
     for name in [given] if isinstance(given, str) else given:
         if name not in known:
-            hint = did_you_mean(str(name), known) or f"use one of {', '.join(known)}."
-            raise UserError(f"report_to is {name!r}; {hint}")
+            raise UserError(f"report_to is {name!r}; {did_you_mean(str(name), known)}")
         if name in CHECKED and name not in get_available_reporting_integrations():
             raise UserError(f"report_to is {name!r}, which is not installed; install it or leave it out.")
     _refuse_compilers(args)
@@ -106,8 +104,7 @@ def _refuse_kind(name: str, value: object, annotation: object) -> None:
     if words is not None:
         known = [member.value for member in words]
         if not isinstance(value, str) or value not in known:
-            hint = did_you_mean(str(value), known) or f"use one of {', '.join(known)}."
-            raise UserError(f"{name} is {value!r}; {hint}")
+            raise UserError(f"{name} is {value!r}; {did_you_mean(str(value), known)}")
     plain = [typing.get_origin(kind) or kind for kind in kinds]
     own = [kind for kind in kinds if isinstance(kind, type) and kind not in (*KINDS, NoneType)]
     if (

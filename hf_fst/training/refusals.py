@@ -140,7 +140,7 @@ def refuse_best_metric(trainer: Trainer) -> None:
     known += [f"{part}{LABEL_FREE}" for part in parts]
     if name.removeprefix("eval_") not in known:
         shown = ", ".join(metric for metric in known if metric.endswith(SCORES))
-        hint = did_you_mean(name, known) or f"use one of {shown}, or the IoU of a class, as {known[len(SCORES)]}."
+        hint = did_you_mean(name, known, f"use one of {shown}, or the IoU of a class, as {known[len(SCORES)]}.")
         raise UserError(f"metric_for_best_model is {name!r}; {hint}")
 
 

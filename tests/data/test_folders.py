@@ -151,7 +151,7 @@ def test_unknown_datasets_and_options_are_one_sentence(tmp_path):
     assert str(caught.value) == "There is no dataset 'cityscape'; did you mean 'cityscapes'?"
     with pytest.raises(ValueError) as caught:
         load("xyz")
-    assert str(caught.value) == f"There is no dataset 'xyz'; choose one of {', '.join(sorted(DATASETS))}."
+    assert str(caught.value) == f"There is no dataset 'xyz'; use one of {', '.join(sorted(DATASETS))}."
     with pytest.raises(ValueError) as caught:
         load("gta5", tmp_path, labelled=3)
     assert str(caught.value) == "The dataset 'gta5' has no option 'labelled'; it has skip."

@@ -89,7 +89,7 @@ def test_backbone_options_are_merged_into_those_of_the_build():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "deeplabv9"}, "no network 'deeplabv9': choose one of daformer-mit-b0"),
+        ({"name": "deeplabv9"}, "no network 'deeplabv9'; use one of daformer-mit-b0"),
         ({"name": "daformer-mit-b0", "dilation": [1]}, "no option dilation: its own are backbone_config, dilations"),
         (
             {"name": "deeplabv2-resnet50", "num_labels": 3, "id2label": {0: "road"}},

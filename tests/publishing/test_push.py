@@ -82,9 +82,9 @@ ERRORS = [
     (OfflineModeIsEnabled("offline"), "huggingface_hub is offline; unset HF_HUB_OFFLINE"),
     (LocalTokenNotFoundError("none"), "there is no token; log in with `hf auth login` or set HF_TOKEN"),
     (PermissionError("401"), "the token may not write there; use one with write access, or your own namespace"),
-    (ConnectionResetError("reset"), "the connection broke (ConnectionResetError); see that the Hub can be reached"),
-    (TimeoutError("slow"), "the connection broke (TimeoutError); see that the Hub can be reached"),
-    (ValueError("Invalid metadata\nin README.md."), "Invalid metadata in README.md; put that right"),
+    (ConnectionResetError("reset"), "the connection broke (ConnectionResetError); check that the Hub can be reached"),
+    (TimeoutError("slow"), "the connection broke (TimeoutError); check that the Hub can be reached"),
+    (ValueError("Invalid metadata\nin README.md."), "Invalid metadata in README.md; correct that"),
 ]
 
 
