@@ -64,6 +64,11 @@ def list_inputs(source: Path, suffixes: Sequence[str] = SUFFIXES, skip: Sequence
     return Inputs(walked.files, len(walked.unused) - len(failed), failed)
 
 
+def reason(error: Exception) -> str:
+    """Why a file failed, in a line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def output_names(files: Sequence[Path], root: Path) -> list[str]:
     """A name under the output folder for each file, without suffix: its path under `root`, also without suffix unless
     another file would get the same (`a.jpg` and `a.png` become `a.jpg` and `a.png`, `b.jpg` becomes `b`)."""

@@ -20,7 +20,7 @@ from hf_fst.data.images import read_bytes
 from hf_fst.data.labels import IGNORED
 from hf_fst.errors import DataError, UserError, refuse_below
 from hf_fst.evaluation.inference import WHOLE, Look
-from hf_fst.prediction.files import claimed, write_json, write_whole
+from hf_fst.prediction.files import claimed, reason, write_json, write_whole
 from hf_fst.prediction.segmenter import Segmenter, ahead, batches, one_by_one_if_it_fails
 from hf_fst.prediction.shards import DATA, finished, png, read_footers, shard_path, write_shard
 from hf_fst.prediction.sources import Folder, Row, Stream, open_source
@@ -248,16 +248,10 @@ class _Labeling:
             return row, None, DataError(str(error).replace(path, row.source) if path else f"{row.source}: {error}")
 
     def _label(self, batch: list[tuple], footer: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        good = [entry for entry in batch if not isinstance(entry[2], DataError)]
-        results = (
-            one_by_one_if_it_fails(self.segmenter.confident_classes, [entry[2] for entry in good]) if good else []
-        )
-        found = iter(results)
-        for row, stored, picture in batch:
-            result = picture if isinstance(picture, DataError) else next(found)
+        results = one_by_one_if_it_fails(self.segmenter.confident_classes, [picture for *_, picture in batch])
+        for (row, stored, _), result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
-                reason = " ".join(str(result).split()) or type(result).__name__
-                footer["failed"].append({"file": row.source, "reason": reason})
+                footer["failed"].append({"file": row.source, "reason": reason(result)})
                 continue
             classes, confidence = result
             classes = np.where(confidence < self.threshold, np.uint8(IGNORED), classes)

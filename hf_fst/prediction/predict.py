@@ -19,7 +19,7 @@ from hf_fst.data.files import SUFFIXES
 from hf_fst.drawing.overlays import labels_in, overlay, with_legend
 from hf_fst.errors import DataError, refuse_below
 from hf_fst.evaluation.inference import WHOLE, Look
-from hf_fst.prediction.files import claimed, list_inputs, output_names, stamp, write_whole
+from hf_fst.prediction.files import claimed, list_inputs, output_names, reason, stamp, write_whole
 from hf_fst.prediction.segmenter import Picture, Segmenter, ahead, batches, one_by_one_if_it_fails
 from hf_fst.prediction.video import VIDEO_SUFFIXES, check_video_support, predict_video, video_stamp
 
@@ -168,21 +168,16 @@ def _predict_images(
             return *task, error
 
     for batch in batches(ahead(read, work.images, num_workers), batch_size):
-        good = [entry for entry in batch if isinstance(entry[2], Picture)]
-        results = one_by_one_if_it_fails(segmenter.classes, [picture for *_, picture in good]) if good else []
-        problems = [(path, entry) for path, _, entry in batch if not isinstance(entry, Picture)]
-        for (path, name, picture), result in zip(good, results, strict=True):
+        results = one_by_one_if_it_fails(segmenter.classes, [picture for *_, picture in batch])
+        for (path, name, picture), result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
-                problems.append((path, result))
+                work.failed.append({"file": str(path), "reason": reason(result)})
                 continue
             if overlays:
                 write_overlay(output / OVERLAYS / f"{name}.jpg", picture.pixels, result, segmenter, stamps[path])
             image = index_image(result, segmenter.palette, stamps[path])
             write_whole(output / PREDICTIONS / f"{name}.png", image)
             work.counts["images"] += 1
-        for path, error in problems:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            work.failed.append({"file": str(path), "reason": reason})
         bar.update(len(batch))
 
 

@@ -161,11 +161,13 @@ def batches(items: Iterable, size: int) -> Iterator[list]:
 def one_by_one_if_it_fails(function: Callable[[list], list], batch: list) -> list:
     """`function(batch)`; if that fails, each item by itself, with the error as the result of a bad one.
 
-    What does not fit into memory together may do so alone, and one odd image does not spoil its neighbors.
+    What does not fit into memory together may do so alone, and one odd image does not spoil its neighbors. Errors in the
+    batch are their own results.
     """
+    good = [item for item in batch if not isinstance(item, Exception)]
     try:
-        return function(batch)
+        results = function(good) if good else []
     except (RuntimeError, ValueError) as error:
-        if len(batch) == 1:
-            return [error]
-    return [one_by_one_if_it_fails(function, [item])[0] for item in batch]
+        results = [error] if len(good) == 1 else [one_by_one_if_it_fails(function, [item])[0] for item in good]
+    found = iter(results)
+    return [item if isinstance(item, Exception) else next(found) for item in batch]

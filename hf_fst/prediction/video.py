@@ -81,7 +81,7 @@ def predict_video(
                         frame = av.VideoFrame.from_ndarray(drawn, format="rgb24")
                         frame.pts, frame.time_base = moment, unit
                         result.mux(stream.encode(frame))
-                        while packet is not None and moment is not None and _seconds(packet) <= moment * unit:
+                        while None not in (packet, moment) and packet.dts * packet.time_base <= moment * unit:
                             result.mux(packet)
                             packet = next(sound, None)
                         count += 1
@@ -118,10 +118,6 @@ def _onto(streams: dict, packets: Iterator) -> Iterator:
         if packet.dts is not None and packet.stream.index in streams:
             packet.stream = streams[packet.stream.index]
             yield packet
-
-
-def _seconds(packet) -> Fraction:
-    return packet.dts * packet.time_base
 
 
 def video_stamp(path: Path) -> str | None:
