@@ -13,7 +13,7 @@ from PIL import Image
 from hf_fst.drawing.overlays import TITLES, default_palette, grid
 from hf_fst.errors import UserError
 from hf_fst.models.loading import STUDENT_DIR, refuse_broken_files
-from hf_fst.publishing.card import FIGURES, as_comparison, write_card
+from hf_fst.publishing.card import as_comparison, write_card
 from hf_fst.publishing.facts import RunFacts
 
 HISTORY_FILE = "history.json"
@@ -40,13 +40,11 @@ def write_report(
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    for name in FIGURES:
-        (output_dir / name).unlink(missing_ok=True)
-    palette = default_palette(len(facts.classes)) if facts.palette is None else facts.palette
-    _plots(output_dir, facts, log_history, palette)
+    _plots(output_dir, facts, log_history)
+    (output_dir / "samples.png").unlink(missing_ok=True)
     if samples:
         titles = ("image", "label", "model") if facts.rule == "supervised" else TITLES  # one network, one column
-        picture = grid([sample[: len(titles)] for sample in samples], facts.classes, palette, titles)
+        picture = grid([sample[: len(titles)] for sample in samples], facts.classes, _palette(facts), titles)
         Image.fromarray(picture).save(output_dir / "samples.png")
     facts.save(output_dir)
     return write_card(output_dir, facts)
@@ -79,10 +77,7 @@ def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), *
     facts = dataclasses.replace(facts, **changes)
     history = directory / HISTORY_FILE
     if history.is_file():
-        for name in ("curves.png", "class_iou.png"):
-            (directory / name).unlink(missing_ok=True)
-        palette = default_palette(len(facts.classes)) if facts.palette is None else facts.palette
-        _plots(directory, facts, _history(history), palette)
+        _plots(directory, facts, _history(history))
     facts.save(directory)
     return write_card(directory, facts)
 
@@ -98,13 +93,15 @@ def _history(path: Path) -> list[dict]:
     return log
 
 
-def _plots(output_dir: Path, facts: RunFacts, log_history: Sequence[Mapping], palette) -> None:
-    """Curves of the training and bars of the classes, if there is data for them."""
+def _plots(output_dir: Path, facts: RunFacts, log_history: Sequence[Mapping]) -> None:
+    """Curves of the training and bars of the classes, if there is data for them, in place of earlier ones."""
     from hf_fst.drawing.plots import class_bars, curves  # matplotlib: importing the trainer need not wait for it
 
+    for name in ("curves.png", "class_iou.png"):
+        (output_dir / name).unlink(missing_ok=True)
     saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
     best_step = saved[0].step if saved and facts.saved == "best" else None
-    curves(log_history, output_dir / "curves.png", best_step, facts.classes, palette)
+    curves(log_history, output_dir / "curves.png", best_step, facts.classes, _palette(facts))
     if saved and saved[-1].teacher.per_category_iou:
         evaluation = saved[-1]
         class_bars(
@@ -115,3 +112,7 @@ def _plots(output_dir: Path, facts: RunFacts, log_history: Sequence[Mapping], pa
             title=f"IoU per class, {evaluation.dataset.title}, {evaluation.dataset.split}",
             scored=facts.settings.get("eval_classes"),
         )
+
+
+def _palette(facts: RunFacts) -> Sequence[Sequence[int]]:
+    return default_palette(len(facts.classes)) if facts.palette is None else facts.palette
