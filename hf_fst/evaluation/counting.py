@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from hf_fst.errors import UserError
 from hf_fst.evaluation.confusion import confusion_matrix, scores
-from hf_fst.evaluation.inference import WHOLE, Look, predict, segment
+from hf_fst.evaluation.inference import WHOLE, Look, evaluation_mode, predict, segment
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 #: a score that needs no labels
@@ -36,7 +35,7 @@ def count(network: nn.Module, pixel_values, labels, num_labels: int, look: Look 
     if not (isinstance(pixel_values, torch.Tensor) and isinstance(labels, torch.Tensor)):  # one by one
         pairs = zip(pixel_values, labels, strict=True)
         return torch.cat([count(network, p[None], l[None], num_labels, look) for p, l in pairs])
-    with _evaluated(network):
+    with evaluation_mode(network):
         pixel_values = pixel_values.to(next(network.parameters(), pixel_values).dtype)
         return confusion_matrix(predict(network, pixel_values, labels.shape[-2:], look), labels, num_labels)
 
@@ -48,7 +47,7 @@ def certainty(network: nn.Module, pixel_values, look: Look = WHOLE) -> torch.Ten
     Arguments as of `count`.
     """
     sums = []
-    with _evaluated(network):
+    with evaluation_mode(network):
         for image in pixel_values:  # one by one: all classes at full size need memory
             image = image[None].to(next(network.parameters(), image).dtype)
             log_p = segment(network, image, look=look).log_softmax(dim=1)
@@ -66,18 +65,6 @@ def mutual_information(sums: torch.Tensor) -> float:
     mean = total / total.sum()
     found = (torch.special.entr(mean).sum() - entropy / total.sum()) / math.log(len(total))
     return max(found.item(), 0.0)  # rounding
-
-
-@contextmanager
-def _evaluated(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; the mode of each part is put back."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def refuse_no_labels(inputs: dict) -> None:

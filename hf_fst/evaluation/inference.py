@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -13,12 +14,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_fst.data.images import MAX_SIDE
-from hf_fst.errors import UserError
-from hf_fst.hub import in_a_line
+from hf_fst.errors import UserError, in_a_line
 from hf_fst.method.losses import resize_to
 
 MOST = 100  # times that a view may be larger than the image
 AT_ONCE = {"cpu": 1, "cuda": 4}  # windows in one pass; a CPU gains nothing from more than one
+CLASSES_AT_ONCE = 16  # that are resized to the full size
 
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
@@ -97,6 +98,18 @@ class Look:
 WHOLE = Look()
 
 
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Inside, a network is in evaluation mode; the mode of each part is restored."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def window_starts(length: int, window: int, stride: int) -> list[int]:
     """First pixels of the windows along one side; the last window is shifted inside, as in mmsegmentation."""
     last = max(length - window, 0)
@@ -153,15 +166,13 @@ def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception, cur
     if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in ("CUDA", "CUBLAS", "cuDNN")):
         return  # the device's fault: a smaller image would pass
     given, channels = tuple(pixels.shape[-2:]), pixels.shape[1]
-    modes = {module: module.training for module in network.modules()}
     rounded = [tuple(-(-side // multiple) * multiple for side in given) for multiple in (32, 64)]
     sizes = [given, *rounded, *((max(size), max(size)) for size in rounded)]
     parts = (vars(network.config).get(name) for name in ("image_size", "backbone_config"))
     for own in (vars(part).get("image_size") if isinstance(part, PreTrainedConfig) else part for part in parts):
         sizes += [] if own is None else [_pair(own, "image_size")]
     sizes += [(224, 224), (256, 256), (512, 512)]
-    try:
-        network.eval()
+    with evaluation_mode(network):
         for size, count in dict.fromkeys([*((size, channels) for size in sizes), (given, 3)]):
             try:
                 network(pixel_values=pixels.new_zeros(len(pixels), count, *size))
@@ -180,9 +191,6 @@ def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception, cur
                 f"{type(network).__name__} does not take images of {given[0]}x{given[1]} pixels ({in_a_line(error)}), "
                 f"but takes {size[0]}x{size[1]}; {cure}."
             ) from error
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -295,22 +303,19 @@ def segment(
 
 
 @torch.no_grad()
-def argmax_at(
-    logits: torch.Tensor, size: Sequence[int], align_corners: bool = False, classes_at_once: int = 16
-) -> torch.Tensor:
+def argmax_at(logits: torch.Tensor, size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
     """Gives `resize_logits(logits, size, align_corners).argmax(1)` without ever holding all classes at the full size.
 
     Args:
         logits: (B, C, h, w).
         size: (height, width) of the labels.
-        classes_at_once: how many classes are resized at a time.
 
     Returns:
         int64 class indices (B, *size).
     """
     best, chosen = None, None
-    for first in range(0, logits.shape[1], classes_at_once):
-        values, indices = resize_logits(logits[:, first : first + classes_at_once], size, align_corners).max(dim=1)
+    for first in range(0, logits.shape[1], CLASSES_AT_ONCE):
+        values, indices = resize_logits(logits[:, first : first + CLASSES_AT_ONCE], size, align_corners).max(dim=1)
         if best is None:
             best, chosen = values, indices
         else:

@@ -7,6 +7,7 @@ from transformers.utils import logging
 
 from hf_fst.errors import UserError
 from hf_fst.evaluation.confusion import confusion_matrix, scores
+from hf_fst.evaluation.inference import evaluation_mode
 from hf_fst.method.lookahead import sum_over_processes
 from hf_fst.method.losses import IGNORE_INDEX, ignore_as_255, pseudo_labels
 from hf_fst.training.watching import Watcher
@@ -28,12 +29,8 @@ def teacher_labels(teacher, images: torch.Tensor, align_corners: bool = False) -
 @torch.no_grad()
 def student_labels(student, images: torch.Tensor, align_corners: bool = False) -> torch.Tensor:
     """Labels (B,H,W) of a student in evaluation mode; the mode of every module is restored."""
-    training = [module for module in student.modules() if module.training]
-    student.eval()
-    labels, _ = pseudo_labels(student(pixel_values=images).logits, images.shape[-2:], align_corners)
-    for module in training:
-        module.training = True
-    return labels
+    with evaluation_mode(student):
+        return pseudo_labels(student(pixel_values=images).logits, images.shape[-2:], align_corners)[0]
 
 
 class PseudoLabelHealth:

@@ -11,7 +11,7 @@ import torch
 
 from hf_fst.data.pairing import collate
 from hf_fst.errors import UserError
-from hf_fst.evaluation.inference import predict
+from hf_fst.evaluation.inference import evaluation_mode, predict
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
 from hf_fst.models import TwoBranches
 from hf_fst.publishing.facts import Cost, DatasetFacts, Evaluation, RunFacts, Scores, hub_id
@@ -20,6 +20,8 @@ from hf_fst.training.adapters import is_adapted, merged_parameters
 from hf_fst.training.ahead import pairs_of
 from hf_fst.training.settings import shown
 from hf_fst.training.sharding import gathered
+
+SAMPLES = 4  # images on a card, at most
 
 
 def default_data(trainer) -> dict[str, DatasetFacts]:
@@ -140,24 +142,21 @@ def write_card(trainer, data: dict[str, DatasetFacts] | None = None, **facts) ->
 
 
 @torch.no_grad()
-def samples_of(trainer, count: int = 4) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+def samples_of(trainer) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Image uint8 (h,w,3), label, student and teacher (H,W) of images spread evenly over the evaluation set."""
     dataset = trainer.eval_dataset
     if dataset is None or isinstance(dataset, dict) or len(dataset) == 0:
         return []
     samples = []
-    for index in np.unique(np.linspace(0, len(dataset) - 1, count).round().astype(int)):
+    for index in np.unique(np.linspace(0, len(dataset) - 1, SAMPLES).round().astype(int)):
         item = collate([dataset[int(index)]])
         if "labels" not in item:
             return []
         pixel_values, labels = item["pixel_values"].to(trainer.args.device), item["labels"][0]
         maps = []
         for network in trainer.networks().values():
-            training = network.training
-            network.eval()
-            maps.append(predict(network, pixel_values, labels.shape)[0].cpu().numpy())
-            network.train(training)
-        trainer.teacher.label_mode()
+            with evaluation_mode(network):
+                maps.append(predict(network, pixel_values, labels.shape)[0].cpu().numpy())
         image = trainer.normalization.colors(item["pixel_values"][0])
         samples.append((image, labels.numpy(), maps[0], maps[-1]))
     return samples
