@@ -30,28 +30,12 @@ class AheadBatches:
 
     Args:
         pairs: what is drawn from.
-        collate_fn: makes a batch of items.
-        micro_batches: micro-batches in a whole accumulation group.
-        batch_size: images a micro-batch and process.
-        process_index, num_processes: which process this is, of how many.
-        every: from a step to the next that looks ahead.
-        num_workers, pin_memory: as in `DataLoader`.
+        draws: the arguments of `AheadSampler`, except for step and count.
+        loading: those of `DataLoader`.
     """
 
-    def __init__(
-        self,
-        pairs: Pairs,
-        collate_fn: Callable,
-        micro_batches: int,
-        batch_size: int,
-        process_index: int = 0,
-        num_processes: int = 1,
-        every: int = 1,
-        **loader_options,
-    ):
-        self.pairs, self.collate_fn, self.loader_options = pairs, collate_fn, loader_options
-        self.micro_batches, self.batch_size = micro_batches, batch_size
-        self.process_index, self.num_processes, self.every = process_index, num_processes, every
+    def __init__(self, pairs: Pairs, draws: dict[str, int], **loading):
+        self.pairs, self.draws, self.loading = pairs, draws, loading
         self._next: tuple[int, int] | None = None
         self._batches: Iterator[dict] = iter(())
 
@@ -60,22 +44,15 @@ class AheadBatches:
         if count == 0:  # an endless sampler of nothing would keep its workers waiting
             return
         if self._next != (step, count):
-            place = self.process_index, self.num_processes
-            sampler = AheadSampler(step, count, self.micro_batches, self.batch_size, *place, self.every)
+            sampler = AheadSampler(step, count, **self.draws)
             # starting workers draws a seed, which must not come from the run's own noise
             generator = torch.Generator().manual_seed(0)
-            loader = DataLoader(
-                self.pairs,
-                batch_sampler=sampler,
-                collate_fn=self.collate_fn,
-                generator=generator,
-                **self.loader_options,
-            )
+            loader = DataLoader(self.pairs, batch_sampler=sampler, generator=generator, **self.loading)
             self._batches = iter(loader)
         self._next = None
         for _ in range(count):
-            yield [next(self._batches) for _ in range(self.micro_batches)][:size]
-        self._next = (step + self.every, count)
+            yield [next(self._batches) for _ in range(self.draws["micro_batches"])][:size]
+        self._next = (step + self.draws["every"], count)
 
 
 def pairs_of(trainer) -> Pairs:
@@ -97,14 +74,17 @@ def pairs_of(trainer) -> Pairs:
 def ahead_of(trainer) -> AheadBatches:
     """The batches for virtual steps of a trainer whose pairs are made."""
     args = trainer.args
+    draws = {
+        "micro_batches": args.gradient_accumulation_steps,
+        "batch_size": trainer._train_batch_size,
+        "process_index": args.process_index,
+        "num_processes": args.world_size,
+        "every": trainer.settings.lookahead_every or 1,
+    }
     return AheadBatches(
         trainer.pairs,
-        trainer.data_collator,
-        args.gradient_accumulation_steps,
-        trainer._train_batch_size,
-        args.process_index,
-        args.world_size,
-        trainer.settings.lookahead_every or 1,
+        draws,
+        collate_fn=trainer.data_collator,
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,
     )
