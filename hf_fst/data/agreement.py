@@ -66,7 +66,8 @@ def following(dataset: Any, normalization: Normalization, name: str = "") -> Any
         names = {key: f"{name}[{key!r}]" if name else key for key in dataset}
         return {key: following(part, normalization, names[key]) for key, part in dataset.items()}
     for own in stated(dataset):
-        if own.bgr != normalization.bgr or not _close(own, normalization):
+        numbers = [[each.mean, each.std] for each in (own, normalization)]
+        if own.bgr != normalization.bgr or not np.allclose(*numbers, rtol=0, atol=1e-4):
             raise UserError(
                 f"The images of {name} are normalized with {_words(own)}, but the image processor that is saved with "
                 f"the model says {_words(normalization)}; give both the same: pass the processor to the transforms, as "
@@ -87,10 +88,6 @@ def _copied(thing: Any, normalization: Normalization) -> Any:
     made = copy.copy(thing)
     vars(made)[name] = parts if isinstance(vars(thing)[name], (list, tuple)) else parts[0]
     return made
-
-
-def _close(own: Normalization, other: Normalization) -> bool:
-    return np.allclose([own.mean, own.std], [other.mean, other.std], rtol=0, atol=1e-4)
 
 
 def _words(normalization: Normalization) -> str:

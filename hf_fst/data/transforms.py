@@ -109,20 +109,22 @@ class ResizeRandomly(v2.Transform):
 class Crop(v2.Transform):
     """Cuts out a random window, smaller if the image is (see `PadTo`).
 
-    With `cat_max_ratio` < 1 the window is drawn again, at most `tries` times, while one class holds that share or more
+    With `cat_max_ratio` < 1 the window is drawn again, at most `TRIES` times, while one class holds that share or more
     of its labeled pixels, or there is only one.
     """
 
-    def __init__(self, size: int | tuple[int, int], cat_max_ratio: float = 1.0, tries: int = 10):
+    TRIES = 10
+
+    def __init__(self, size: int | tuple[int, int], cat_max_ratio: float = 1.0):
         super().__init__()
-        self.size, self.cat_max_ratio, self.tries = _checked(size, "crop"), cat_max_ratio, tries
+        self.size, self.cat_max_ratio = _checked(size, "crop"), cat_max_ratio
 
     def make_params(self, flat_inputs: list) -> dict:
         height, width = v2.query_size(flat_inputs)
         masks = [entry for entry in flat_inputs if type(entry) is tv_tensors.Mask]
         window = self._draw(height, width)
         if masks and self.cat_max_ratio < 1:
-            for _ in range(self.tries):
+            for _ in range(self.TRIES):
                 if self._is_mixed(F.crop(masks[0], **window)):
                     break
                 window = self._draw(height, width)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import ndimage
 
 from hf_fst.errors import UserError
@@ -38,16 +37,9 @@ class BoundaryIoU:
         num_labels: number of classes C.
         ignore_index: label that is not counted (255 and -100 never are), or None.
         ratio: d as a part of the image's diagonal; the paper takes 0.02.
-        gather: as for `ConfusionMatrix`.
     """
 
-    def __init__(
-        self,
-        num_labels: int,
-        ignore_index: int | None = 255,
-        ratio: float = 0.02,
-        gather: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ):
+    def __init__(self, num_labels: int, ignore_index: int | None = 255, ratio: float = 0.02):
         if not 0 < ratio < 1:
             raise UserError(
                 f"The boundary ratio is {ratio}, but it is a part of the image's diagonal between 0 and 1."
@@ -57,7 +49,7 @@ class BoundaryIoU:
         self.num_labels, self.ratio = num_labels, ratio
         self.ignored = {*ALWAYS_IGNORED, *([] if ignore_index is None else [ignore_index])}
         # one class more: the pixels far from any boundary
-        self.matrix = ConfusionMatrix(num_labels + 1, ignore_index=None, gather=gather)
+        self.matrix = ConfusionMatrix(num_labels + 1, ignore_index=None)
 
     def update(self, predictions: Any, labels: Any) -> None:
         """Counts class indices (B, H, W), or lists of B maps (H, W) of different sizes; errors as `ConfusionMatrix`."""

@@ -83,23 +83,20 @@ def table(result: dict[str, Any], width: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def write_scores(output_dir: str | Path, result: dict[str, Any], dataset_id: str, task_id: str) -> list[Path]:
+def write_scores(output_dir: str | Path, result: dict[str, Any], dataset_id: str) -> None:
     """Writes `evaluation.json` and `.eval_results/<dataset>-<split>.yaml` (the Hub's format, mIoU in 0..1)."""
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    paths = [output_dir / RESULTS_FILE]
-    paths[0].write_text(json.dumps(without_nan(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(without_nan(result), indent=2, allow_nan=False) + "\n"
+    (output_dir / RESULTS_FILE).write_text(text, encoding="utf-8")
     if result["mean_iou"] is not None and not math.isnan(result["mean_iou"]):
         notes = f"mIoU of the {result['which']}, split {result['split']}, {result['protocol']}"
-        entry = EvalResultEntry(
-            dataset_id=dataset_id, task_id=task_id, value=round(result["mean_iou"], 6), notes=notes
-        )
+        value = round(result["mean_iou"], 6)
+        entry = EvalResultEntry(dataset_id=dataset_id, task_id="default", value=value, notes=notes)
         name = re.sub(r"[^\w.-]+", "-", f"{dataset_id}-{result['split']}")
-        paths.append(output_dir / ".eval_results" / f"{name}.yaml")
-        paths[1].parent.mkdir(exist_ok=True)
-        text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
-        paths[1].write_text(text, encoding="utf-8")
-    return paths
+        path = output_dir / ".eval_results" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")
 
 
 def image_names(dataset: datasets.Dataset) -> list[str]:

@@ -134,7 +134,6 @@ def evaluate_model(
     num_workers: int = 0,
     processor: Any = None,
     dataset_id: str | None = None,
-    task_id: str = "default",
     trust_remote_code: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -160,7 +159,7 @@ def evaluate_model(
         save_overlays: write the predictions laid over the images to `overlays/`.
         num_workers: worker processes that read images.
         processor: image processor; the model's own by default.
-        dataset_id, task_id: how the `.eval_results` file names the dataset; by default the dataset's own name.
+        dataset_id: how the `.eval_results` file names the dataset; by default the dataset's own name.
         trust_remote_code: whether code that comes with the model may run; it is never asked for.
         progress: show a progress bar.
 
@@ -176,9 +175,8 @@ def evaluate_model(
         if classes not in CLASS_LISTS:
             raise UserError(f"There is no class list {classes!r}: choose one of {', '.join(CLASS_LISTS)}.")
         classes = CLASS_LISTS[classes]
-    state = PartialState(
-        cpu=not torch.accelerator.is_available()
-    )  # without cpu=True, processes on CPUs do not find each other
+    # without cpu=True, processes on CPUs do not find each other
+    state = PartialState(cpu=not torch.accelerator.is_available())
     if isinstance(model, PreTrainedModel):
         network, name, processor = model, model.config.name_or_path or type(model).__name__, processor
     else:
@@ -237,7 +235,7 @@ def evaluate_model(
     result |= {"device": hardware(state.device), "versions": versions()}
     if output_dir is not None and state.is_main_process:
         own_name = dataset.info.dataset_name or dataset.info.builder_name or "dataset"
-        write_scores(output_dir, result, dataset_id or own_name, task_id)
+        write_scores(output_dir, result, dataset_id or own_name)
     state.wait_for_everyone()
     return result
 

@@ -111,7 +111,8 @@ def in_words(step: int, logs: dict[str, float]) -> str:
     if any(key.startswith("eval_") for key in logs):
         networks = [f"{key.removesuffix('_mean_iou')} {percent(found[key])}%" for key in found]
         scored = [f"validation mIoU {', '.join(networks)}"] if networks else []
-        scored += [f"{key} {logs[f'eval_{key}']:.3f}" for key in (LABEL_FREE,) if f"eval_{key}" in logs]
+        if (key := f"eval_{LABEL_FREE}") in logs:
+            scored.append(f"{LABEL_FREE} {logs[key]:.3f}")
         return f"step {step}: {'; '.join(scored)}" if scored else ""
     parts = []
     if "loss" in logs:

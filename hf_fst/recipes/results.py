@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from hf_fst.data.about import ABOUT
 from hf_fst.drawing.tables import columns_of_terminal, percent, text_table
 from hf_fst.evaluation.counting import LABEL_FREE, SCORES
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
+from hf_fst.evaluation.results import without_nan
 from hf_fst.prediction.files import write_json
 from hf_fst.publishing.card import commands_before
 from hf_fst.publishing.facts import DatasetFacts, Evaluation, hub_id
@@ -60,7 +60,7 @@ def score(work: Work, command: str | None) -> tuple[dict, list[Evaluation]]:
         "classes": data.names,
         "scored_classes": trainer.settings.eval_classes or list(range(len(data.names))),
         "metrics": metrics,
-        "seconds_per_step": work.stopwatch.seconds / work.stopwatch.steps if work.stopwatch.steps else None,
+        "seconds_per_step": work.stopwatch.per_step,
         "skipped_steps": trainer.journal.skipped,
         "skipped_images": sum(trainer.journal.skipped_images.values()),
         "peak_memory_bytes": memory,
@@ -168,11 +168,7 @@ def _entry(work: Work, logged: dict, prefix: str, weights: str) -> dict:
     entry = {"weights": weights, "step": logged["step"], "split": work.data.sides[side].split, "images": images}
     for network in work.trainer.networks():
         start = f"{prefix}_{network}_"
-        found = {key: _number(logged[start + key]) for key in SCORES}
-        ious = [_number(logged[f"{start}iou_{name}"]) for name in work.trainer.class_names]
-        entry[network] = {**found, "iou": dict(zip(work.data.names, ious, strict=True))}
+        found = {key: logged[start + key] for key in SCORES}
+        ious = [logged[f"{start}iou_{name}"] for name in work.trainer.class_names]
+        entry[network] = without_nan({**found, "iou": dict(zip(work.data.names, ious, strict=True))})
     return entry
-
-
-def _number(value: float) -> float | None:
-    return None if value is None or math.isnan(value) else float(value)

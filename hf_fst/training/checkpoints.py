@@ -233,19 +233,18 @@ def save_output(accelerator: Accelerator, networks: dict[str, nn.Module], proces
 
 def save_teacher(accelerator: Accelerator, teacher: nn.Module, processor, directory: str) -> None:
     """Write the teacher into `checkpoint-N/`, where the student is already; arguments as of `save_output`."""
-    save_network(accelerator, teacher, processor, os.path.join(directory, TEACHER_DIR), saves_shards(accelerator))
+    directory = os.path.join(directory, TEACHER_DIR)
+    if saves_shards(accelerator):
+        save_shards(accelerator, teacher, directory)
+    else:
+        save_network(accelerator, teacher, processor, directory)
 
 
-def save_network(
-    accelerator: Accelerator, network: nn.Module, processor, directory: str | os.PathLike, as_shards: bool = False
-) -> None:
-    """Write a network and its image processor; called on every process, on those that do not write with `processor` None.
+def save_network(accelerator: Accelerator, network: nn.Module, processor, directory: str | os.PathLike) -> None:
+    """Write a network, its weights gathered, and its image processor.
 
-    Sharded weights are gathered, or with `as_shards` written as they are.
+    Called on every process, on those that do not write with `processor` None.
     """
-    if as_shards:
-        save_shards(accelerator, network, directory)
-        return
     whole = accelerator.get_state_dict(network) if is_sharded(network) else None  # all processes take part
     if processor is not None:
         if not is_adapted(network):

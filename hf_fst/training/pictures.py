@@ -18,7 +18,7 @@ from hf_fst.training.health import student_labels, teacher_labels
 from hf_fst.training.watching import Watcher
 
 FOLDER, KEY = "pictures", "pictures"
-SAMPLES = 2
+SAMPLES = 2  # images of a micro-batch that are shown, at most
 FADED = 0.2
 
 
@@ -55,15 +55,14 @@ class Snapshot:
         if "mixed_pixel_values" in batch:
             self.labels_mixed = student_labels(student, batch["mixed_pixel_values"], self.align_corners)
 
-    def rows(self, palette: Sequence[Sequence[int]], samples: int = SAMPLES) -> list[list[tuple[str, np.ndarray]]]:
+    def rows(self, palette: Sequence[Sequence[int]]) -> list[list[tuple[str, np.ndarray]]]:
         """Titles and pictures, uint8 (H,W,3): one row an image without unlabeled images, else two.
 
         Args:
             palette: colors of the classes, (C, 3).
-            samples: how many images of the micro-batch, at most.
         """
         batch = self.batch
-        count = min(samples, len(batch["labels"] if self.images is None else self.images))
+        count = min(SAMPLES, len(batch["labels"] if self.images is None else self.images))
         rows = []
         for i in range(count):
             j = i % len(batch["labels"])  # with several unlabeled images for each labeled one
@@ -97,12 +96,12 @@ class Snapshot:
             rows += [labeled, unlabeled]
         return rows
 
-    def picture(self, names: Sequence[str], palette: Sequence[Sequence[int]], samples: int = SAMPLES) -> np.ndarray:
+    def picture(self, names: Sequence[str], palette: Sequence[Sequence[int]]) -> np.ndarray:
         """The rows as one picture with a legend of the classes that occur: uint8 (H,W,3)."""
         prepared = [self.batch.get(key) for key in ("labels", "pseudo_labels", "mixed_labels")]
         maps = [*prepared, self.labels_before, self.labels_student, self.labels_mixed]
-        shown = labels_in(*(_array(labels[:samples]) for labels in maps if labels is not None))
-        picture = tiled(self.rows(palette, samples))
+        shown = labels_in(*(_array(labels[:SAMPLES]) for labels in maps if labels is not None))
+        picture = tiled(self.rows(palette))
         return np.concatenate([picture, legend(names, palette, shown, picture.shape[1])])
 
 

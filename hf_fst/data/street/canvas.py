@@ -78,9 +78,9 @@ class Canvas:
         """A rectangle that stands along the street."""
         self.face([(x, y0, z0), (x, y0, z1), (x, y1, z1), (x, y1, z0)], color, kind, light)
 
-    def ground(self, x0: float, x1: float, z0: float, z1: float, color: Color, kind: int | None, y=0.0, light=1.0):
-        """A rectangle that lies flat at height y."""
-        self.face([(x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)], color, kind, light)
+    def ground(self, x0: float, x1: float, z0: float, z1: float, color: Color, kind: int | None, light=1.0):
+        """A rectangle that lies flat on the ground."""
+        self.face([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)], color, kind, light)
 
     def ball(self, x: float, y: float, z: float, rx: float, ry: float, color: Color, kind: int | None, light=1.0):
         """An ellipse that faces the camera, with radii in meters."""
