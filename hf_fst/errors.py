@@ -69,6 +69,8 @@ class Gathered:
     def __exit__(self, kind, error, trace) -> bool:
         if isinstance(error, UserError):
             self.found.append(error)
+        elif isinstance(error, Exception):  # perhaps of the same cause
+            self.end()
         return isinstance(error, UserError)
 
     def end(self) -> None:

@@ -24,6 +24,8 @@ SPLITS = {
     "test": ("test", "testing"),
 }
 
+NO_DATA = ("@eaDir", "__MACOSX")  # folders of thumbnails and attributes that a NAS or an archive brings
+
 Row = tuple[Path, Path | None]
 OTHER_KIND = "a file of another kind"  # the usual reason why a file is not used; any other is an error
 
@@ -66,7 +68,7 @@ def walk(root: Path, endings: Sequence[str] = SUFFIXES, skip: Iterable[Path] = (
                     folders.clear()
                     continue
                 seen.add(here)
-                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NO_DATA)
                 inside = [Path(place, name) for name in folders]
                 around = [path for path in inside if path.is_symlink() and here.is_relative_to(path.resolve())]
                 found.unused |= dict.fromkeys(around, "a link to a folder that it lies in")

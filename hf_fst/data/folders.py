@@ -24,15 +24,21 @@ from hf_fst.data.files import (
     split_of,
     tell_unused,
 )
-from hf_fst.data.labels import IGNORED, LabelMap, check_names
+from hf_fst.data.labels import LabelMap, check_names
 from hf_fst.data.masks import check_palettes
 from hf_fst.errors import Gathered, MissingError, UserError
 
 
 def read_json(path: str | Path):
     """Reads a JSON file in UTF-8 or UTF-16. Raises `UserError` in one sentence."""
+
+    def once(pairs: list[tuple]) -> dict:
+        if len(dict(pairs)) < len(pairs):
+            raise UserError(f"{path} has a key twice in {{{', '.join(key for key, _ in pairs)}}}; keep one of them.")
+        return dict(pairs)
+
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON ({error}).") from error
 
@@ -42,7 +48,7 @@ def read_id2label(given: str | Path | Sequence | dict, source: str = "id2label")
 
     Args:
         given: `{"0": "road", "1": "car"}`, `["road", "car"]`, a JSON file of either, or a text file (`.txt`) with a name
-            in each line.
+            in each line, where a comment (#) and labelme's `__ignore__`, which has no id, are left out.
         source: what to call names that come from no file, in errors.
 
     Raises:
@@ -51,6 +57,9 @@ def read_id2label(given: str | Path | Sequence | dict, source: str = "id2label")
     if isinstance(given, list | tuple | dict):
         path = source
         content = {str(key): name for key, name in given.items()} if isinstance(given, dict) else list(given)
+        content = content if len(content) == len(given) else None  # 0 and "0"
+    elif not isinstance(given, str | Path):
+        path, content = f"{source} is {given!r}, but", None
     else:
         path = Path(given)
         if not path.is_file():
@@ -58,15 +67,16 @@ def read_id2label(given: str | Path | Sequence | dict, source: str = "id2label")
                 f'There is no file {path}; it must hold the class names, {{"0": "road", "1": "car"}} or ["road", "car"].'
             )
         if path.suffix.lower() == ".txt":
-            content = [name for line in read_text(path).splitlines() if (name := line.strip())]
+            lines = map(str.strip, read_text(path).splitlines())
+            content = [name for name in lines if name and name != "__ignore__" and name[0] != "#"]
+        elif path.suffix.lower() in (".csv", ".xml", ".yaml", ".yml"):
+            raise UserError(f"{path} is neither JSON nor a .txt file; give the class names in either, or as a list.")
         else:
             content = read_json(path)
     if isinstance(content, dict) and set(content) == {str(i) for i in range(len(content))}:
         content = [content[str(i)] for i in range(len(content))]
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
         raise UserError(f'{path} must name the ids 0 to n-1, like {{"0": "road", "1": "car"}} or ["road", "car"].')
-    if len(content) > IGNORED:
-        raise UserError(f"{path} names {len(content)} classes, but {IGNORED} is the most ({IGNORED} means ignored).")
     check_names(content, str(path))
     return content
 
@@ -210,7 +220,7 @@ def _places(
         rest = dict.fromkeys(in_any_case(root, images).iterdir(), "not in the folder of a split")
         rest |= dict.fromkeys(above.values(), f"the splits are in {images}/")
         places = {
-            split: (place, None if masks is None else find_folder(in_any_case(root, masks), place.name, layout))
+            split: (place, None if masks is None else find_folder(root, f"{masks}/{place.name}", layout))
             for split, place in inside.items()
         }
         above = inside

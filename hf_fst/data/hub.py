@@ -20,6 +20,8 @@ from hf_fst.hub import asked_once
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg", "jpeg")
 LABEL_COLUMNS = ("label", "labels", "annotation", "mask", "segmentation", "label.png", "seg.png", "mask.png", "png")
 
+LONGEST = 4096  # characters of a path
+
 
 def hub(
     data_dir: str | None,
@@ -121,6 +123,11 @@ def _columns(dataset, image, label, names, way: dict, data_dir):
 def _beside(row: dict, column: str, folder: str) -> dict:
     """The path of a file, which may be relative to the folder of the table that names it."""
     path = row[column]
+    if path is not None and len(path) > LONGEST:
+        raise UserError(
+            f"The column {column!r} holds a text of {len(path)} characters, which is no path; turn base64 into bytes "
+            "first, as dataset.map(lambda row: {'" + column + "': base64.b64decode(row['" + column + "'])})."
+        )
     return {column: path if path is None or "://" in path else str(Path(folder, path))}
 
 

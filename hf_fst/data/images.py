@@ -133,7 +133,7 @@ def open_header(content: bytes, value: dict) -> Opened:
         opened.depth = content[24]
     elif image.mode.startswith("I;16"):
         opened.depth = 16
-    if image.format in ("GIF", "PNG", "WEBP") and image.n_frames > 1:
+    if image.format in ("AVIF", "GIF", "PNG", "WEBP") and image.n_frames > 1:
         raise DataError(f"{name} is an animation of {image.n_frames} pictures; save one picture a file.")
     return opened
 

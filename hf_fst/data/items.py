@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import torch
 
+from hf_fst.data.labels import filled
 from hf_fst.errors import UserError
 
 MOST_CHANNELS = 4  # a larger first side with a last one of 1, 3 or 4 means that the channels come last
@@ -52,9 +53,11 @@ def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch
 
 
 def _tensor(value: object) -> torch.Tensor | None:
-    """The numbers of a tensor, an array or nested lists; None for anything else."""
+    """The numbers of a tensor, an array or nested lists; None for anything else, and where not every number is real."""
     if isinstance(value, torch.Tensor):
-        return value
+        return value if value.layout == torch.strided and not value.is_complex() else None
+    if isinstance(value, np.ma.MaskedArray):
+        return None
     try:
         array = np.asarray(value)
     except ValueError:  # lists of different lengths
@@ -69,10 +72,17 @@ def _type(values: torch.Tensor) -> str:
     return str(values.dtype).removeprefix("torch.")
 
 
+def _kind(value: object) -> str:
+    """What a value is that `_tensor` does not take."""
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.layout).removeprefix('torch.')} {_type(value)} Tensor"
+    return type(value).__name__
+
+
 def _pixels(value: object, name: str) -> torch.Tensor:
     pixels = None if isinstance(value, PIL.Image.Image) else _tensor(value)
     if pixels is None or not pixels.is_floating_point():
-        kind = type(value).__name__ if pixels is None else _type(pixels)
+        kind = _kind(value) if pixels is None else _type(pixels)
         raise UserError(f"In {name} pixel_values are {kind}; give normalized floats, as hf_fst.data.transforms does.")
     if not isinstance(value, torch.Tensor) or pixels.dtype in (torch.float16, torch.bfloat16):
         pixels = pixels.float()
@@ -88,9 +98,9 @@ def _pixels(value: object, name: str) -> torch.Tensor:
 
 
 def _labels(value: object, name: str) -> torch.Tensor:
-    labels = _tensor(value)
+    labels = _tensor(filled(value))
     if labels is None:
-        raise UserError(f"In {name} labels are a {type(value).__name__}; give one class id a pixel, (H,W).")
+        raise UserError(f"In {name} labels are a {_kind(value)}; give one class id a pixel, (H,W).")
     if labels.dtype == torch.int64 and labels.ndim == 2:
         return labels
     if labels.is_floating_point() and (labels != labels.round()).any():

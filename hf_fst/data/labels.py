@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,9 +29,13 @@ STORED_AS = "mask.png"  # name of a mask that was given as pixels
 
 def check_names(names: Sequence[str], source: str) -> None:
     """Checks that class names are unique, also after blanks become underscores as in logs. Raises `UserError`."""
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{source} has the class names {names!r}; give a list of text, in the order of the train ids.")
+    if len(names) > IGNORED:
+        raise UserError(f"{source} names {len(names)} classes, but {IGNORED} is the most ({IGNORED} means ignored).")
     spelled: dict[str, str] = {}
     for name in names:
-        plain = "_".join(str(name).split())
+        plain = unicodedata.normalize("NFC", "_".join(name.split()))
         if not plain or plain in spelled:
             twice = f"names classes {spelled[plain]!r} and {name!r}, which are one name in logs" if plain else ""
             raise UserError(f"{source} {twice or 'has an empty class name'}; every class needs a name of its own.")
@@ -59,6 +64,13 @@ def id_list(id_map: Sequence[int] | dict | None) -> list[int] | None:
             f"{{raw id: train id}}, all of 0 to {IGNORED}."
         )
     return [pairs.get(raw) for raw in range(max(pairs) + 1)]
+
+
+def filled(labels: Any) -> Any:
+    """`labels` with 255 where a masked array, as of rasterio, has no value; anything else as it is."""
+    if not isinstance(labels, np.ma.MaskedArray):
+        return labels
+    return np.where(np.ma.getmaskarray(labels), np.int64(IGNORED), labels.data)
 
 
 def _check_colors(colors: Sequence[Sequence[int]]) -> None:
@@ -113,6 +125,10 @@ class LabelMap(datasets.Image):
         if self.names is None:
             return
         check_names(self.names, "The dataset")
+        if self.palette is not None and len(self.palette) < len(self.names):
+            raise UserError(
+                f"palette has {len(self.palette)} colors for {len(self.names)} classes; give one for each."
+            )
         beyond = [train for train in self.id_map or () if train not in (None, IGNORED) and train >= len(self.names)]
         if beyond:
             raise UserError(
@@ -195,7 +211,7 @@ class LabelMap(datasets.Image):
             DataError: train ids out of range or without a raw id, or bytes that could hold raw ids or train ids.
         """
         if isinstance(value, list | np.ndarray):
-            return self._store(self._checked(np.asarray(value)))
+            return self._store(self._checked(np.asarray(filled(value))))
         stored = super().encode_example(value)
         # `datasets` makes {path, bytes}, in this order, of a PIL image
         may_be_pixels = isinstance(value, PIL.Image.Image) or (isinstance(value, dict) and next(iter(value)) == "path")

@@ -28,7 +28,8 @@ class Perturbations:
     NAMES = "vat dropout guided_cutout context_masking object_masking feature_drop feature_noise".split()
 
     def __init__(self, labels: torch.Tensor, vat_step: float):
-        self.foreground, self.vat_step = (labels > 0) & (labels != IGNORE_INDEX), vat_step
+        self.inside, self.vat_step = labels != IGNORE_INDEX, vat_step
+        self.foreground = (labels > 0) & self.inside
 
     def __call__(self, name: str, features: torch.Tensor, decoder: nn.Module) -> torch.Tensor:
         """`features` (B,D,h,w), perturbed for a decoder."""
@@ -44,7 +45,8 @@ class Perturbations:
 
     def feature_drop(self, features: torch.Tensor) -> torch.Tensor:
         """Without the places where the features are most active, γ ~ U(0.7, 0.9)."""
-        return without_most_active(features, torch.empty((), device=features.device).uniform_(0.7, 0.9))
+        share = torch.empty((), device=features.device).uniform_(0.7, 0.9)
+        return without_most_active(features, share, _mask(self.inside, features) > 0)
 
     def feature_noise(self, features: torch.Tensor) -> torch.Tensor:
         """z + z·n, n ~ U(-0.3, 0.3) the same for all images."""
@@ -74,10 +76,13 @@ def _mask(mask: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     return F.interpolate(mask.unsqueeze(1).to(features.dtype), size=features.shape[-2:], mode="nearest")
 
 
-def without_most_active(features: torch.Tensor, share: torch.Tensor | float) -> torch.Tensor:
-    """`features` (B,D,h,w), 0 where the mean over the channels reaches `share` of the image's largest."""
+def without_most_active(
+    features: torch.Tensor, share: torch.Tensor | float, inside: torch.Tensor | bool = True
+) -> torch.Tensor:
+    """`features` (B,D,h,w), 0 where the mean over the channels reaches `share` of the largest `inside` (B,1,h,w)."""
     attention = features.detach().mean(dim=1, keepdim=True)
-    return features * (attention < attention.amax(dim=(2, 3), keepdim=True) * share)
+    most = attention.where(torch.as_tensor(inside, device=features.device), -torch.inf).amax(dim=(2, 3), keepdim=True)
+    return features * (attention < most * share)
 
 
 def adversarial(

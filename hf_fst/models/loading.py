@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
+    ImageProcessingMixin,
     PreTrainedConfig,
     PreTrainedModel,
     SegformerImageProcessor,
@@ -40,6 +41,10 @@ TEACHER_DIR, STUDENT_DIR, MARKER = "teacher", "student", "complete.json"
 
 # With which the weights of EfficientNet-Lite were trained; timm rounds them to 0.5.
 LITE = [127 / 255] * 3, [128 / 255] * 3
+_UNASKED = (
+    "{} needs code that comes with it, which is not run unasked; read that code, then give --trust_remote_code (in "
+    "Python trust_remote_code=True)."
+)
 
 
 def default_processor(config: PreTrainedConfig | None = None) -> SegformerImageProcessor:
@@ -83,11 +88,16 @@ def saved_processor(model: str | Path, subfolder: str = "", trust_remote_code: b
         with asked_once(name):
             for place in dict.fromkeys((subfolder, "")):
                 if any(_file(name, place, file) for file in (IMAGE_PROCESSOR_NAME, PROCESSOR_NAME)):
-                    return AutoImageProcessor.from_pretrained(
+                    found = AutoImageProcessor.from_pretrained(
                         name, subfolder=place, trust_remote_code=trust_remote_code
                     )
+                    if not isinstance(found, ImageProcessingMixin):
+                        raise TypeError(f"It is a {type(found).__name__}.")
+                    return found
             adapter = _adapter(name, subfolder)
     except UNREADABLE as error:
+        if "trust_remote_code=True" in str(error):
+            raise UserError(_UNASKED.format(f"The image processor of {name}")) from error
         raise UserError(
             f"The image processor of {name} cannot be read, so that mean and deviation of its images are not known: "
             f"{words(error)} Try again, mend {IMAGE_PROCESSOR_NAME}, or in Python give an image processor."
@@ -248,6 +258,8 @@ def _read(
             network, found = _read(locate(base), base, named, trust_remote_code, options, config)
     except (MissingError, RunError) as error:
         raise type(error)(f"{where} is an adapter, whose base network does not load: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{where} is an adapter of itself; name its base network in {ADAPTER_CONFIG}.") from error
     lacking = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
     network = merged(network, lacking, adapter.parent, where)
     network.name_or_path = network.config.name_or_path = str(Path(*place)) if Path(name).is_dir() else name
@@ -273,10 +285,7 @@ def _refuse_code(name: str, subfolder: str, where: str) -> None:
     """Refuses a network that needs code of its own, before transformers asks on the terminal. Raises `UserError`."""
     config, _ = PreTrainedConfig.get_config_dict(name, subfolder=subfolder)
     if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
-        raise UserError(
-            f"{where} needs code that comes with it, which is not run unasked; read that code, then give "
-            "--trust_remote_code (in Python trust_remote_code=True)."
-        )
+        raise UserError(_UNASKED.format(where))
 
 
 def _check_names(config: PreTrainedConfig, where: str) -> None:

@@ -87,7 +87,8 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
     Raises `RuntimeError` in one sentence where it cannot be written.
     """
-    part = path.with_name(f".{path.name}{PART}")
+    short = hashlib.sha256(path.name.encode()).hexdigest()[:16]  # a name of a few more bytes may be too long
+    part = path.with_name(f".{short}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:

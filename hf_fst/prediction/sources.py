@@ -20,8 +20,8 @@ from hf_fst.errors import DataError, MissingError, RunError, UserError, in_a_lin
 from hf_fst.prediction.files import fingerprint, list_inputs, stamp
 
 STREAMED = {".parquet": "parquet", ".tar": "webdataset"}
-# what reading a file that is cut, or a connection that breaks, raises; Arrow's errors are OSErrors and ValueErrors
-BROKEN = (OSError, ValueError, EOFError, HTTPError, tarfile.TarError, zlib.error)
+# what reading a file that is cut or has other columns, or a connection that breaks, raises, Arrow's errors among them
+BROKEN = (OSError, ValueError, TypeError, NotImplementedError, EOFError, HTTPError, tarfile.TarError, zlib.error)
 REMOTE, ARCHIVES = ("hf", "http", "https"), {"zip", "gzip", "bz2", "xz", "zstd", "lz4"}
 
 
@@ -193,7 +193,9 @@ def _hub(
 
 
 def _holds_images(feature) -> bool:
-    """Whether a column holds images, or bytes, which are image files."""
+    """Whether a column holds images, or bytes, which are image files, by themselves or in a struct."""
+    if isinstance(feature, dict):
+        feature = feature.get("bytes")
     is_bytes = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
     return is_bytes or isinstance(feature, datasets.Image)
 
@@ -211,8 +213,12 @@ def _stream(
             raise UserError(
                 f"The column {empty[0]!r} of {source} has no image in any row of its first file; take it out."
             )
+        found = ", ".join(
+            f"{name} ({getattr(kind, 'dtype', type(kind).__name__)})" for name, kind in dataset.features.items()
+        )
         raise UserError(
-            f"{source} has no column of images ({', '.join(wanted)}); its columns are {', '.join(dataset.features)}."
+            f"{source} has no column of images or their bytes under the name {' or '.join(wanted)}; its columns are "
+            f"{found}: name another with --image, or store the bytes of the files."
         )
     dataset = dataset.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     names = names or [f"{unit:05d}" for unit in range(dataset.num_shards)]

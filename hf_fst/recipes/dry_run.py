@@ -80,7 +80,7 @@ def dry_run(recipe: Recipe, measure: bool = False) -> dict[str, object]:
     if measure and (recipe.data_dir is not None or recipe.dataset == "street"):
         work, (used, of) = _measured(blank, recipe), peak_memory(config.device)
         data, notes, per_step = work.data, work.notes, work.stopwatch.per_step
-        steps = planned_steps(work.trainer, config)
+        steps = result["steps"] = planned_steps(work.trainer, config)
         time = f"{expected(per_step, steps)} Most memory: {_size(used)} of the {of}."
         result |= {"seconds_per_step": per_step, "peak_memory_bytes": used}
     print(before(recipe, config, settings, parameters, data, notes, steps, time))

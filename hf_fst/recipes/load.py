@@ -37,7 +37,14 @@ PACE = {
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2, not text."""
+    """YAML in which 1e-3 is a number and no key stands twice, as in YAML 1.2."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.composer.ComposerError(None, None, f"{twice[0]} stands there twice, keep one", node.start_mark)
+        return node
 
 
 Loader.add_implicit_resolver(
@@ -161,8 +168,8 @@ def read_keys(path: Path, inside: tuple[Path, ...] = ()) -> dict[str, object]:
     if path.resolve() in inside:
         raise UsageError(f"{path} is a default of itself; take it out of `defaults`.")
     try:
-        own = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        own = yaml.load(path.read_bytes(), Loader)  # in UTF-8, or in UTF-16 with a mark
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits
         raise UsageError(f"{path} is not YAML ({in_a_line(error)}).") from error
     if not isinstance(own, dict) or not all(isinstance(key, str) for key in own):
         raise UsageError(f"{path} is not a recipe; it must hold lines `key: value`.")
@@ -235,7 +242,7 @@ def parse(value: object, hint: object) -> object:
         return value
     try:
         parsed = yaml.load(value, Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return value
     kinds = _alternatives(hint)
     if isinstance(parsed, str) and "," in parsed and any(typing.get_origin(kind) is list for kind in kinds):

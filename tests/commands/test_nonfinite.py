@@ -8,8 +8,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import safetensors.torch
+import torch
 
 from hf_fst import cli
+from hf_fst.data.about import ABOUT
 from tests.evaluation.conftest import tiny_model
 from tests.publishing.conftest import make_facts
 from tests.recipes import tiny
@@ -54,6 +56,19 @@ def test_every_command_names_them(says, model, tmp_path, name):
     sentence = says([name, str(model), *(words.get(word, word) for word in COMMANDS[name])], 1)
     assert sentence.startswith("1 of the tensors in ") and "hold values that are not finite, the first is " in sentence
     assert "use an earlier checkpoint" in sentence and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["eval", "predict", "label"])
+def test_logits_that_overflow_are_neither_scored_nor_colored(capsys, model, tmp_path, name):
+    network = tiny_model(0, num_labels=len(ABOUT["street"].classes))
+    torch.nn.init.constant_(network.decode_head.classifier.weight, 3e38)
+    network.save_pretrained(tmp_path / "large")
+    words = {"IMAGES": str(model / "images"), "OUT": str(tmp_path / "out")}
+    argv = [name, str(tmp_path / "large"), *(words.get(word, word) for word in COMMANDS[name])]
+    assert cli.main(argv) == 1
+    said = capsys.readouterr().err
+    assert "The logits of SegformerForSemanticSegmentation are not finite" in said and "Traceback" not in said
+    assert not [*tmp_path.rglob("*.png")]
 
 
 @pytest.mark.parametrize("name", ["eval", "predict"])

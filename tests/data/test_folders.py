@@ -10,6 +10,8 @@ from hf_fst.data import DATASETS, load
 from hf_fst.errors import UserError
 from tests.data import trees
 
+ONE_NAME = "which are one name in logs; every class needs a name of its own."
+
 
 def fails(kind, *args, **options):
     with pytest.raises(kind) as caught:
@@ -87,7 +89,7 @@ def test_id2label_may_be_a_list(tmp_path):
 
 def test_names_may_stand_in_a_text_file_one_in_each_line(tmp_path):
     trees.folder(tmp_path)
-    (tmp_path / "names.TXT").write_text("road\n\n  night sky \ncar\n", encoding="utf-8")
+    (tmp_path / "names.TXT").write_text("# ours\n__ignore__\nroad\n\n  night sky \ncar\n", encoding="utf-8")
     label_map = load("folder", tmp_path, id2label=str(tmp_path / "names.TXT"))["train"].features["label"]
     assert label_map.names == ["road", "night sky", "car"]
 
@@ -98,6 +100,10 @@ def test_missing_folders_and_files_are_one_sentence(tmp_path):
     assert fails(FileNotFoundError, tmp_path) == (
         f"There is no folder {tmp_path}/masks; {tmp_path} must hold images/ and masks/ with files of the same stems."
     )
+    for part in ("Images/train", "Images/val", "Masks/train"):
+        (tmp_path / "split" / part).mkdir(parents=True)
+    words = f"There is no folder {tmp_path}/split/Masks/val; {tmp_path}/split must hold images/ and masks/ with files"
+    assert fails(FileNotFoundError, tmp_path / "split", id2label=["a", "b"]).startswith(words)
     (tmp_path / "id2label.json").unlink()
     assert fails(FileNotFoundError, tmp_path, masks="elsewhere") == (
         f'There is no file {tmp_path}/id2label.json; it must hold the class names, {{"0": "road", "1": "car"}} or '
@@ -126,6 +132,8 @@ def test_mismatched_and_doubled_stems_are_one_sentence(tmp_path):
         ('{"1": "a"}', 'must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"].'),
         ("[1, 2]", 'must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"].'),
         ("[]", 'must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"].'),
+        ('{"0": "a", "1": "b", "1": "c"}', "has a key twice in {0, 1, 1}; keep one of them."),
+        ('["caf\u00e9", "cafe\u0301"]', f"names classes 'caf\u00e9' and 'cafe\u0301', {ONE_NAME}"),
         (json.dumps(["x"] * 256), "names 256 classes, but 255 is the most (255 means ignored)."),
     ],
 )
@@ -164,7 +172,17 @@ def test_class_names_may_be_given_themselves(tmp_path, names):
     assert load("folder", str(tmp_path), id2label=names)["train"].features["label"].names == ["road", "car"]
 
 
-def test_names_with_a_gap_are_refused_wherever_they_stand(tmp_path):
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({1: "road", 2: "car"}, "^id2label must name the ids 0 to n-1"),
+        ({0: "road", "0": "car"}, "^id2label must name the ids 0 to n-1"),
+        (None, "^id2label is None, but must name the ids 0 to n-1"),
+        ("_classes.csv", "_classes.csv is neither JSON nor a .txt file; give the class names in either"),
+    ],
+)
+def test_names_with_a_gap_or_of_another_kind_are_refused_wherever_they_stand(tmp_path, names, message):
     trees.folder(tmp_path)
-    with pytest.raises(UserError, match="^id2label must name the ids 0 to n-1"):
-        load("folder", str(tmp_path), id2label={1: "road", 2: "car"})
+    (tmp_path / "_classes.csv").write_text("Pixel Value, Class\n0, road\n1, car\n")
+    with pytest.raises(UserError, match=message):
+        load("folder", str(tmp_path), id2label=names)

@@ -245,3 +245,9 @@ def test_jpeg_masks_in_a_table_are_refused_with_their_row(tmp_path):
     made = load("hub", table_of(tmp_path / "d", images, images), names=NAMES)["train"]
     with pytest.raises(ValueError, match=r"^row 2 \(label\) is compressed as JPEG, which changes or rescales the ids"):
         View(made, T.Evaluation())[2]
+
+
+def test_images_in_base64_are_one_sentence(tmp_path):
+    datasets.Dataset.from_dict({"image": ["iVBORw0KGgo" * 500]}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(UserError, match="'image' holds a text of 5500 characters, which is no path; turn base64 into"):
+        load("hub", str(tmp_path))

@@ -38,6 +38,7 @@ def in_mode_p() -> PIL.Image.Image:
         in_mode_p(),
         torch.from_numpy(IDS).to(torch.uint8)[None],
         torch.from_numpy(IDS).half(),
+        np.ma.masked_array(np.where(IDS == 255, -1, IDS).astype(np.int8), mask=IDS == 255),
     ],
     ids=lambda value: f"{type(value).__name__}-{getattr(value, 'dtype', getattr(value, 'mode', ''))}",
 )
@@ -98,6 +99,13 @@ def test_unlabeled_items_may_say_that_they_have_no_labels():
         ({"valid": torch.ones(3, 2)}, r"In item 7 valid has the shape \(3, 2\), but its pixel_values \(3, 2, 3\)"),
         ({"labels": [[0, 1], [2]]}, "In item 7 labels are a list; give one class id a pixel"),
         ({"labels": "mask.png"}, "In item 7 labels are a str; give one class id a pixel"),
+        ({"labels": torch.eye(3).to_sparse()}, "In item 7 labels are a sparse_coo float32 Tensor; give one class id"),
+        ({"labels": torch.from_numpy(IDS) * 1j}, "In item 7 labels are a strided complex64 Tensor; give one class id"),
+        (
+            {"pixel_values": torch.zeros(3, 2, 3).to_sparse()},
+            "In item 7 pixel_values are sparse_coo float32 Tensor; give",
+        ),
+        ({"pixel_values": np.ma.masked_less(PIXELS, 0)}, "In item 7 pixel_values are MaskedArray; give normalized"),
         ({"labels": IDS + 0.25}, "In item 7 labels are float64 numbers with fractions"),
         ({"labels": np.full((2, 3), np.nan)}, "In item 7 labels are float64 numbers with fractions"),
         ({"labels": np.stack([IDS] * 3, -1)}, r"In item 7 labels have the shape \(2, 3, 3\), but \(H,W\) is expected"),

@@ -111,3 +111,11 @@ def test_photographs_have_the_same_pixels_whoever_decodes_them(subsampling, prog
     np.testing.assert_array_equal(read.permute(1, 2, 0), decode_image(stored)[0])
     with pytest.raises(DataError, match="truncated"):
         decode_pixels({"path": None, "bytes": file.getvalue()[:-300]})
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "avif"])
+def test_animations_are_refused_whatever_holds_them(tmp_path, suffix):
+    first, second = (PIL.Image.fromarray(pixels) for pixels in (RGB, RGB[::-1].copy()))
+    first.save(tmp_path / f"file.{suffix}", save_all=True, append_images=[second])
+    with pytest.raises(DataError, match="is an animation of 2 pictures; save one picture a file"):
+        decode_image({"path": str(tmp_path / f"file.{suffix}"), "bytes": None})

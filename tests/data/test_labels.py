@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from hf_fst.data import DataError, LabelMap, View, collate
 from hf_fst.data.images import MAX_SIDE, decode_image
+from hf_fst.errors import UserError
 from tests.data.trees import save_gray, save_palette, save_png16
 
 IDS = np.array([[0, 1, 2], [2, 255, 0]], dtype=np.uint8)
@@ -224,3 +225,25 @@ def test_errors_in_workers_reach_the_user_as_the_same_sentence(tmp_path):
 def test_colors_that_are_none_are_refused_before_a_mask_is_blamed(colors):
     with pytest.raises(ValueError, match=r"^colors is .*; give an \[r, g, b\] of 0 to 255 for each raw id"):
         LabelMap(names=["a"], colors=colors)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": {0: "road", 1: "car"}}, "has the class names {0: 'road', 1: 'car'}; give a list of text"),
+        ({"names": "road"}, "has the class names 'road'; give a list of text"),
+        ({"names": [0, 1]}, r"has the class names \[0, 1\]; give a list of text"),
+        ({"names": [f"c{i}" for i in range(256)]}, "names 256 classes, but 255 is the most"),
+        ({"names": ["a", "b"], "palette": [[1, 2, 3]]}, "palette has 1 colors for 2 classes; give one for each"),
+    ],
+)
+def test_names_and_colors_that_do_not_fit_are_one_sentence(options, message):
+    with pytest.raises(UserError, match=message):
+        LabelMap(**options)
+
+
+def test_a_masked_array_is_ignored_where_it_is_masked():
+    given = np.ma.masked_array(np.array([[0, 1], [2, 9]], dtype=np.uint8), mask=[[0, 0], [0, 1]])
+    features = datasets.Features(label=LabelMap(names=["a", "b", "c"]))
+    made = datasets.Dataset.from_dict({"label": [given]}, features=features)
+    assert np.asarray(made[0]["label"]).tolist() == [[0, 1], [2, 255]]

@@ -74,7 +74,7 @@ def test_links_are_followed_once_and_lead_out_of_no_loop(tmp_path):
 def test_pipes_and_names_that_are_no_text_are_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     open(os.path.join(os.fsencode(tmp_path), b"bad\xff.png"), "wb").close()
-    for name in ("screen\u202fshot.png", "\u3000a.png"):
+    for name in ("screen\u202fshot.png", "\u3000a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_M.png"):  # of a NAS
         touch(tmp_path / name)
     found = walk(tmp_path)
     assert len(found.files) == 2

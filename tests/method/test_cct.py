@@ -202,6 +202,8 @@ def test_padding_is_not_learned_from():
     batch = objective.prepare(Fixed(), batch)
     counts = objective.counts(batch)
     assert counts["unlabeled"] == 4 and batch["pseudo_labels"][0, 1:].eq(255).all()
+    active = torch.tensor([[[[4.0, 1.0], [9.0, 9.0]]]])  # most of all on padding, which is no measure
+    assert Perturbations(batch["pseudo_labels"], 0.1)("feature_drop", active, None)[0, 0, 0].tolist() == [0.0, 1.0]
     _, terms = objective.terms(Fixed(), None, batch, counts)
     assert terms["unlabeled_loss"].item() == pytest.approx(30.0)  # both classes differ by 1 at every pixel
 

@@ -13,7 +13,7 @@ from transformers import BeitConfig, BeitForSemanticSegmentation
 from hf_fst.commands.common import look
 from hf_fst.errors import UserError
 from hf_fst.models import build
-from hf_fst.models.loading import load_network
+from hf_fst.models.loading import load_network, processor_of
 from hf_fst.prediction.segmenter import palette_of
 from hf_fst.publishing.facts import RunFacts
 from hf_fst.publishing.report import rewrite_report
@@ -125,6 +125,21 @@ def test_a_damaged_model_is_one_sentence(folder, how):
         load_network(folder)
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
     assert not os.path.exists("never-made")
+
+
+def test_an_adapter_of_itself_is_one_sentence(folder):
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    with pytest.raises(UserError, match="is an adapter of itself; name its base network in adapter_config.json"):
+        load_network(folder)
+
+
+def test_a_processor_of_texts_is_one_sentence(folder):
+    (folder / "preprocessor_config.json").write_text('{"image_processor_type": "CLIPTokenizer"}')
+    with pytest.raises(
+        UserError, match="cannot be read.*: It is a CLIPTokenizer. Try again, mend preprocessor_config"
+    ):
+        processor_of(folder)
 
 
 def test_names_of_classes_may_be_numbers(folder):

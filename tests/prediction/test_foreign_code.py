@@ -93,3 +93,12 @@ def test_with_the_flag_it_runs(foreign, tmp_path, monkeypatch, command):
 def test_loading_in_python_does_not_ask_either(foreign):
     with pytest.raises(ValueError, match="give --trust_remote_code"):
         load(foreign)
+
+
+def test_code_of_an_image_processor_alone_is_refused_alike(foreign, tmp_path, capsys):
+    tiny_model(1).save_pretrained(foreign)
+    about = {"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own.OwnConfig"}}
+    (foreign / "preprocessor_config.json").write_text(json.dumps(about))
+    assert cli.main(words("predict", foreign, tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert f"The image processor of {foreign} needs code that comes with it" in said and not (foreign / "ran").exists()

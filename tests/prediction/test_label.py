@@ -207,7 +207,8 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_set(run_dir, tmp_path, caps
 
 @pytest.mark.parametrize("option, value, sentence", [
     ("--confidence_threshold", 1.5, "confidence_threshold is 1.5; use a number from 0 to 1."),
-    ("--image", "photo", "{0}/shards has no column of images (photo); its columns are image, caption."),
+    ("--image", "photo", "{0}/shards has no column of images or their bytes under the name photo; its columns are image "
+        "(PIL.Image.Image), caption (string): name another with --image, or store the bytes of the files."),
 ])  # fmt: skip
 def test_wrong_options_are_told(run_dir, images, tmp_path, capsys, option, value, sentence):  # noqa: F811
     as_parquet(images, tmp_path / "shards")

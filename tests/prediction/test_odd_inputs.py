@@ -89,6 +89,12 @@ def test_a_file_that_cannot_be_used_costs_a_line(
 
 
 @pytest.mark.parametrize("command", ["predict", "label"])
+def test_a_name_as_long_as_the_disk_allows_is_as_good_as_another(run_dir, images, tmp_path, capsys, command):  # noqa: F811
+    (images / "1.png").rename(images / f"{'x' * 251}.png")
+    assert run(capsys, command, run_dir, images, "-o", tmp_path / "out")[0] == 0
+
+
+@pytest.mark.parametrize("command", ["predict", "label"])
 def test_one_such_file_alone_is_named(run_dir, tmp_path, capsys, command):  # noqa: F811
     (tmp_path / "odd.png").symlink_to("nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
@@ -135,8 +141,10 @@ def test_a_broken_table_or_archive_is_named(run_dir, images, tmp_path, capsys): 
     good = {"bytes": (images / "0.png").read_bytes(), "path": None}
     parquet(tmp_path / "shards/a.parquet", [good])
     (tmp_path / "shards/b.parquet").write_bytes((tmp_path / "shards/a.parquet").read_bytes()[:-200])
+    pq.write_table(pa.table({"image": pa.array([7])}), tmp_path / "shards/c.parquet")  # of another type
     code, said = run(capsys, "label", run_dir, tmp_path / "shards", "-o", tmp_path / "out")
-    assert code == 1 and "b.parquet is broken (" in said and "1 of 2 files failed" in said
+    assert code == 1 and "b.parquet is broken (" in said and "c.parquet is broken (Unsupported cast" in said
+    assert "2 of 3 files failed" in said
     assert list(labeled(tmp_path / "out")) == ["a.parquet#0"]
     for name in ("c.parquet", "c.tar"):
         (tmp_path / "one").mkdir(exist_ok=True)
@@ -297,9 +305,10 @@ def test_names_of_files_and_classes_cannot_steer_the_terminal(images, tmp_path, 
         assert not {"\x1b", "\x07"} & set(said.replace("\x1b[A", ""))  # tqdm moves up a line
 
 
-def test_a_table_whose_column_holds_the_bytes_of_files_is_labeled(run_dir, images, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("store", [lambda file: file, lambda file: {"bytes": file, "width": 48}])
+def test_a_table_whose_column_holds_the_bytes_of_files_is_labeled(run_dir, images, tmp_path, store):  # noqa: F811
     files = [(images / f"{index}.png").read_bytes() for index in range(2)]
-    table = pa.table({"image": pa.array([files[0], b"no image", files[1]], pa.binary())})
+    table = pa.table({"image": pa.array(map(store, [files[0], b"no image", files[1]]))})
     pq.write_table(table, tmp_path / "bytes.parquet")
     argv = ["label", run_dir, tmp_path / "bytes.parquet", "-o", tmp_path / "out"]
     assert cli.main([*map(str, argv)]) == 1  # for the one that is no image

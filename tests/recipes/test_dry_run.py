@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from hf_fst import cli
 from tests.recipes import tiny
 
 
-def test_a_few_real_steps_are_measured(tmp_path, capsys):
-    recipe = tiny.write(tmp_path / "my.yaml", tiny.folders(tmp_path), max_steps=500)
+@pytest.mark.parametrize(
+    ("length", "steps"), [({"max_steps": 500}, 500), ({"max_steps": -1, "num_train_epochs": 3}, 6)]
+)
+def test_a_few_real_steps_are_measured(tmp_path, capsys, length, steps):
+    recipe = tiny.write(tmp_path / "my.yaml", tiny.folders(tmp_path), **length)
     argv = ["train", recipe, "--dry_run", "-o", str(tmp_path / "out")]
     assert cli.main([*argv, "--json"]) == 0
     printed = capsys.readouterr()
     measured = json.loads(printed.out)
     assert measured["seconds_per_step"] > 0 and measured["peak_memory_bytes"] > 1e6
+    assert measured["steps"] == steps and measured["epochs"] == length.get("num_train_epochs")
     text = " ".join(printed.err.split())
     assert "images 4 labeled, 4 unlabeled" in text and f"writes {tmp_path}/out: the teacher" in text
-    assert "s a step: 500 steps take about" in text and " Most memory: " in text
+    assert f"s a step: {steps} steps take about" in text and " Most memory: " in text
     assert not (tmp_path / "out").exists()
 
 

@@ -8,7 +8,7 @@ import yaml
 from hf_fst.errors import MissingError, UsageError
 from hf_fst.recipes import load_recipe, sweep_points
 from hf_fst.recipes.keys import key_table
-from hf_fst.recipes.load import as_dict, make_recipe, to_config
+from hf_fst.recipes.load import Loader, as_dict, make_recipe, to_config
 from hf_fst.recipes.names import LIBRARY, recipe_names
 
 
@@ -192,6 +192,22 @@ def test_wrong_keys_and_values_are_refused_in_one_sentence(keys, sentence):
     with pytest.raises(UsageError) as caught:
         make_recipe(keys)
     assert str(caught.value) == sentence
+
+
+def test_a_key_that_stands_twice_is_refused_wherever_it_does(tmp_path):
+    for text in ("seed: 1\nseed: 2\n", "model_config: {seed: 1, seed: 1}\n"):
+        with pytest.raises(UsageError, match="is not YAML .seed stands there twice, keep one"):
+            load_recipe(write(tmp_path / "r.yaml", text))
+    more = "model_config: &a {x: 1, y: 1}\nmodel_kwargs: &b {<<: *a, x: 2}\n<<: *b\n"
+    assert yaml.load(more, Loader)["x"] == 2
+
+
+def test_a_file_that_an_editor_of_windows_wrote_and_one_beyond_all_bounds(tmp_path):
+    (tmp_path / "r.yaml").write_bytes("seed: 4\n".encode("utf-16"))
+    assert load_recipe(tmp_path / "r.yaml").options["seed"] == 4
+    for text in ("seed: " + "9" * 5000, "model_config: " + "[" * 9999):
+        with pytest.raises(UsageError, match="is not YAML"):
+            load_recipe(write(tmp_path / "r.yaml", text))
 
 
 def test_what_the_config_refuses_is_wrong_usage():
