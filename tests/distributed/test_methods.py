@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-import torch
 
 from tests import tiny
 from tests.distributed.methods import RUNS, everything
+from tests.processes import held_by_two
 
 pytestmark = pytest.mark.distributed
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What each of two processes holds after its runs."""
-    directory = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, "tests.distributed.methods", str(directory)], cwd=ROOT, env=environment, check=True, timeout=600
-    )
-    return [torch.load(directory / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return held_by_two("tests.distributed.methods", tmp_path_factory.mktemp("two"))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import torch
 from transformers import SegformerForSemanticSegmentation
 
 from tests.distributed import scale
+from tests.processes import on_two
 
 pytestmark = pytest.mark.distributed
 ROOT = Path(__file__).parents[2]
@@ -35,17 +36,7 @@ def parameters(tensors: dict) -> dict:
 def directory(tmp_path_factory):
     """Where two processes wrote what they hold."""
     directory = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "tests.distributed.scale", str(directory)],
-        cwd=ROOT,
-        env=environment,
-        timeout=600,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+    on_two("tests.distributed.scale", directory)
     return directory
 
 

@@ -1,10 +1,6 @@
 """Two processes count what one counts."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,20 +10,13 @@ from PIL import Image
 from tests.data import trees
 from tests.evaluation import two_processes
 from tests.evaluation.conftest import tiny_model
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import on_two
 
 
 @pytest.mark.distributed
 def test_two_processes_equal_one(run_dir, tmp_path):
     alone = two_processes.count_in_every_way(Accelerator(cpu=True), run_dir, tmp_path)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    script = str(ROOT / "tests/evaluation/two_processes.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", script]
-    done = subprocess.run(
-        [*command, str(run_dir), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_two("tests.evaluation.two_processes", run_dir, tmp_path)
     predictions, labels = two_processes.maps()
     for rank in range(2):
         found = json.loads((tmp_path / f"found_{rank}.json").read_text())
@@ -53,26 +42,8 @@ def test_two_processes_equal_one(run_dir, tmp_path):
 def test_the_command_on_two_processes_equals_a_count_of_the_pictures_it_saves(tmp_path, options):
     labels = trees.camvid(tmp_path / "camvid", counts=(1, 5, 1))["val"]
     tiny_model(1, 11).save_pretrained(tmp_path / "model")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node",
-        "2",
-        "--standalone",
-        "-m",
-        "hf_fst.cli",
-    ]
-    command += ["eval", str(tmp_path / "model"), "camvid", "--data_dir", str(tmp_path / "camvid"), *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "--save_predictions", "-o", str(tmp_path / "out")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = ["eval", tmp_path / "model", "camvid", "--data_dir", tmp_path / "camvid", *options]
+    on_two("hf_fst.cli", *command, "--save_predictions", "-o", tmp_path / "out")
     counts = np.zeros((12, 11), dtype=np.int64)
     for name, label in labels.items():
         prediction = np.asarray(Image.open(tmp_path / "out/predictions" / f"{name}.png"))

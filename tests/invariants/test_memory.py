@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -16,8 +11,8 @@ from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.method.rules import RULES
 from tests import tiny
 from tests.invariants.remembering import OTHER_RULES, REMEMBERING, copied, run, trained
+from tests.processes import held_by_two
 
-ROOT = Path(__file__).parents[2]
 AHEAD = ("naive_fst", "improved_fst", "fst_d", "fst_w")
 
 
@@ -96,13 +91,7 @@ def test_a_checkpoint_without_a_memory_is_refused(tmp_path, name):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What each of two processes holds after its runs."""
-    directory = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, "tests.invariants.remembering", str(directory)], cwd=ROOT, env=environment, check=True, timeout=300
-    )
-    return [torch.load(directory / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return held_by_two("tests.invariants.remembering", tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.distributed

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import torch
 
 from tests import tiny
 from tests.invariants.resumed import CASES, Case, assert_same, both, run
+from tests.processes import held_by_two
 
-ROOT = Path(__file__).parents[2]
 FAST = CASES[:3]
 LONG = [case for case in CASES[3:] if case.processes == 1]
 TWO = [case for case in CASES if case.processes == 2]
@@ -50,13 +45,7 @@ def test_resumed_run_is_the_uninterrupted_run_as_the_authors_code_trains(tmp_pat
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """What each of two processes holds after its runs."""
-    directory = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, "tests.invariants.resumed", str(directory)], cwd=ROOT, env=environment, check=True, timeout=900
-    )
-    return [torch.load(directory / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return held_by_two("tests.invariants.resumed", tmp_path_factory.mktemp("two"))
 
 
 @pytest.mark.distributed

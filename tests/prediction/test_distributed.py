@@ -1,10 +1,6 @@
 """Two processes write what one writes."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +8,7 @@ from hf_fst.prediction.label import label_collection
 from hf_fst.prediction.predict import predict_files
 from tests.evaluation.conftest import run_dir  # noqa: F401  the fixture
 from tests.prediction.test_label import SOURCES, as_parquet, images  # noqa: F401  the fixture
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import on_two
 
 
 def content(folder, suffix):
@@ -24,19 +19,8 @@ def content(folder, suffix):
 def test_two_processes_equal_one(run_dir, images, tmp_path):  # noqa: F811
     as_parquet(images, tmp_path / "shards_in")
     (images / "3.png").write_bytes(b"no picture")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command += [
-        str(ROOT / "tests/prediction/two_processes.py"),
-        str(run_dir),
-        str(images),
-        str(tmp_path / "shards_in"),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     (tmp_path / "two").mkdir()
-    done = subprocess.run(
-        [*command, str(tmp_path / "two")], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    said = on_two("tests.prediction.two_processes", run_dir, images, tmp_path / "shards_in", tmp_path / "two")
     ranks = [json.loads((tmp_path / f"two/found_{rank}.json").read_text()) for rank in range(2)]
 
     one = tmp_path / "one"
@@ -52,4 +36,4 @@ def test_two_processes_equal_one(run_dir, images, tmp_path):  # noqa: F811
         assert (found["shards"]["images"], found["shards"]["shards"]) == (len(SOURCES), 4)
         assert found["predict"]["images"] == 6 and len(found["predict"]["failed"]) == 1
         assert found["refused"] == 1
-    assert done.stderr.count("was begun with shard_size 2, but now shard_size is 500") == 1
+    assert said.count("was begun with shard_size 2, but now shard_size is 500") == 1
