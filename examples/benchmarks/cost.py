@@ -6,9 +6,10 @@ r"""Seconds and memory of one iteration under each rule or with each method, as 
     python examples/benchmarks/cost.py --name cost_camvid --recipe hf_fst/recipes/library/base/camvid_semi.yaml -- \
         --data_dir camvid
 
-Trains the model of a recipe for a few steps with each in turn, several rounds. A round gives the mean of its steps,
-which are a multiple of 12, so that look-aheads now and then count in full; the table has the median of the rounds. On a
-CPU the seconds are those of the processor, which other work on the machine does not change.
+Trains the model of a recipe for a few steps with each in turn, several rounds, and each time the control right before it,
+since the speed of a machine changes from minute to minute. A round gives the mean of its steps, which are a multiple of
+12, so that look-aheads now and then count in full, and the ratio to the control; the table has the medians of the rounds.
+On a CPU the seconds are those of the processor.
 What stands after `--` goes to the recipe. Writes docs/results/NAME.json.
 """
 
@@ -22,6 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -130,17 +132,18 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--steps is {args.steps}, but a round needs whole rounds of M = 12 steps; give a multiple of 12")
     given = {key.removeprefix("--"): value for key, value in zip(more[::2], more[1::2], strict=True)}
     measures, control = SETS[args.set]
-    seconds: dict[str, list[float]] = {name: [] for name in measures}
-    memory: dict[str, int] = {}
+    seconds, ratios, memory = defaultdict(list), defaultdict(list), {}
     for _ in range(args.rounds):
         for name, settings in measures.items():
+            before, _ = measure(args.recipe, {**given, **measures[control]}, args.steps, warm_up=2)
             measured, memory[name] = measure(args.recipe, {**given, **settings}, args.steps, warm_up=2)
             seconds[name].append(statistics.fmean(measured))
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+            ratios[name].append(seconds[name][-1] / statistics.fmean(before))
     rows, clock = [], "seconds" if torch.cuda.is_available() else "processor seconds"
-    for name, median in medians.items():
-        ratio, mebibytes = median / medians[control], memory[name] / 2**20
-        rows.append({"name": name, "seeds": {"0": {"seconds": median, "ratio": ratio, "memory": mebibytes}}})
+    for name in measures:
+        median, ratio = statistics.median(seconds[name]), statistics.median(ratios[name])
+        values = {"seconds": median, "ratio": ratio, "memory": memory[name] / 2**20}
+        rows.append({"name": name, "seeds": {"0": values}})
     words = f"--set {args.set} --name {args.name} --recipe {args.recipe} --steps {args.steps} --rounds {args.rounds}"
     if given:
         words += " -- " + shlex.join(more).replace(given.get("data_dir", "DATA_DIR"), "DATA_DIR")
@@ -156,8 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
             {"key": "memory", "title": "held for the look-ahead (MiB)", "format": "number"},
         ],
         "rows": rows,
-        "note": f"Median of {args.rounds} rounds of {args.steps} iterations; loading of images is included. The "
-        "memory is that of the kept present and, for FST-W, of the mean future.",
+        "note": f"Medians of {args.rounds} rounds of {args.steps} iterations, each right after as many of the control; "
+        "loading of images is included. The memory is that of the kept present and, for FST-W, of the mean future.",
     }
     target = ROOT / "docs" / "results" / f"{args.name}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
