@@ -1,4 +1,4 @@
-"""Keeps the normalization of datasets in step with the image processor, and finds the views in a dataset."""
+"""Makes datasets follow the normalization of the image processor, and finds the views in a dataset."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INNER |= {v2.Compose: "transforms", Evaluation: "steps", CenterCrop: "steps"}
 
 
 def _normalizing(thing: Any) -> Iterator[Normalize | v2.Normalize]:
-    """All normalization steps that can be found in a dataset or a transform."""
+    """All normalization steps in a dataset or a transform."""
     if isinstance(thing, (Normalize, v2.Normalize)):
         yield thing
     for part in _parts(thing):
@@ -34,7 +34,7 @@ def _parts(thing: Any) -> list:
 
 
 def views_of(dataset: Any) -> Iterator[View]:
-    """All views that can be found in a dataset or a dict of datasets."""
+    """All views in a dataset or a dict of datasets."""
     if isinstance(dataset, View):
         yield dataset
         return
@@ -43,7 +43,7 @@ def views_of(dataset: Any) -> Iterator[View]:
 
 
 def stated(dataset: Any) -> list[Normalization]:
-    """The normalizations that the transforms of a dataset were given, as far as they can be found."""
+    """The normalizations that the transforms of a dataset were given."""
     return [
         Normalization(tuple(step.mean), tuple(step.std)) if isinstance(step, v2.Normalize) else step.given
         for step in _normalizing(dataset)
@@ -52,7 +52,7 @@ def stated(dataset: Any) -> list[Normalization]:
 
 
 def following(dataset: Any, normalization: Normalization, name: str = "") -> Any:
-    """The dataset, or a copy whose transforms use this normalization where they were given none.
+    """The dataset, or a copy whose transforms use this normalization if they were given none.
 
     Args:
         dataset: one of ours, one composed of them, or a dict of them; any other is returned as it is.

@@ -1,4 +1,4 @@
-"""Computes something for every file of a dataset once, in several processes; cached until a file changes."""
+"""Computes something for every file of a dataset, in several processes; cached until a file changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens every image and mask before something is trained on them: what is there, and what is wrong with it."""
+"""Checks every image and mask before training: what the files hold, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hf_fst.data.views import View, named_row
 from hf_fst.errors import DataError
 
 LABELED, EVALUATED = ("labeled", "labeled target"), ("validation", "test")
-MOST_IGNORED = MOST_PADDING = 0.5  # shares; beyond these something is probably not meant
+MOST_IGNORED = MOST_PADDING = 0.5  # shares; more is probably a mistake
 FEATURES = datasets.Features(
     file=datasets.Value("string"),
     error=datasets.Value("string"),
@@ -37,13 +37,13 @@ BINARY = "masks of 0 and 255 need id_map: {0: 0, 255: 1}"
 
 @dataclass(frozen=True)
 class Images:
-    """Images to look at, and how training crops them, as `hf_fst.data.transforms.training` takes it.
+    """Images to check, and how training crops them (see `hf_fst.data.transforms.training`).
 
     Args:
         view: the images, with their masks where these are read.
         crop: (height, width) of the crops; None where images are not cropped.
-        scale: (width, height) into which they are resized before.
-        random_scale: (low, high) of the random factor of their size.
+        scale: (width, height) that they are resized into first.
+        random_scale: (low, high) of the random resizing.
     """
 
     view: View
@@ -59,12 +59,12 @@ class Part:
     Args:
         files: the name of each image.
         sizes: (N,2), height and width of each, 0 where it cannot be used.
-        digests: what its pixels hash to, "" where it cannot be used.
+        digests: a hash of the pixels of each, "" where it cannot be used.
         errors: why an image or its mask cannot be used, by row.
-        class_pixels: (N,C), the pixels of each class in each mask; None without masks.
-        ignored: pixels of each id of the files that is ignored.
-        padding: the share of the crops, in 0..1, that lies outside of the images; None without crops.
-        causes: the errors without the names of files.
+        class_pixels: (N,C), pixels of each class in each mask; None without masks.
+        ignored: pixels of each ignored id, by id.
+        padding: share of padding in the crops, in 0..1; None without crops.
+        causes: the errors without file names.
     """
 
     files: list[str]
@@ -78,7 +78,7 @@ class Part:
 
     @property
     def ignored_share(self) -> float | None:
-        """Of the pixels of the masks, in 0..1; None without masks."""
+        """Share of the pixels of the masks, in 0..1; None without masks."""
         if self.class_pixels is None:
             return None
         ignored = sum(self.ignored.values())
@@ -91,12 +91,12 @@ class Finding:
 
     Args:
         kind: "unreadable", "labels", "classes", "ignored", "padding" or "duplicates".
-        part: where.
-        sentence: what was found, and the cure.
-        details: a line for each file, class or id it is about.
-        causes: instead of these on a page: a line for all files that the same is wrong with.
-        heading: the sentence above all details, where `sentence` names the first of them.
-        stops: whether nothing good can come of training.
+        part: the part it is in.
+        sentence: what was found, and what to do.
+        details: a line for each file, class or id.
+        causes: shown in place of `details` on a page: a line for all files with the same fault.
+        heading: the sentence above all details, if `sentence` names the first of them.
+        stops: whether training is refused.
     """
 
     kind: str
@@ -117,13 +117,13 @@ class Report:
     findings: list[Finding]
 
     def refuse(self, skip_unreadable: bool) -> list[str]:
-        """The sentences of what is wrong and does not stop a training.
+        """The sentences of the findings, none of which stops training.
 
         Args:
-            skip_unreadable: whether files of training that cannot be used are left out.
+            skip_unreadable: whether training leaves out files that cannot be used.
 
         Raises:
-            DataError: something does.
+            DataError: with the first finding that does.
         """
         for finding in self.findings:
             skipped = skip_unreadable and finding.kind == "unreadable" and finding.part not in EVALUATED
@@ -132,7 +132,7 @@ class Report:
         return [finding.sentence for finding in self.findings]
 
     def as_dict(self) -> dict:
-        """The report as JSON holds it; shares lie in 0..1."""
+        """The report as plain data; shares are in 0..1."""
         parts = {}
         for name, part in self.parts.items():
             sizes, counts = np.unique(part.sizes[part.sizes[:, 0] > 0], axis=0, return_counts=True)
@@ -159,12 +159,12 @@ class Report:
 
 
 def check(parts: dict[str, Images], names: Sequence[str], num_proc: int | None = None) -> Report:
-    """Opens every file, in several processes; what was found is kept, and again looked for where a file changes.
+    """Opens every file, in several processes; the results are cached until a file changes.
 
     Args:
-        parts: images under `labeled`, `labeled target`, `unlabeled`, `validation` and `test`, as far as there are any.
+        parts: images by part: `labeled`, `labeled target`, `unlabeled`, `validation`, `test`, or some of these.
         names: of the classes.
-        num_proc: processes; None for one a core, and one for small sets.
+        num_proc: number of processes; None for one per core, or one for small sets.
     """
     seen = {name: look_at(images, name, num_proc) for name, images in parts.items()}
     findings = [finding for name, part in seen.items() for finding in _unreadable(name, part)]
@@ -175,14 +175,14 @@ def check(parts: dict[str, Images], names: Sequence[str], num_proc: int | None =
 
 
 def look_at(images: Images, name: str, num_proc: int | None = None) -> Part:
-    """Looks at the files of one part, `name`."""
+    """Opens the files of one part, `name`."""
     view = images.view
     label_map = view.label_map if view.with_labels else None
     desc = f"Checking {name} images"
     looked = map_files(view.stored, _look, FEATURES, "looks", desc, num_proc, label_map=label_map)
     found = {column: list(looked[column]) for column in FEATURES}
     for row, error in enumerate(found["error"]):
-        if error:  # perhaps not any more: a disk may have been away
+        if error:  # it may be readable by now: a disk may have been offline
             for column, value in _look(view.stored[row], row, label_map).items():
                 found[column][row] = value
     errors = {row: error for row, error in enumerate(found["error"]) if error}
@@ -199,7 +199,7 @@ def look_at(images: Images, name: str, num_proc: int | None = None) -> Part:
 
 
 def _look(row: dict[str, dict], index: int, label_map: LabelMap | None) -> dict:
-    """What one image, and its mask where it has one, are. See `FEATURES`; ids are those of the file."""
+    """What one image and its mask hold (`FEATURES`); ids are those in the file."""
     found = {"file": f"row {index}", "error": None, "height": 0, "width": 0, "digest": "", "ids": [], "pixels": []}
     try:
         row = named_row(row, index)
@@ -222,7 +222,7 @@ def _nameless(error: str, row: dict[str, dict | None]) -> str:
 
 
 def _ids(row: dict[str, dict], picture: torch.Tensor, turned: int, label_map: LabelMap) -> list[tuple[int, int]]:
-    """The ids in a mask's file with their pixels. Raises `DataError` where training could not use the mask."""
+    """The ids in a mask file and their numbers of pixels. Raises `DataError` if training could not use the mask."""
     raw, stored_as = decode_mask(row["label"], label_map.colors, label_map.first_channel)
     labels = label_map.train_ids(raw, row["label"])
     names = (file_of(row["label"]), file_of(row["image"]))
@@ -234,7 +234,7 @@ def _ids(row: dict[str, dict], picture: torch.Tensor, turned: int, label_map: La
 def _counted(
     ids: list[list[int]], pixels: list[list[int]], label_map: LabelMap | None
 ) -> tuple[np.ndarray | None, dict[int, int]]:
-    """The class pixels (N,C), None without masks, and the pixels of each id that is ignored."""
+    """Pixels of each class (N,C), None without masks, and of each ignored id."""
     if label_map is None:
         return None, {}
     raw = np.zeros((len(ids), IGNORED + 1), dtype=np.int64)
@@ -247,7 +247,7 @@ def _counted(
 
 
 def _padded(sizes: np.ndarray, images: Images) -> float | None:
-    """The mean share of the crops that lies outside of images of these sizes (N,2)."""
+    """Mean share of padding in crops of images of these sizes (N,2)."""
     if images.crop is None or not len(sizes):
         return None
     sizes, counts = np.unique(sizes, axis=0, return_counts=True)
@@ -265,25 +265,25 @@ def _unreadable(name: str, part: Part) -> list[Finding]:
     reasons = list(part.errors.values())
     if len(reasons) < 2:
         return [Finding("unreadable", name, reason, stops=True) for reason in reasons]
-    told = f"{len(reasons)} of {len(part.files)} {name} images cannot be used"
-    alike: dict[str, list[int]] = {}
+    heading = f"{len(reasons)} of {len(part.files)} {name} images cannot be used"
+    same: dict[str, list[int]] = {}
     for row, cause in part.causes.items():
-        alike.setdefault(cause, []).append(row)
+        same.setdefault(cause, []).append(row)
     causes = []
-    for first, *others in sorted(alike.values(), key=len, reverse=True):
+    for first, *others in sorted(same.values(), key=len, reverse=True):
         more = ", ".join(part.files[row] for row in others[:3]) + ", ..." * (len(others) > 3)
         causes.append(part.errors[first] + (f" The same holds for {len(others)} more: {more}" if others else ""))
-    sentence = f"{told}, the first: {reasons[0]}"
-    return [Finding("unreadable", name, sentence, reasons, causes, f"{told}:", stops=True)]
+    sentence = f"{heading}, the first: {reasons[0]}"
+    return [Finding("unreadable", name, sentence, reasons, causes, f"{heading}:", stops=True)]
 
 
 def _labels(seen: dict[str, Part], names: list[str]) -> list[Finding]:
-    """What is wrong with the labels that are learned from."""
+    """What is wrong with the labels that training learns from."""
     parts = [seen[name] for name in LABELED if name in seen]
     if len(names) == 1:
         return _nothing_to_learn(
-            f"The only class is {names[0]!r}, so that there is nothing to tell it from; name the background too, as "
-            f"['background', {names[0]!r}], with an id map where the masks need one."
+            f"The only class is {names[0]!r}, so there is nothing to distinguish it from; name the background too, as "
+            f"['background', {names[0]!r}], with an id map if the masks need one."
         )
     if all(len(part.errors) == len(part.files) for part in parts):
         return []
@@ -298,21 +298,21 @@ def _labels(seen: dict[str, Part], names: list[str]) -> list[Finding]:
     if not there:
         ids = ", ".join(map(str, sorted(ignored)))
         return _nothing_to_learn(
-            f"No pixel of the labels has a class, all are {ids} (ignored); check the id map{hint}."
+            f"No pixel of the labels has a class: all are {ids} (ignored); check the id map{hint}."
         )
     if len(there) == 1:
         return _nothing_to_learn(
-            f"Every labeled pixel is {there[0]!r}, so that there is nothing to learn; check masks and id map{hint}."
+            f"Every labeled pixel is {there[0]!r}, so there is nothing to learn; check the masks and the id map{hint}."
         )
     findings = [_missing(seen, names, total)] if len(there) < len(names) else []
     pixels = sum(ignored.values()) + total.sum()
     if sum(ignored.values()) > MOST_IGNORED * pixels:
         shares = [f"id {i} {n / pixels:.0%}" for i, n in sorted(ignored.items(), key=lambda item: -item[1])]
-        told = (
+        sentence = (
             f"{sum(ignored.values()) / pixels:.0%} of the pixels of the labels are ignored ({', '.join(shares[:3])}), so "
-            "that little is learned from; check the id map, unless the labels are sparse."
+            "there is little to learn from; check the id map, unless the labels are sparse on purpose."
         )
-        findings.append(Finding("ignored", "labeled", told, shares))
+        findings.append(Finding("ignored", "labeled", sentence, shares))
     return findings
 
 
@@ -325,9 +325,9 @@ def _missing(seen: dict[str, Part], names: list[str], total: np.ndarray) -> Find
     missing = [i for i, count in enumerate(total) if not count]
     shown = [f"{names[i]!r} (id {i})" for i in missing]
     few = ", ".join(shown[:5]) + (f" and {len(shown) - 5} more" if len(shown) > 5 else "")
-    cure = f"check class names and id map, or leave the class{'es' * (len(missing) > 1)} out"
+    cure = f"check the class names and the id map, or leave the class{'es' * (len(missing) > 1)} out"
     if missing == [0]:
-        cure = "if the ids of the masks start at 1, give id_map: {1: 0, 2: 1, ...}, otherwise leave the class out"
+        cure = "if the mask ids start at 1, give id_map: {1: 0, 2: 1, ...}; otherwise leave the class out"
     evaluated = {name: seen[name].class_pixels.sum(0) for name in EVALUATED if name in seen}
     details = []
     for i, text in zip(missing, shown, strict=True):
@@ -339,26 +339,26 @@ def _missing(seen: dict[str, Part], names: list[str], total: np.ndarray) -> Find
 def _evaluated(name: str, part: Part) -> list[Finding]:
     if part.errors or part.class_pixels.any():
         return []
-    told = f"No pixel of the {name} images has a class, so that there is nothing to score; check their masks."
-    return [Finding("labels", name, told, stops=True)]
+    sentence = f"No pixel of the {name} images has a class, so there is nothing to score; check their masks."
+    return [Finding("labels", name, sentence, stops=True)]
 
 
 def _padding(name: str, part: Part, crop: tuple[int, int] | None) -> list[Finding]:
     if part.padding is None or part.padding <= MOST_PADDING:
         return []
     height, width = np.median(part.sizes[part.sizes[:, 0] > 0], axis=0).astype(int)
-    told = (
-        f"{part.padding:.0%} of the {name} crops of {crop[1]} x {crop[0]} pixels are padding, since images have about "
-        f"{width} x {height}; give a smaller crop_size."
+    sentence = (
+        f"{part.padding:.0%} of the area of the {name} crops ({crop[1]} x {crop[0]}) is padding, since the images are "
+        f"about {width} x {height}; give a smaller crop_size."
     )
-    return [Finding("padding", name, told)]
+    return [Finding("padding", name, sentence)]
 
 
 def _duplicates(seen: dict[str, Part]) -> list[Finding]:
-    """Images whose pixels are in two parts that should have none in common."""
+    """Images with the same pixels in two parts that should have none in common."""
     labeled = [name for name in LABELED if name in seen]
     training = [*labeled, *(["unlabeled"] if "unlabeled" in seen else [])]
-    scored = (training, "training images", "scores on these say little, so take them out of one of the two")
+    scored = (training, "training images", "scores on these mean little; remove them from one of the two")
     pairs = {"unlabeled": (labeled, "labeled images", "take these out of the unlabeled ones")}
     findings = []
     for name, (others, of, cure) in (pairs | dict.fromkeys(EVALUATED, scored)).items():
@@ -371,7 +371,7 @@ def _duplicates(seen: dict[str, Part]) -> list[Finding]:
         files = zip(seen[name].digests, seen[name].files, strict=True)
         both = [f"{file} = {known[digest]}" for digest, file in files if digest and digest in known]
         if both:
-            told = f"The {name} images include {len(both):,} of the {of}"
-            sentence = f"{told}, the first: {both[0]}; {cure}."
-            findings.append(Finding("duplicates", name, sentence, both, heading=f"{told}; {cure}:"))
+            found = f"The {name} images include {len(both):,} of the {of}"
+            sentence = f"{found}, the first: {both[0]}; {cure}."
+            findings.append(Finding("duplicates", name, sentence, both, heading=f"{found}; {cure}:"))
     return findings

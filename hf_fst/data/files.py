@@ -1,4 +1,4 @@
-"""What the loaders share: walking folders, matching files, the names of splits, building the dataset dictionary."""
+"""Shared by the loaders: walking folders, matching files, names of splits, building the dataset dictionary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_fst.errors import MissingError, UserError, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # masks need a lossless format
-# what a split is called in folders and on the Hub, in any case
+# names of splits in folders and on the Hub, in lower or upper case
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -27,11 +27,11 @@ SPLITS = {
 NO_DATA = ("@eaDir", "__MACOSX")  # folders of thumbnails and attributes that a NAS or an archive brings
 
 Row = tuple[Path, Path | None]
-OTHER_KIND = "a file of another kind"  # the usual reason why a file is not used; any other is an error
+OTHER_KIND = "a file of another kind"  # the harmless reason why a file is not used; any other is an error
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder or split name stands for; None if it is none."""
+    """The split that a name means; None if it is not the name of a split."""
     return next((split for split, names in SPLITS.items() if name.lower() in names), None)
 
 
@@ -71,11 +71,11 @@ def walk(root: Path, endings: Sequence[str] = SUFFIXES, skip: Iterable[Path] = (
                 folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in NO_DATA)
                 inside = [Path(place, name) for name in folders]
                 around = [path for path in inside if path.is_symlink() and here.is_relative_to(path.resolve())]
-                found.unused |= dict.fromkeys(around, "a link to a folder that it lies in")
+                found.unused |= dict.fromkeys(around, "a link to a folder that contains it")
                 folders[:] = [path.name for path in inside if path not in around]
                 links += [path for path in inside if path.is_symlink() and path not in around] if nested else []
                 if not nested:
-                    found.unused |= dict.fromkeys(inside, "a folder inside, and nested is false")
+                    found.unused |= dict.fromkeys(inside, "a subfolder, but nested is false")
                     folders.clear()
                 for name in sorted(name for name in names if not name.startswith(".")):
                     _sort_in(found, Path(place, name), endings, root)
@@ -91,12 +91,12 @@ def _sort_in(found: Walk, path: Path, endings: Sequence[str], root: Path) -> Non
     if not path.name.lower().endswith(tuple(endings)):
         found.unused[path] = OTHER_KIND
     elif not path.is_file():
-        found.unused[path] = "a link that leads nowhere" if path.is_symlink() else "no regular file"
+        found.unused[path] = "a broken link" if path.is_symlink() else "not a regular file"
     else:
         try:
             path.relative_to(root).as_posix().encode()
         except UnicodeEncodeError:  # bytes that are not text cannot be stored in a table
-            found.unused[path] = "its name is no text"
+            found.unused[path] = "its name is not valid text"
         else:
             found.files.append(path)
 
@@ -128,18 +128,18 @@ def read_text(path: str | Path) -> str:
 
 
 def find_root(data_dir: str | Path | None, layout: str) -> Path:
-    """Returns the folder of a dataset. Raises `UserError` if none is named or it is missing."""
-    if not data_dir:  # an empty one would be where the command was called
+    """The folder of a dataset. Raises `UserError` if none is given or it is missing."""
+    if not data_dir:  # "" would be the current directory
         raise UserError(f"data_dir is missing; name the folder that holds {layout}.")
     root = Path(data_dir).expanduser()
     if not root.is_dir():
-        but = " (it is a file; an archive is to be unpacked)" if root.is_file() else ""
+        but = " (it is a file; unpack it if it is an archive)" if root.is_file() else ""
         raise MissingError(f"There is no folder {root}{but}; data_dir must hold {layout}.")
     return root.absolute()
 
 
 def find_folder(root: Path, relative: str, layout: str) -> Path:
-    """Returns a folder inside `root` (`in_any_case`). Raises `MissingError`, with the expected layout, for none."""
+    """A folder inside `root` (`in_any_case`). Raises `MissingError`, with the expected layout, if there is none."""
     folder = in_any_case(root, relative)
     if not folder.is_dir():
         raise MissingError(f"There is no folder {folder}; {root} must hold {layout}.")
@@ -147,7 +147,7 @@ def find_folder(root: Path, relative: str, layout: str) -> Path:
 
 
 def in_any_case(root: Path, relative: str) -> Path:
-    """A folder in `root`, any part of whose path may have other capitals where there is no folder of its own."""
+    """A folder in `root`; a part of its path matches in any case if no folder has exactly that name."""
     folder = root
     for part in Path(relative).parts:
         alike = []
@@ -195,7 +195,7 @@ def list_files(
         cut = max(len(end) for end in endings if name.lower().endswith(end))
         name = unicodedata.normalize("NFC", name[: len(name) - cut])
         if name in found:
-            raise UserError(f"{found[name]} and {path.name} have the same stem; keep one of them.")
+            raise UserError(f"{found[name]} and {path.name} have the same name without suffix; keep one of them.")
         found[name] = path
     if not found:
         kinds = ", ".join(f"*{ending}{suffix}" for suffix in suffixes)
@@ -212,7 +212,7 @@ def match(images: dict[str, Path], masks: dict[str, Path], layout: str) -> list[
         if alone := [name for name in ours if name not in theirs]:
             faults.append(f"{len(alone)} of {len(ours)} {what} have no {partner}, the first is {ours[alone[0]]}")
     if faults:
-        raise UserError(f"{', and '.join(faults)}; give each its partner, or take it out: {layout}.")
+        raise UserError(f"{', and '.join(faults)}; give each a partner, or remove it: {layout}.")
     return [(path, masks[name]) for name, path in images.items()]
 
 

@@ -9,7 +9,7 @@ import torchvision.transforms.v2.functional as F
 
 from hf_fst.errors import DataError
 
-CLEAR = 1.5  # how much stronger the edges under a mask's borders must be in one reading than in the other
+CLEAR = 1.5  # how much stronger the image edges under the class borders must be in one reading than in the other
 LEAST_BORDER = 16  # pairs of pixels needed to decide by edges
 
 # PIL's transposes that bring a stored image upright, by EXIF orientation, and their inverses
@@ -65,7 +65,7 @@ def brought_together(
         )
         raise DataError(
             _sizes(labels.size, size, names)
-            + f"{of}, but turning it does not give them the same size; save both upright."
+            + f"{of}, but rotating it does not make the sizes equal; save both upright."
         )
     ways = list(fitting.values())
     if len(ways) > 1 and orientation is None:
@@ -73,8 +73,8 @@ def brought_together(
         best, second = _edges(ways[0], picture), _edges(ways[1], picture)
         if best < CLEAR * second or best <= 0:
             raise DataError(
-                f"The image {names[1]} has EXIF orientation {turned} and its mask {names[0]} {stored_as}, and whether "
-                "the mask is stored upright or as the image's pixels are cannot be seen; give mask_orientation as "
+                f"The image {names[1]} has EXIF orientation {turned} and its mask {names[0]} {stored_as}, and it is "
+                "unclear whether the mask is stored upright or like the pixels of the image; give mask_orientation as "
                 "'upright' or 'stored' (the orientation of LabelMap), or save both upright."
             )
     return ways[0]
@@ -86,7 +86,7 @@ def _sizes(labels: tuple[int, int], picture: tuple[int, int], names: tuple[str, 
 
 
 def _edges(labels: PIL.Image.Image, picture: torch.Tensor) -> float:
-    """Mean step of gray values across the borders of classes, above the mean step of the image; 0 without borders."""
+    """Mean gray-value step across class borders minus the mean step in the image; at least 0, and 0 without borders."""
     gray = np.asarray(F.to_pil_image(picture).convert("L"), dtype=np.float32)
     ids = np.asarray(labels)
     steps = [np.abs(np.diff(gray, axis=axis)) for axis in (0, 1)]

@@ -16,7 +16,7 @@ from hf_fst.data.labels import LabelMap
 from hf_fst.errors import MissingError, UserError, in_a_line
 from hf_fst.hub import asked_once
 
-# The first one present is used; jpg and png are the columns of WebDataset shards with 0001.jpg, 0001.png.
+# The first one present is used; jpg and png are the columns of WebDataset shards of 0001.jpg, 0001.png.
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg", "jpeg")
 LABEL_COLUMNS = ("label", "labels", "annotation", "mask", "segmentation", "label.png", "seg.png", "mask.png", "png")
 
@@ -88,7 +88,7 @@ def loading(name: str) -> Iterator[None]:
         raise UserError(f"The files of {name} cannot be read ({in_a_line(error.__cause__ or error)}).") from error
     except ValueError as error:  # `datasets` lists the splits and configurations that there are
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"The dataset {name} cannot be read so: {reason}") from error
+        raise UserError(f"The dataset {name} cannot be read as given: {reason}") from error
 
 
 def _columns(dataset, image, label, names, way: dict, data_dir):

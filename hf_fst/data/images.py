@@ -1,7 +1,7 @@
-"""Reading one image file: its bytes, its geometry, its bands and its depth.
+"""Reads an image file: its bytes, orientation, bands and bit depth.
 
-Unambiguous files become upright 8-bit RGB images. Ambiguous ones are refused, with the file's name and what to do; no
-value is ever clipped to fit.
+Unambiguous files become upright 8-bit RGB images. Ambiguous ones are refused, with the file's name and what to do. No
+value is ever clipped.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from hf_fst.errors import DataError
 
-MAX_SIDE = 32_768  # pixels; beyond this an image is a mistake, and several decoders overflow at 2**15 or 2**16
-ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 2 to 8 are turned or mirrored
-COLOR_DEPTH = (0, 2, 4, 6)  # types of PNG files whose depth counts shades, not entries of a palette
+MAX_SIDE = 32_768  # pixels; a larger image is a mistake, and several decoders overflow at 2**15 or 2**16
+ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 2 to 8 are rotated or mirrored
+COLOR_DEPTH = (0, 2, 4, 6)  # PNG color types whose depth is that of samples, not of palette indices
 STATED = ((340, 341), (280, 281))  # TIFF tags: lowest and highest sample value
 ALPHA = {1, 2, 999}  # values of TIFF's ExtraSamples that mean alpha
 
@@ -39,7 +39,7 @@ def file_of(value: dict) -> str:
 
 
 def read_bytes(value: dict, token_per_repo_id: dict | None = None) -> bytes:
-    """Gives the bytes of a stored image `{"path", "bytes"}`. Raises `DataError` where there is no such file."""
+    """The bytes of a stored image `{"path", "bytes"}`. Raises `DataError` if there is no such file."""
     if value.get("bytes") is not None:
         return value["bytes"]
     path = value.get("path")
@@ -47,8 +47,8 @@ def read_bytes(value: dict, token_per_repo_id: dict | None = None) -> bytes:
         raise DataError("An image has neither a path nor bytes; every row needs one of them.")
     try:
         if is_local_path(path):
-            if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
-                raise DataError(f"{path} is no regular file; take it out of the dataset.")
+            if Path(path).exists() and not Path(path).is_file():  # reading a pipe would block
+                raise DataError(f"{path} is not a regular file; remove it from the dataset.")
             return Path(path).read_bytes()
         token = next((t for repo, t in (token_per_repo_id or {}).items() if repo in path), None)
         with xopen(path, "rb", download_config=datasets.DownloadConfig(token=token)) as file:
@@ -57,12 +57,12 @@ def read_bytes(value: dict, token_per_repo_id: dict | None = None) -> bytes:
         raise
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise DataError(f"{path} cannot be read ({reason}); was the dataset moved?") from error
+        raise DataError(f"{path} cannot be read ({reason}); check whether the dataset was moved.") from error
 
 
 @contextmanager
 def named(value: dict) -> Iterator[None]:
-    """Turns what decoders raise for a broken file into one sentence that names the file."""
+    """Turns what decoders raise for a damaged file into one sentence that names the file."""
     try:
         yield
     except DataError:
@@ -70,19 +70,21 @@ def named(value: dict) -> Iterator[None]:
     except PIL.Image.DecompressionBombError as error:
         raise DataError(f"{file_of(value)} has too many pixels ({error}); cut it into tiles.") from error
     except PIL.UnidentifiedImageError as error:
-        raise DataError(f"{file_of(value)} is not an image; replace it or take it out of the dataset.") from error
+        raise DataError(f"{file_of(value)} is not an image; replace it or remove it from the dataset.") from error
     except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, zlib.error) as error:
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{file_of(value)} is broken ({reason}); replace it or take it out of the dataset.") from error
+        raise DataError(
+            f"{file_of(value)} is damaged ({reason}); replace it or remove it from the dataset."
+        ) from error
 
 
 @dataclass
 class Opened:
-    """An image whose header has been read: where it is from, its bytes, and what its pixels are.
+    """An image whose header has been read.
 
-    `depth` is bits a sample, `bands` the number of samples a pixel, `orientation` that of EXIF (1 to 8), `stated` the
-    range of values that the file states, `white_is_zero` whether a TIFF counts down from white, `unsigned` whether it
-    holds 32 bits without a sign, which Pillow reads with one.
+    `depth` is the bits per sample, `bands` the samples per pixel, `orientation` that of EXIF (1 to 8), `stated` the range
+    of values that the file declares, `white_is_zero` whether 0 is white in a TIFF, `unsigned` whether it holds unsigned
+    32-bit numbers, which Pillow reads as signed.
     """
 
     name: str
@@ -96,7 +98,7 @@ class Opened:
     orientation: int = 1
 
     def upright(self) -> PIL.Image.Image:
-        """The pixels, turned and mirrored as EXIF says, in the mode of the file."""
+        """The pixels, rotated and mirrored as EXIF says, in the mode of the file."""
         self.orientation = self.image.getexif().get(ORIENTATION, 1)
         if self.orientation not in range(2, 9):
             self.orientation = 1
@@ -105,10 +107,10 @@ class Opened:
 
 
 def open_header(content: bytes, value: dict) -> Opened:
-    """Reads the header of an image. To be called under `named(value)`.
+    """Reads the header of an image. Call it inside `named(value)`.
 
     Raises:
-        DataError: more than `MAX_SIDE` pixels a side, several pictures in one file, or bands of unknown meaning.
+        DataError: a side of more than `MAX_SIDE` pixels, several images in one file, or bands of unknown meaning.
     """
     name = file_of(value)
     try:
@@ -116,7 +118,7 @@ def open_header(content: bytes, value: dict) -> Opened:
     except PIL.UnidentifiedImageError:
         if content.startswith(b"version https://git-lfs"):
             raise DataError(
-                f"{name} is a pointer of Git LFS and no image; fetch the files with `git lfs pull`."
+                f"{name} is a Git LFS pointer, not an image; fetch the files with `git lfs pull`."
             ) from None
         if content[:4] in PIL.TiffImagePlugin.PREFIXES:
             raise DataError(_unread_tiff(content, name)) from None
@@ -124,7 +126,7 @@ def open_header(content: bytes, value: dict) -> Opened:
     width, height = image.size
     if max(width, height) > MAX_SIDE:
         raise DataError(
-            f"{name} is {width} x {height} pixels, but a side may have {MAX_SIDE} pixels at most; cut it into tiles."
+            f"{name} is {width} x {height} pixels, but a side may have at most {MAX_SIDE}; cut it into tiles."
         )
     opened = Opened(name, content, image, bands=len(image.getbands()))
     if image.format == "TIFF":
@@ -134,7 +136,7 @@ def open_header(content: bytes, value: dict) -> Opened:
     elif image.mode.startswith("I;16"):
         opened.depth = 16
     if image.format in ("AVIF", "GIF", "PNG", "WEBP") and image.n_frames > 1:
-        raise DataError(f"{name} is an animation of {image.n_frames} pictures; save one picture a file.")
+        raise DataError(f"{name} is an animation of {image.n_frames} frames; save one image per file.")
     return opened
 
 
@@ -152,15 +154,17 @@ def _look_at_tiff(opened: Opened) -> None:
     if opened.bands > known or (image.mode == "RGBA" and not ALPHA & set(np.ravel(extra).tolist())):
         raise DataError(
             f"{opened.name} has {opened.bands} bands, of which only the first {min(opened.bands, 3)} could be read; save "
-            "the bands that the network is to see as a gray or RGB image."
+            "the bands that the network should see as a gray or RGB image."
         )
     if 2 in kinds and opened.depth <= 8:
-        raise DataError(f"{opened.name} holds signed numbers of {opened.depth} bits; save it with unsigned ones.")
-    size = [tags.get(side) for side in (256, 257)]  # the directory itself changes with the frame
-    for frame in range(1, image.n_frames):  # smaller ones are previews and pyramids, bits 1 and 4 mark these and masks
+        raise DataError(f"{opened.name} holds signed {opened.depth}-bit numbers; save it with unsigned ones.")
+    size = [tags.get(side) for side in (256, 257)]  # seeking changes the directory itself
+    for frame in range(
+        1, image.n_frames
+    ):  # smaller frames are previews and pyramids; bits 1 and 4 mark these and masks
         image.seek(frame)
         if [image.tag_v2.get(side) for side in (256, 257)] == size and not image.tag_v2.get(254, 0) & 5:
-            raise DataError(f"{opened.name} holds {image.n_frames} pictures; save one picture a file.")
+            raise DataError(f"{opened.name} holds {image.n_frames} pages; save one image per file.")
     if image.tell():
         image.seek(0)
 
@@ -174,11 +178,11 @@ def _unread_tiff(content: bytes, name: str) -> str:
         directory.load(file)
         bits, bands, kind = directory[258], directory.get(277, 1), directory.get(339, (1,))
     except (KeyError, OSError, SyntaxError, ValueError, struct.error):
-        return f"{name} is not an image; replace it or take it out of the dataset."
+        return f"{name} is not an image; replace it or remove it from the dataset."
     kinds = {1: "whole numbers", 2: "signed numbers", 3: "floats"}
     return (
         f"{name} has {bands} band{'s' * (bands > 1)} of {bits[0]} bits ({kinds.get(kind[0], 'unknown numbers')}), which "
-        "are not read; save it as a gray or RGB image of 8 or 16 bits."
+        "cannot be read; save it as a gray or RGB image of 8 or 16 bits."
     )
 
 
@@ -186,10 +190,10 @@ def decode_image(value: dict) -> tuple[PIL.Image.Image, int]:
     """Decodes a stored image `{"path", "bytes"}`.
 
     Returns:
-        the upright picture in mode "RGB", and the EXIF orientation (1 to 8) in which it is stored.
+        the upright image in mode "RGB", and the EXIF orientation (1 to 8) in which it is stored.
 
     Raises:
-        DataError: the file is missing, broken or too large, or its pixels could be read in more than one way.
+        DataError: the file is missing, damaged or too large, or its pixels could be read in more than one way.
     """
     with named(value):
         opened = open_header(read_bytes(value), value)
@@ -200,7 +204,7 @@ def decode_image(value: dict) -> tuple[PIL.Image.Image, int]:
 def decode_pixels(value: dict) -> tuple[torch.Tensor, int]:
     """Decodes as `decode_image`, which gives the same pixels: (3,H,W) uint8.
 
-    Photographs are read by torchvision, which takes about 0.6 of Pillow's time (docs/results.md, Reading images).
+    torchvision reads JPEG files in about 0.6 of the time that Pillow takes (docs/results.md, Reading images).
     """
     with named(value):
         content = read_bytes(value)
@@ -210,7 +214,7 @@ def decode_pixels(value: dict) -> tuple[torch.Tensor, int]:
             try:
                 return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB), 1
             except RuntimeError:
-                pass  # Pillow says in words what is broken
+                pass  # Pillow says in words what is wrong
         picture = opened.upright()
         return F.pil_to_tensor(_as_rgb(opened, picture)), opened.orientation
 
@@ -237,30 +241,30 @@ def _as_rgb(opened: Opened, picture: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _check_depth_is_used(opened: Opened, highest: int) -> None:
-    """12 or 14 bits in a file of 16 look black when the file's depth is believed, so that they are refused."""
+    """Refuses 12- or 14-bit values in a 16-bit file, which would look black at the depth that the file declares."""
     if 0 < highest < 1 << 14 or (opened.bands > 2 and highest == 0):
         raise DataError(
-            f"{opened.name} has {opened.depth} bits a sample, but its values use 14 of them at most, so that its range "
-            "is unclear; save it with 8 bits, with values up to 65535, or as a gray TIFF that states its range "
+            f"{opened.name} has {opened.depth} bits per sample, but its values use at most 14 of them, so its range is "
+            "unclear; save it with 8 bits, with values up to 65535, or as a gray TIFF that declares its range "
             "(MinSampleValue, MaxSampleValue)."
         )
 
 
 def _to_bytes(opened: Opened, values: np.ndarray) -> np.ndarray:
-    """Gray values of 12, 16 or 32 bits, or floats, as uint8 by the range that the file has or states."""
+    """Gray values of 12, 16 or 32 bits, or floats, as uint8, by the range of their type or that declared in the file."""
     low, high = values.min(), values.max()
     if values.dtype.kind == "f" and not np.isfinite([low, high]).all():
-        raise DataError(f"{opened.name} holds values that are no numbers (nan or infinity); replace them.")
+        raise DataError(f"{opened.name} holds values that are not finite (nan or infinity); replace them.")
     if opened.stated is not None:
         least, most = opened.stated
         if low < least or high > most:
-            raise DataError(f"{opened.name} states values of {least:g} to {most:g}, but has {low:g} to {high:g}.")
+            raise DataError(f"{opened.name} declares values of {least:g} to {most:g}, but has {low:g} to {high:g}.")
         scaled = np.rint((values.astype(np.float64) - least) * (255 / (most - least))).astype(np.uint8)
     elif values.dtype.kind == "f":
         if low < 0 or high > 1:
             raise DataError(
-                f"{opened.name} holds floats from {low:g} to {high:g}, whose range is unclear: 0 to 1 is read, and "
-                "another in a TIFF that states it (SMinSampleValue, SMaxSampleValue)."
+                f"{opened.name} holds floats from {low:g} to {high:g}, whose range is unclear; scale them to 0..1, or "
+                "save a TIFF that declares their range (SMinSampleValue, SMaxSampleValue)."
             )
         scaled = np.rint(values * 255).astype(np.uint8)
     elif values.dtype.itemsize == 2 or opened.image.format == "PPM":  # Pillow brings PGM files to 16 bits
@@ -270,7 +274,7 @@ def _to_bytes(opened: Opened, values: np.ndarray) -> np.ndarray:
         scaled = (values >> (depth - 8)).astype(np.uint8)
     else:
         raise DataError(
-            f"{opened.name} holds whole numbers of {opened.depth} bits from {low} to {high}, whose range is unclear; "
-            "save it with 8 or 16 bits, or as a TIFF that states it (SMinSampleValue, SMaxSampleValue)."
+            f"{opened.name} holds {opened.depth}-bit whole numbers from {low} to {high}, whose range is unclear; save it "
+            "with 8 or 16 bits, or as a TIFF that declares its range (SMinSampleValue, SMaxSampleValue)."
         )
     return 255 - scaled if opened.white_is_zero else scaled

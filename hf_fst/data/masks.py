@@ -1,4 +1,4 @@
-"""Reading and writing one mask file: the id of each pixel as the file holds it."""
+"""Reads and writes mask files: the id of each pixel, as stored in the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def decode_mask(
     first_channel: bool = False,
     token_per_repo_id: dict | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Decodes a stored mask `{"path", "bytes"}` to the ids that are in the file.
+    """Decodes a stored mask `{"path", "bytes"}` to the ids in the file.
 
     Args:
         value: the stored form.
@@ -34,7 +34,7 @@ def decode_mask(
     Returns: the ids (H, W), upright, and the EXIF orientation (1 to 8) in which they are stored.
 
     Raises:
-        DataError: the file is missing or broken, compressed with loss, or its ids could be read in more than one way.
+        DataError: the file is missing, damaged or lossily compressed, or its ids could be read in more than one way.
     """
     with named(value):
         opened = open_header(read_bytes(value, token_per_repo_id), value)
@@ -52,8 +52,8 @@ def _check_lossless(opened: Opened) -> None:
         lossless, kind = False, "JPEG inside a TIFF"
     if not lossless:
         raise DataError(
-            f"{opened.name} is compressed as {kind}, which changes or rescales the ids of a mask; save masks as PNG, "
-            "from the labels themselves."
+            f"{opened.name} is compressed as {kind}, which changes or rescales the ids of a mask; save the original "
+            "labels as PNG."
         )
 
 
@@ -71,9 +71,7 @@ def _first_channel(opened: Opened) -> np.ndarray:
 def _ids(opened: Opened, picture: PIL.Image.Image, colors: list[list[int]] | None) -> np.ndarray:
     mode = picture.mode
     if opened.white_is_zero and mode != "1":
-        raise DataError(
-            f"{opened.name} counts down from white (MinIsWhite), so that its ids are unclear; save it as PNG."
-        )
+        raise DataError(f"{opened.name} stores 0 as white (MinIsWhite), so its ids are unclear; save it as PNG.")
     if mode == "P":
         return _by_index_or_color(opened, picture, colors)
     if mode in ("1", "L"):
@@ -87,7 +85,7 @@ def _ids(opened: Opened, picture: PIL.Image.Image, colors: list[list[int]] | Non
         ids = np.asarray(picture)
         if not (np.isfinite(ids).all() and (ids == np.rint(ids)).all()):
             raise DataError(
-                f"{opened.name} holds floats that are no whole numbers; a mask holds one class id a pixel."
+                f"{opened.name} holds fractions, but a mask holds one class id per pixel; save whole numbers."
             )
         return ids.astype(np.int64)
     if mode in ("LA", "RGB", "RGBA", "PA"):
@@ -97,14 +95,14 @@ def _ids(opened: Opened, picture: PIL.Image.Image, colors: list[list[int]] | Non
 
 def _is_color(opened: Opened, mode: str) -> str:
     return (
-        f"{opened.name} is a color image ({mode}), but a mask holds one class id a pixel, as a gray image or as a "
-        "palette image whose indices are the ids; convert it, or give the color of each id as `colors`: "
-        "in a recipe under dataset_options, in Python to load() or LabelMap."
+        f"{opened.name} is a color image ({mode}), but a mask holds one class id per pixel, as a gray image or as a "
+        "palette image whose indices are the ids; convert it, or give the color of each id as `colors`, in a recipe "
+        "under dataset_options, in Python to load() or LabelMap."
     )
 
 
 def _of_bands(opened: Opened, picture: PIL.Image.Image, colors: list[list[int]] | None) -> np.ndarray:
-    """Ids of an RGB or gray file with perhaps an alpha band: by color, or the gray value of a gray file stored as RGB."""
+    """Ids of an RGB or gray file, with or without alpha: by color, or the gray value of a gray file stored as RGB."""
     mode = picture.mode
     if mode == "PA":
         picture = picture.convert("RGBA")
@@ -112,7 +110,7 @@ def _of_bands(opened: Opened, picture: PIL.Image.Image, colors: list[list[int]] 
     if picture.mode in ("LA", "RGBA"):
         if pixels[..., -1].min() < 255:
             raise DataError(
-                f"{opened.name} has transparent pixels, whose class is unclear; save the mask without alpha."
+                f"{opened.name} has transparent pixels, whose class is unclear; save the mask without an alpha channel."
             )
         pixels = pixels[..., :-1]
     if colors is not None and pixels.shape[-1] == 3:
@@ -135,7 +133,7 @@ def _by_index_or_color(opened: Opened, picture: PIL.Image.Image, colors: list[li
     ours = [tuple(color) for color in colors]
     if all(index < len(ours) and ours[index] == color for index, color in zip(used, theirs, strict=True)):
         return ids
-    if not set(theirs) & set(ours):  # a palette that only decorates
+    if not set(theirs) & set(ours):  # an unrelated palette, for display only
         return ids
     # 255 is ignored whatever its color
     known = palette[np.minimum(ids, len(palette) - 1)]
@@ -153,7 +151,9 @@ def _by_color(
     for color in known.tolist():
         if color not in raw_id:
             rgb = (color >> 16, color >> 8 & 255, color & 255)
-            raise DataError(f"{opened.name} has the color {rgb}, which is no class's; see the dataset's palette.")
+            raise DataError(
+                f"{opened.name} has the color {rgb}, which belongs to no class; correct the mask or `colors`."
+            )
     return np.array([raw_id[color] for color in known.tolist()])[inverse].reshape(packed.shape)
 
 
@@ -166,7 +166,7 @@ def palette_of(image: PIL.Image.Image) -> list[tuple[int, ...]]:
 
 
 def check_palettes(paths: Sequence[Path]) -> None:
-    """Checks that an index that two palette images use has the same color in both, since else it is not one class.
+    """Checks that an index has the same color in all palette images that use it: otherwise it is not the same class.
 
     Only headers are read where the palettes agree.
 
@@ -190,9 +190,9 @@ def check_palettes(paths: Sequence[Path]) -> None:
                     if color != colors[index]:
                         raise DataError(
                             f"In the palette of {other} index {index} is {color}, in that of {file} {colors[index]}, "
-                            "so that it is not the same class in both; give `colors`, or save the ids as gray PNG."
+                            "so it is not the same class in both; give `colors`, or save the ids as gray PNG."
                         )
-        except (OSError, SyntaxError, IndexError, PIL.Image.DecompressionBombError):  # said when the file is read
+        except (OSError, SyntaxError, IndexError, PIL.Image.DecompressionBombError):  # reported when the file is read
             continue
 
 

@@ -15,7 +15,7 @@ from hf_fst.data.items import tidy
 from hf_fst.data.labels import IGNORED
 from hf_fst.errors import DataError, UserError, refuse_below
 
-# What a random number is for: the first word after the seed, so that no two uses share a stream.
+# The purpose of a random number, the first word after the seed: no two purposes share a stream.
 _LABELED, _UNLABELED, _AUGMENT, _AHEAD, _AGAIN = range(5)
 BAD_IMAGES = ("stop", "skip")
 SKIPPED = "skipped"  # key of an item, and of a batch, for the sentences about images that could not be read
@@ -150,12 +150,12 @@ class Pairs(Dataset):
             try:
                 item = dataset[index]
             except (DataError, OSError) as error:
-                told = str(error)
+                sentence = str(error)
                 if not isinstance(error, UserError):  # from a user's own dataset
-                    told = f"Item {index} of the {name} set cannot be read ({told}); replace it or leave it out."
+                    sentence = f"Item {index} of the {name} set cannot be read ({error}); replace it or leave it out."
                 if self.on_bad_image == "stop":
-                    raise DataError(told) from error
-                skipped.append(told)
+                    raise DataError(sentence) from error
+                skipped.append(sentence)
                 index = int(np.random.default_rng([self.seed, _AGAIN, *words, again]).integers(len(dataset)))
             else:
                 where = f"item {index} of the {name} set"
@@ -172,7 +172,7 @@ class Pairs(Dataset):
         if labels.shape != pixels.shape[-2:]:
             raise UserError(
                 f"In {name} labels are {tuple(labels.shape)}, but its pixel_values {tuple(pixels.shape)}; give one id "
-                "a pixel."
+                "per pixel."
             )
         check_ids(labels, self.num_labels, f"In {name} labels")
 
@@ -261,7 +261,7 @@ class HandsOnSkipped:
         self.collator = collator
 
     def __call__(self, items: list[dict]) -> dict:
-        skipped = [told for item in items if isinstance(item, dict) for told in item.pop(SKIPPED, ())]
+        skipped = [sentence for item in items if isinstance(item, dict) for sentence in item.pop(SKIPPED, ())]
         batch = self.collator(items)
         if skipped:
             batch[SKIPPED] = skipped

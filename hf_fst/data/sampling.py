@@ -1,4 +1,4 @@
-"""Which images are drawn: class statistics, Rare Class Sampling, several labeled sources."""
+"""How images are drawn: class statistics, Rare Class Sampling, several labeled sources."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def class_pixels(
     cache_dir: str | Path | None = None,
     on_bad_image: str = "stop",
 ) -> np.ndarray:
-    """Counts the pixels of each class in each full-size mask, int64 (N,C).
+    """The number of pixels of each class in each full-size mask, int64 (N,C).
 
     Cached (`map_files`) until a file, the order or the id map changes.
 
@@ -142,8 +142,8 @@ class RareClasses(Dataset):
             )
         if min_pixels < 0 or not 0 <= min_crop_ratio <= 1 or tries < 0:
             raise UserError(
-                f"min_pixels is {min_pixels}, min_crop_ratio {min_crop_ratio} and tries {tries}, but they must be at "
-                "least 0 and min_crop_ratio at most 1."
+                f"min_pixels is {min_pixels}, min_crop_ratio {min_crop_ratio} and tries {tries}; give 0 or more, and a "
+                "min_crop_ratio of at most 1."
             )
         if crop is not None:
             height, width = (crop, crop) if isinstance(crop, int) else crop

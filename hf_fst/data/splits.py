@@ -1,4 +1,4 @@
-"""Which images of a dataset are labeled: split lists read from files, or made by a seed."""
+"""Chooses the labeled images of a dataset: split lists from files, or a seeded choice."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def read_list(path: str | Path) -> list[str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingError(f"There is no split list {path}; it must hold one id or path a line.")
+        raise MissingError(f"There is no split list {path}; it must hold one id or path per line.")
     text = unicodedata.normalize("NFC", read_text(path))
     lines = [_first_column(line.strip()) for line in text.splitlines() if line.strip()]
     if not lines:
-        raise UserError(f"The split list {path} is empty; it must hold one id or path a line.")
+        raise UserError(f"The split list {path} is empty; it must hold one id or path per line.")
     seen = set()
     for line in lines:
         parts = PurePosixPath(line.replace("\\", "/"))

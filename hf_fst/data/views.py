@@ -75,18 +75,18 @@ class View(Dataset):
             raise UserError("A streamed dataset cannot be drawn by index; load it with streaming=False.")
         if isinstance(dataset, dict):
             raise UserError(
-                f"A View is of one split, but this is {', '.join(dataset)}; give one, as dataset['train']."
+                f"A View needs one split, but this dataset has {', '.join(dataset)}; give one, as dataset['train']."
             )
         if dataset.format["type"] == "custom":
             raise UserError(
-                "The dataset has a transform of its own (set_transform or with_transform), which a View would pass by; "
+                "The dataset has a transform of its own (set_transform or with_transform), which a View would bypass; "
                 "use View(dataset.with_format(None), transform), with a transform of image and mask."
             )
         check_columns(dataset)
         self.dataset, self.transform = dataset, transform
         self.with_labels = with_labels and "label" in dataset.features
         self.label_map: LabelMap | None = dataset.features.get("label")
-        # The stored form is read here, not by datasets, so that every error can name its file.
+        # datasets would decode without naming the file in an error, so the stored form is read here.
         columns = ["image", "label"] if self.with_labels else ["image"]
         stored = dataset.with_format(None).select_columns(columns)
         for column in columns:
@@ -129,7 +129,7 @@ def named_row(row: dict[str, dict], index: int) -> dict[str, dict]:
         if value["bytes"] is not None:  # then the path is a name alone
             value["path"] = f"row {index} ({value['path'] or column})"
         elif value["path"] is None:
-            raise DataError(f"Row {index} has neither path nor bytes in its column `{column}`; leave it out.")
+            raise DataError(f"Row {index} has neither a path nor bytes in its column `{column}`; leave it out.")
     return row
 
 

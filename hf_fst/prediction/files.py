@@ -44,12 +44,12 @@ def list_inputs(source: Path, suffixes: Sequence[str] = SUFFIXES, skip: Sequence
     """
     if source.is_file():
         if source.suffix.lower() not in suffixes:
-            raise MissingError(f"{source} is none of {', '.join('*' + suffix for suffix in suffixes)}.")
+            raise MissingError(f"{source} is not one of {', '.join('*' + suffix for suffix in suffixes)}.")
         return Inputs([source], 0, [])
     if source.is_symlink() and not source.exists():
-        raise MissingError(f"{source} is a link that leads nowhere; give a folder or a file with images.")
+        raise MissingError(f"{source} is a broken link; give a folder or a file with images.")
     if not source.is_dir():
-        what = f"{source} is no regular file" if source.exists() else f"There is no folder and no file {source}"
+        what = f"{source} is not a regular file" if source.exists() else f"There is no folder or file {source}"
         raise MissingError(f"{what}; give one with images.")
     walked = walk(source, suffixes, skip)
     failed = [

@@ -83,7 +83,7 @@ def read_footers(output: Path) -> dict[tuple[int, int], dict[str, Any]]:
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(f"{path} cannot be read ({error}); remove it, it will be made again.") from error
         if named is None or FOOTER not in metadata:
-            raise UserError(f"{path} was not written by hf-fst label; take it out of the folder.")
+            raise UserError(f"{path} was not written by hf-fst label; remove it from the folder.")
         found[int(named[1]), int(named[2])] = json.loads(metadata[FOOTER])
     return found
 

@@ -96,7 +96,7 @@ class Stream:
                         f"The dataset cannot be read further ({in_a_line(error)}); run the same command again, which "
                         "goes on where it was."
                     ) from error
-                fault = f"is broken ({in_a_line(error)})"
+                fault = f"is damaged ({in_a_line(error)})"
                 if len(self.files) == self.units and _is_empty(self.files[unit]):
                     fault = "has no rows"
                 yield Row(self.names[unit], DataError(f"{self.names[unit]} {fault}."))
@@ -179,7 +179,7 @@ def open_source(
     except UserError:
         raise
     except BROKEN as error:  # its first file tells the columns
-        raise UserError(f"{files[0]} cannot be read ({in_a_line(error)}); replace it or take it out.") from error
+        raise UserError(f"{files[0]} cannot be read ({in_a_line(error)}); replace it or remove it.") from error
 
 
 def _hub(

@@ -59,7 +59,7 @@ def predict_video(
                 if stamp is not None:
                     result.metadata["comment"] = stamp
                 if not video.streams.video:
-                    raise DataError(f"{source} holds no pictures; take it out of the folder.")
+                    raise DataError(f"{source} holds no video; remove it from the folder.")
                 stream = None
                 rate = video.streams.video[0].average_rate or Fraction(25)
                 for batch in batches(_frames(video), batch_size):
@@ -88,13 +88,13 @@ def predict_video(
                         if bar is not None:
                             bar.set_postfix_str(printable(f"{source.name}: frame {count}"))
                 if stream is None:
-                    raise DataError(f"{source} has no frame; take it out of the folder.")
+                    raise DataError(f"{source} has no frame; remove it from the folder.")
                 result.mux(stream.encode())
                 for rest in itertools.chain([packet] if packet is not None else [], sound):
                     result.mux(rest)
         except av.error.FFmpegError as error:
             reason = error.strerror or error
-            raise DataError(f"{source} is broken ({reason}); replace it or take it out of the folder.") from error
+            raise DataError(f"{source} is damaged ({reason}); replace it or remove it from the folder.") from error
 
     write_whole(output, write)
     return count

@@ -284,5 +284,5 @@ def _check(name: str, content: Path | bytes) -> None:
                 shown = "a token" if pattern is TOKEN else f"the local path {line[found.start() :].strip()[:60]!r}"
                 raise UserError(
                     f"Line {number} of {content if isinstance(content, Path) else name} holds what looks like {shown}, "
-                    "which would be published; take it out first."
+                    "which would be published; remove it first."
                 )

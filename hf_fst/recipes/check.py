@@ -1,4 +1,4 @@
-"""Checks the files of a recipe, and shows what was found on a page."""
+"""Checks the files of a recipe and formats the findings for a terminal."""
 
 from __future__ import annotations
 
@@ -26,15 +26,14 @@ MOST_ROWS = 20  # classes in one column of the page
 
 
 def check_recipe(recipe: Recipe) -> tuple[Report, list[str]]:
-    """Opens every file of a recipe. Where a mask that cannot be used is in the way of choosing the labeled images, all of
-    them count as labeled.
+    """Opens every file of a recipe. If an unusable mask prevents the choice of labeled images, all count as labeled.
 
     Returns:
-        What was found, and what the loaders warned of, such as files that are not used.
+        What was found, and the warnings of the loaders, for example about unused files.
 
     Raises:
         UsageError: the recipe is wrong.
-        UserError: it cannot be trained, or folders or columns are not as it says.
+        UserError: it cannot be trained, or its folders or columns are not as it says.
     """
     config = to_config(recipe)
     refuse_settings(config)
@@ -52,8 +51,8 @@ def check_recipe(recipe: Recipe) -> tuple[Report, list[str]]:
 
 @contextlib.contextmanager
 def collected_notes() -> Iterator[list[str]]:
-    """Collects the warnings of the loaders, each once, in the list that it yields; other warnings, and all of them after
-    an error, are shown as usual."""
+    """Collects the warnings of the loaders, each once, in the list that it yields. Other warnings are shown as usual, and
+    after an error all of them."""
     notes: list[str] = []
     kept: tuple[type[Warning], ...] = ()
     try:
@@ -69,7 +68,7 @@ def collected_notes() -> Iterator[list[str]]:
 
 
 def page(report: Report, notes: list[str], title: str, width: int) -> str:
-    """The report for a terminal of this width: parts, classes, what is wrong, and notes."""
+    """The report for a terminal of this width: parts, classes, findings, and notes."""
     images = sum(len(part.files) for part in report.parts.values())
     wrong = len(report.findings)
     verdict = "nothing is wrong" if not wrong else "1 thing is wrong" if wrong == 1 else f"{wrong} things are wrong"
@@ -77,10 +76,10 @@ def page(report: Report, notes: list[str], title: str, width: int) -> str:
     root = _common_root(report)
     lines += [_described(number, finding, root, width) for number, finding in enumerate(report.findings, start=1)]
     if any(finding.kind == "unreadable" and finding.part not in EVALUATED for finding in report.findings):
-        notes = [*notes, "hf-fst train leaves out images and masks that it cannot use with --on_bad_image skip."]
+        notes = [*notes, "With --on_bad_image skip, hf-fst train leaves out images and masks that it cannot use."]
     lines += [_wrapped(f"Note: {note}", "", "  ", root, width) for note in notes]
     if root and any(root in line for finding in report.findings for line in (finding.sentence, *finding.details)):
-        lines.append(f"Files are named from {root} on.")
+        lines.append(f"Paths are relative to {root}.")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -101,7 +100,7 @@ def _parts(report: Report, width: int) -> str:
 
 
 def sizes(*parts: Part) -> str:
-    """The size of the images, or of the smallest and the largest: width x height."""
+    """The size of the images, or the smallest and the largest: width x height."""
     found = np.concatenate([part.sizes for part in parts])
     sizes = np.unique(found[found[:, 0] > 0], axis=0).tolist()
     if not sizes:
@@ -111,7 +110,7 @@ def sizes(*parts: Part) -> str:
 
 
 def _classes(report: Report, width: int) -> str:
-    """The share of the pixels with a class that each class has in each part, and the labeled images it is in."""
+    """For each class, its share of the labeled pixels in each part, and the number of labeled images that have it."""
     masked = {name: part.class_pixels for name, part in report.parts.items() if part.class_pixels is not None}
     columns = ["class, % of pixels", *masked, "in labeled images"]
     totals = {name: pixels.sum(0) for name, pixels in masked.items()}
@@ -122,7 +121,7 @@ def _classes(report: Report, width: int) -> str:
     text = text_table(columns, rows, width)
     if len(rows) <= MOST_ROWS:
         return text
-    # many classes: only their share of the labeled pixels, side by side
+    # many classes: only their shares of the labeled pixels, side by side
     head, rule, *lines = text_table(["class", "labeled (%)"], [row[:2] for row in rows]).splitlines()
     across = max(1, min((width + 3) // (len(head) + 3), -(-len(lines) // MOST_ROWS)))
     down = -(-len(lines) // across)
@@ -132,18 +131,18 @@ def _classes(report: Report, width: int) -> str:
 
 
 def share(pixels: float, total: float = 1) -> str:
-    """In percent; a class with pixels is never 0.0."""
+    """A share in percent; a class with pixels is never 0.0."""
     if not pixels:
         return "none"
     return percent(pixels / total) if pixels / total >= 0.0005 else "<0.1"
 
 
 def _common_root(report: Report) -> str:
-    """The folder that holds all files; "" if there is none worth leaving out."""
+    """The folder that holds all files; "" if it is too short to be worth leaving out."""
     files = [file for part in report.parts.values() for file in part.files if os.path.isabs(file)]
     folders = {os.path.dirname(file) for file in files}
     root = os.path.commonpath(folders) if folders else ""
-    root = os.path.dirname(root) if root in folders else root  # masks are next to it
+    root = os.path.dirname(root) if root in folders else root  # the masks are next to it
     return root + os.sep if root.count(os.sep) > 1 else ""
 
 

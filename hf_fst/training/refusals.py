@@ -1,4 +1,4 @@
-"""Refuses, in one sentence each and before anything starts, what cannot be trained."""
+"""Refuses what cannot be trained, in one sentence and before anything starts."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from hf_fst.training.settings import Settings
 from hf_fst.training.sharding import refuse_sharding
 
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation"
-OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that moves weights only in step()"
-STOCK_LOSS = Trainer.compute_loss  # before anybody patches it
+OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that updates weights only in step()"
+STOCK_LOSS = Trainer.compute_loss  # kept in case it is patched
 # arguments of `Trainer` that are checked here
 JUDGED = (
     *("optimizers", "optimizer_cls_and_kwargs", "compute_loss_func"),
@@ -50,21 +50,21 @@ def refuse_settings(
     """Refuse options under which a run would be silently wrong.
 
     Raises:
-        ValueError: an optimizer that a look-ahead cannot put back, or an option that an `FSTTrainer` would ignore.
+        UserError: an optimizer that a look-ahead cannot undo, or an option that an `FSTTrainer` would ignore.
     """
     given = optimizers[0] if optimizer_cls_and_kwargs is None else optimizer_cls_and_kwargs[0]
     kind = given if isinstance(given, type) else type(given)
     name = f"the optimizer is {kind.__name__}" if given is not None else f"optim is {str(args.optim.value)!r}"
     optim = "" if given is not None else str(args.optim.value)
-    # what `Trainer` goes by to switch these between the weights of training and those of evaluation
+    # by the same signs `Trainer` switches them between training and evaluation weights
     if optim.startswith("schedule_free") or callable(getattr(kind, "train", None)):
         raise UserError(
-            f"{name}, which is schedule-free: while training its weights are not those that are evaluated, so a teacher "
+            f"{name}, which is schedule-free: the weights it trains are not those that are evaluated, so a teacher "
             f"cannot follow them; {OPTIMIZERS}."
         )
     if optim in ("lomo", "adalomo") or optim.endswith("_layerwise") or callable(getattr(kind, "fused_backward", None)):
         raise UserError(
-            f"{name}, which moves weights within the backward pass, before the gradient of the group is whole; "
+            f"{name}, which updates weights during the backward pass, before the gradient of the group is complete; "
             f"{OPTIMIZERS}."
         )
     if args.label_smoothing_factor:
@@ -78,47 +78,45 @@ def refuse_settings(
         )
     for option in ("neftune_noise_alpha", "use_liger_kernel"):
         if getattr(args, option):
-            raise UserError(
-                f"{option} is {getattr(args, option)}, but it is for networks that read text; leave it out."
-            )
+            raise UserError(f"{option} is {getattr(args, option)}, but it is for language models; leave it out.")
     if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
         raise UserError(
-            "fsdp is given, but this is the only process, so that there is nothing to shard over; launch it with "
-            "`accelerate launch`, or leave it out."
+            "fsdp is given, but there is only one process, so there is nothing to shard over; use `accelerate launch`, "
+            "or leave it out."
         )
     if compute_loss_func is not None:
-        raise UserError("compute_loss_func is given, but what is learned is an objective; give objective instead.")
+        raise UserError("compute_loss_func is given, but an objective computes the loss; give objective instead.")
     if compute_metrics is None and preprocess_logits_for_metrics is not None:
         raise UserError(
-            "preprocess_logits_for_metrics is given without compute_metrics, but the scores of student and teacher are "
-            "counted without it; give both, or leave it out."
+            "preprocess_logits_for_metrics is given without compute_metrics, but the scores of student and teacher do "
+            "not use it; give both, or leave it out."
         )
     if compute_metrics is not None and args.batch_eval_metrics:
         if "compute_result" not in inspect.signature(compute_metrics).parameters:
             raise UserError(
-                "compute_metrics takes no compute_result, but it is called after every batch, since whole label maps may "
+                "compute_metrics takes no compute_result, but it is called after every batch, since all label maps may "
                 "not fit into memory; give it that argument, true after the last batch, or set batch_eval_metrics=False."
             )
 
 
 def refuse_own_loss(trainer: Trainer) -> None:
-    """Refuse a custom `compute_loss`, in a subclass or set on the trainer, which no step would call.
+    """Refuse a custom `compute_loss`, in a subclass or set on the trainer, which would never be called.
 
     Raises:
-        UserError: with what to write in its place.
+        UserError: with what to write instead.
     """
     if getattr(trainer.compute_loss, "__func__", None) is not STOCK_LOSS:
         raise UserError(
-            f"{type(trainer).__name__} overrides compute_loss, but what is learned is an objective; write a subclass of "
+            f"{type(trainer).__name__} overrides compute_loss, but an objective computes the loss; write a subclass of "
             "hf_fst.objectives.Objective and give it as objective."
         )
 
 
 def refuse_evaluation(trainer: Trainer) -> None:
-    """Refuse evaluations while training that could give no score.
+    """Refuse evaluations during training that could give no score.
 
     Raises:
-        UserError: no evaluated label has a class.
+        UserError: no pixel of the evaluated images has a class.
     """
     if _scores_while_training(trainer) and not trainer.compute_metrics.label_free:
         for dataset in _evaluated(trainer).values():
@@ -129,7 +127,7 @@ def refuse_best_metric(trainer: Trainer) -> None:
     """Refuse to choose the best model by a score that no evaluation computes.
 
     Raises:
-        UserError: `metric_for_best_model` is no score.
+        UserError: `metric_for_best_model` is not a score.
     """
     name = trainer.args.metric_for_best_model
     if name is None or not _scores_while_training(trainer):
@@ -145,33 +143,33 @@ def refuse_best_metric(trainer: Trainer) -> None:
 
 
 def _scores_while_training(trainer: Trainer) -> bool:
-    """Whether there are evaluations, with our scores; a search makes the model for each trial."""
+    """Whether evaluations during training give our scores; in a search there is no model yet."""
     own_scores = isinstance(trainer.compute_metrics, StreamingScores)
     return trainer.args.eval_strategy != "no" and own_scores and trainer.model is not None
 
 
 def _evaluated(trainer: Trainer) -> dict[str, Dataset]:
-    """The datasets that are evaluated, each by the beginning of the names of its scores."""
+    """The evaluated datasets, by the prefix of the names of their scores."""
     if isinstance(trainer.eval_dataset, dict):
         return {f"{name}_": part for name, part in trainer.eval_dataset.items()}
     return {"": trainer.eval_dataset}
 
 
 def refuse_blank_labels(dataset: Dataset, what: str, scored: Sequence[int] | None = None) -> None:
-    """Refuse images whose labels hold nothing to score; reads them until there is something.
+    """Refuse images whose labels hold nothing to score. Reads them until it finds a pixel to score.
 
     Args:
         dataset: items with `labels` (H,W); streams are skipped.
-        what: the images in the sentence.
+        what: what to call the images in the sentence.
         scored: ids of the classes that the scores are over; None for all.
 
     Raises:
-        UserError: no pixel of any label is of one of these classes, or there are no labels.
+        UserError: no pixel has one of these classes, or there are no labels.
     """
     if isinstance(dataset, IterableDataset):
         return
     for index in range(len(dataset)):
-        with seeded(0):  # a transform may draw; this check must not change the draws of training
+        with seeded(0):  # a transform may use random numbers, which must not change those of training
             item = tidy(dataset[index], f"item {index} of the {what} images")
         refuse_no_labels(item)
         labels = item["labels"]
@@ -185,7 +183,7 @@ def refuse_blank_labels(dataset: Dataset, what: str, scored: Sequence[int] | Non
 
 
 def refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset, eval_strategy: str = "no") -> None:
-    """Refuse datasets without a length for training, dictionaries of splits, images that nothing makes inputs of, and
+    """Refuse training datasets without a length, dictionaries of splits, datasets that are not model inputs, and
     evaluations without images.
 
     Raises:
@@ -193,7 +191,7 @@ def refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset, eval_strateg
     """
     for name, dataset in (("train_dataset", train_dataset), ("unlabeled_dataset", unlabeled_dataset)):
         if isinstance(dataset, IterableDataset | datasets.IterableDataset):
-            raise UserError(f"{name} is a stream, which cannot be drawn by index; give a dataset with a length.")
+            raise UserError(f"{name} is a stream, which cannot be indexed; give a dataset with a length.")
         if isinstance(dataset, dict):
             raise UserError(f"{name} is a dictionary of {', '.join(map(str, dataset))}; give one of these.")
         _refuse_raw(name, dataset)
@@ -217,23 +215,23 @@ def _refuse_raw(name: str, dataset) -> None:
 
 
 def refuse_launch(trainer: Trainer) -> None:
-    """Refuse ways of being launched that would be silently wrong.
+    """Refuse ways to launch a training that would be silently wrong.
 
     Raises:
-        ValueError: several GPUs in one process, DeepSpeed, FSDP other than `hf_fst.training.sharding` can do,
-            adapters that are to be pushed, or as `refuse_own_loss`.
+        UserError: several GPUs in one process, DeepSpeed, FSDP that `hf_fst.training.sharding` does not support,
+            adapters whose base is not on the Hub but that are to be pushed, or as `refuse_own_loss`.
     """
     refuse_own_loss(trainer)
     refuse_best_metric(trainer)
     if trainer.args.gradient_checkpointing and not _can_checkpoint(trainer.model):
         raise UserError(
-            f"gradient_checkpointing is true, but {type(trainer.model).__name__} has none; leave it out, and for less "
-            "memory take smaller crops or batches (with more gradient_accumulation_steps)."
+            f"gradient_checkpointing is true, but {type(trainer.model).__name__} does not support it; leave it out, and "
+            "to save memory use smaller crops or batches (with more gradient_accumulation_steps)."
         )
     if trainer.args.n_gpu > 1:
         raise UserError(
-            f"This process sees {trainer.args.n_gpu} GPUs; start one process for each with `accelerate launch`, or show "
-            "it one with CUDA_VISIBLE_DEVICES=0."
+            f"This process sees {trainer.args.n_gpu} GPUs; start one process for each with `accelerate launch`, or "
+            "select one with CUDA_VISIBLE_DEVICES=0."
         )
     if trainer.is_deepspeed_enabled:
         raise UserError(NO_DEEPSPEED)
@@ -241,8 +239,8 @@ def refuse_launch(trainer: Trainer) -> None:
         base = trainer.model.active_peft_config.base_model_name_or_path
         if hub_id(base) is None:
             raise UserError(
-                f"push_to_hub publishes the adapter, which nobody can use without its base network, but that, "
-                f"{base!r}, is not on the Hub; publish it first and load it by its Hub id, or leave push_to_hub out."
+                f"push_to_hub publishes the adapter, which needs its base network, but {base!r} is not on the Hub; "
+                "publish that first and load it by its Hub id, or leave push_to_hub out."
             )
     refuse_sharding(trainer.accelerator, trainer.model)
     if trainer.settings.capture:
@@ -250,7 +248,7 @@ def refuse_launch(trainer: Trainer) -> None:
 
 
 def refuse_capture(args) -> None:
-    """Refuse to replay passes where that is impossible or untested.
+    """Refuse to capture CUDA graphs where that is impossible or untested.
 
     Raises:
         UserError: with what to leave out.
@@ -258,15 +256,14 @@ def refuse_capture(args) -> None:
     reasons = {
         f"the device is {args.device.type!r}": args.device.type != "cuda",
         f"there are {args.world_size} processes": args.world_size > 1,
-        "fp16 is true, whose loss scale changes from step to step": args.fp16,
+        "fp16 is true, with a loss scale that changes from step to step": args.fp16,
         "gradient_checkpointing is true": args.gradient_checkpointing,
         "torch_compile is true": args.torch_compile,
     }
     for reason, holds in reasons.items():
         if holds:
             raise UserError(
-                f"capture replays passes as CUDA graphs of one process in float32 or bf16, but {reason}; leave one of "
-                "them out."
+                f"capture replays CUDA graphs in one process, in float32 or bf16, but {reason}; leave one of them out."
             )
 
 
@@ -280,7 +277,7 @@ def _can_checkpoint(model: nn.Module) -> bool:
 def refuse_objective(
     objective, name: str, network: nn.Module, unlabeled_is_missing: bool, compiled: bool = False
 ) -> None:
-    """Refuse an objective that cannot train the network, or that learns from unlabeled images without such images.
+    """Refuse an objective that cannot train the network, or that needs unlabeled images if there are none.
 
     Raises:
         UserError: with what to do.
@@ -288,7 +285,7 @@ def refuse_objective(
     objective.fits(network)
     if objective.perturbs_features and compiled:
         raise UserError(
-            f"objective {name!r} perturbs features inside the network, which a compiled one would pass by; leave out "
+            f"objective {name!r} perturbs features inside the network, which a compiled network would bypass; leave out "
             "torch_compile."
         )
     if objective.needs_unlabeled and unlabeled_is_missing:
@@ -299,22 +296,22 @@ def refuse_objective(
 
 
 def refuse_model(model: nn.Module, settings: Settings) -> None:
-    """Refuse a model that declares no per-pixel classes; one without declarations is checked at its first use.
+    """Refuse a model that declares no per-pixel classes; one that declares nothing is checked at its first use.
 
     Args:
         model: the student, unwrapped.
         settings: those in force.
 
     Raises:
-        UserError: no `config.num_labels`, only one class, none for one of `eval_classes`, another ignored label
-            than ours, or a declared output without `logits`.
+        UserError: no `config.num_labels`, only one class, a class of `eval_classes` that it does not have, an ignored
+            label other than ours, or a declared output without `logits`.
     """
     name = type(model).__name__
     if getattr(getattr(model, "config", None), "num_labels", None) is None:
         raise UserError(f"The model is a {name} without config.num_labels; {SEGMENTATION}.")
     if model.config.num_labels < 2 and settings.objective in OBJECTIVES:  # one of the user's own may learn from one
         raise UserError(
-            f"The {name} has only one class, which leaves nothing to learn; give it two, as num_labels=2 with "
+            f"The {name} has only one class, so there is nothing to learn; give it two, as num_labels=2 with "
             "id2label={0: 'background', 1: ...}."
         )
     if settings.eval_classes is not None and max(settings.eval_classes) >= model.config.num_labels:
@@ -325,12 +322,12 @@ def refuse_model(model: nn.Module, settings: Settings) -> None:
     for key in ("semantic_loss_ignore_index", "loss_ignore_index"):
         if own.get(key, IGNORED) not in (IGNORED, -100):
             raise UserError(
-                f"{key} of the {name} is {own[key]}, but labels of {IGNORED} and -100 are ignored here; leave it at "
-                f"{IGNORED}, and map the ids that are to be ignored, as LabelMap(id_map=...) does."
+                f"{key} of the {name} is {own[key]}, but hf_fst ignores labels of {IGNORED} and -100; set it to "
+                f"{IGNORED}, and map the ids to ignore, as LabelMap(id_map=...) does."
             )
     try:
         declared = typing.get_type_hints(type(model).forward).get("return")
-    except NameError:  # an annotation for type checkers only
+    except NameError:  # the annotation is for type checkers only
         return
     outputs = [kind for kind in (*typing.get_args(declared), declared) if _is_output(kind)]
     if outputs and not any("logits" in {field.name for field in dataclasses.fields(kind)} for kind in outputs):
@@ -345,10 +342,10 @@ def _is_output(kind) -> bool:
 
 
 def look_at_first_output(networks: list[nn.Module]) -> None:
-    """Make sure, when the first of `networks` is used for the first time, that it returns per-pixel class `logits`.
+    """Check, when one of `networks` is used for the first time, that it returns per-pixel class `logits`.
 
     Raises (then):
-        ValueError: it does not.
+        UserError: it does not.
     """
     handles = []
 

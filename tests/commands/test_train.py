@@ -97,7 +97,7 @@ def test_an_unreadable_image_is_named(says, tmp_path):
     image.write_bytes(b"no picture")
     recipe = tiny.write(tmp_path / "r.yaml", keys)
     assert says(["train", recipe, "-o", str(tmp_path / "out")], 1) == (
-        f"{image} is not an image; replace it or take it out of the dataset."
+        f"{image} is not an image; replace it or remove it from the dataset."
     )
 
 
@@ -153,7 +153,7 @@ def test_labels_that_are_all_ignored_are_refused(says, tmp_path):
     for mask in (tmp_path / "labeled/masks").iterdir():
         PIL.Image.new("L", (48, 40), 255).save(mask)
     sentence = says(["train", tiny.write(tmp_path / "r.yaml", keys), "-o", str(tmp_path / "out")], 1)
-    assert sentence.startswith("No pixel of the labels has a class, all are 255 (ignored)")
+    assert sentence.startswith("No pixel of the labels has a class: all are 255 (ignored)")
     assert not (tmp_path / "out").exists()
 
 

@@ -130,14 +130,14 @@ IMAGES = [
     Kind("gray of 16 bits", "read, the upper 8 of its bits", save(DEEP), GRAYS),
     Kind("RGB of 16 bits", "read, the upper 8 of its bits", png(WIDE, 16), RGB),
     Kind("TIFF of 16 bits, RGB", "read, the upper 8 of its bits", tiff(WIDE, 2), RGB),
-    Kind("gray of 10 to 14 bits in a file of 16", "refused, unless a TIFF states its range", save(DARK), None, says="14 of them"),
+    Kind("gray of 10 to 14 bits in a file of 16", "refused, unless a TIFF declares its range", save(DARK), None, says="14 of them"),
     Kind("RGB of 10 to 14 bits in a file of 16", "refused", png(RGB.astype(np.uint16) << 4, 16), None, says="14 of them"),
-    Kind("TIFF that states its range of values", "read, that range", tiff(DARK, low=3, high=3 + 255 * 16), GRAYS),
-    Kind("TIFF of 32 bits, whole numbers", "refused, unless it states its range", tiff(DARK.astype(np.int32)), None, says="unclear"),
+    Kind("TIFF that declares its range of values", "read, that range", tiff(DARK, low=3, high=3 + 255 * 16), GRAYS),
+    Kind("TIFF of 32 bits, whole numbers", "refused, unless it declares its range", tiff(DARK.astype(np.int32)), None, says="unclear"),
     Kind("TIFF of floats from 0 to 1", "read, 1 as white", tiff(UNIT), UNITS),
-    Kind("TIFF of other floats", "refused, unless it states its range", tiff(UNIT * 300), None, says="unclear"),
+    Kind("TIFF of other floats", "refused, unless it declares its range", tiff(UNIT * 300), None, says="unclear"),
     Kind("TIFF of floats with nan", "refused", tiff(np.where(UNIT < 0.5, UNIT, np.nan)), None, says="nan"),
-    Kind("TIFF that counts down from white", "read", tiff(DEEP, 0), 255 - GRAYS),
+    Kind("TIFF that stores 0 as white", "read", tiff(DEEP, 0), 255 - GRAYS),
     Kind("alpha", "read, the colors without the alpha", save(FOUR), RGB),
     Kind("TIFF with alpha", "read, the colors without the alpha", tiff(FOUR, 2, (2,)), RGB),
     Kind("four or more bands (infrared, ...)", "refused", tiff(FOUR, 2, (0,)), None, says="4 bands"),
@@ -145,8 +145,8 @@ IMAGES = [
     Kind("CMYK", "read, without its color profile", save(PIL.Image.fromarray(255 - FOUR[..., :3]).convert("CMYK"), "tif"), 255 - RGB),
     Kind("Lab", "refused", save(PIL.Image.new("LAB", (8, 6)), "tif"), None, says="LAB"),
     Kind("turned or mirrored by EXIF", "read, upright", turned(RGB, 7), np.rot90(RGB, 2).swapaxes(0, 1)),
-    Kind("animation", "refused", save(TWO_PAGES[0], "webp", save_all=True, append_images=TWO_PAGES[1:], lossless=True), None, says="2 pictures"),
-    Kind("TIFF of several pages", "refused", save(TWO_PAGES[0], "tif", save_all=True, append_images=TWO_PAGES[1:]), None, says="2 pictures"),
+    Kind("animation", "refused", save(TWO_PAGES[0], "webp", save_all=True, append_images=TWO_PAGES[1:], lossless=True), None, says="2 frames"),
+    Kind("TIFF of several pages", "refused", save(TWO_PAGES[0], "tif", save_all=True, append_images=TWO_PAGES[1:]), None, says="2 pages"),
 ]  # fmt: skip
 
 MASKS = [
@@ -154,7 +154,7 @@ MASKS = [
     Kind("gray of 1, 2 or 4 bits", "read, the values in the file", png(IDS, 2), IDS),
     Kind("gray of 16 or 32 bits", "read, the values", tiff(IDS.astype(np.int32)), IDS),
     Kind("floats that are whole numbers", "read, the values", tiff(IDS.astype(np.float32)), IDS),
-    Kind("other floats", "refused", tiff(IDS / np.float32(2)), None, says="no whole numbers"),
+    Kind("other floats", "refused", tiff(IDS / np.float32(2)), None, says="holds fractions"),
     Kind("palette", "read, the indices", save(palette(IDS, COLORS)), IDS),
     Kind("palette with `colors`, in another order", "read, by color", save(palette(2 - IDS, COLORS[::-1])), IDS, COLORS),
     Kind("palette with `colors`, some of them unknown", "refused", save(palette(IDS, [*COLORS[:2], [9, 9, 9]])), None, COLORS, says="(9, 9, 9)"),
@@ -165,7 +165,7 @@ MASKS = [
     Kind("color of 16 bits", "refused", png(np.repeat(IDS[..., None], 3, 2), 16), None, says="16 bits"),
     Kind("JPEG, lossy WebP, JPEG 2000", "refused", save(IDS, "jpg"), None, says="JPEG"),
     Kind("TIFF with JPEG inside", "refused", save(np.repeat(IDS.repeat(8, 0).repeat(8, 1)[..., None], 3, 2), "tif", compression="jpeg"), None, says="JPEG inside a TIFF"),
-    Kind("TIFF that counts down from white", "refused", tiff(IDS, 0), None, says="MinIsWhite"),
+    Kind("TIFF that stores 0 as white", "refused", tiff(IDS, 0), None, says="MinIsWhite"),
     Kind("turned or mirrored by EXIF", "read, upright, and brought to its image", turned(IDS, 6), np.rot90(IDS, -1)),
 ]  # fmt: skip
 

@@ -106,7 +106,7 @@ def test_every_file_that_cannot_be_used_is_named(tmp_path):
     PIL.Image.new("L", (2, 2), 9).save(masks / "2.png")
     report = check({"labeled": Images(view)}, NAMES)
     (finding,) = report.findings
-    assert finding.sentence.startswith(f"3 of 4 labeled images cannot be used, the first: {images}/0.png is broken (")
+    assert finding.sentence.startswith(f"3 of 4 labeled images cannot be used, the first: {images}/0.png is damaged (")
     named = [images / "0.png", masks / "1.png", masks / "2.png"]
     assert all(str(path) in text for path, text in zip(named, finding.details, strict=True))
     assert finding.stops and report.parts["labeled"].class_pixels[:3].sum() == 0
@@ -153,7 +153,8 @@ def test_crops_that_are_mostly_padding_are_told_with_the_cure(tmp_path):
     view = scenes(tmp_path, [[[0, 1], [2, 2]]])
     (finding,) = check({"labeled": Images(view, (4, 3))}, NAMES).findings
     assert finding.sentence == (
-        "67% of the labeled crops of 3 x 4 pixels are padding, since images have about 2 x 2; give a smaller crop_size."
+        "67% of the area of the labeled crops (3 x 4) is padding, since the images are about 2 x 2; give a smaller "
+        "crop_size."
     )
     assert check({"labeled": Images(view, (2, 4))}, NAMES).findings == []  # half of it
 
@@ -175,7 +176,7 @@ def test_the_same_picture_in_two_parts_is_found_whatever_its_file(tmp_path):
     (kind, sentence), *more = findings(labeled=labeled, validation=other)
     assert kind == "duplicates" and not more
     assert sentence.startswith(
-        f"The validation images include 1 of the training images, {same} scores on these say little"
+        f"The validation images include 1 of the training images, {same} scores on these mean little"
     )
 
 
@@ -183,12 +184,12 @@ def test_the_same_picture_in_two_parts_is_found_whatever_its_file(tmp_path):
     ("masks", "names", "message"),
     [
         ([[[0, 255], [0, 0]]], ["background", "building"], r"is 'background'.*need id_map: \{0: 0, 255: 1\}\)\.$"),
-        ([[[0, 0], [0, 0]]], ["background", "building"], r"is 'background'.*; check masks and id map\.$"),
+        ([[[0, 0], [0, 0]]], ["background", "building"], r"is 'background'.*; check the masks and the id map\.$"),
         ([[[0, 255], [0, 0]]], ["background", "building", "tree"], r"is 'background'.*id_map: \{0: 0, 255: 1\}\)\.$"),
         (
             [[[255, 255], [255, 255]]],
             NAMES,
-            "^No pixel of the labels has a class, all are 255 .ignored.; check the",
+            "^No pixel of the labels has a class: all are 255 .ignored.; check the",
         ),
         ([[[0, 255], [0, 0]]], ["building"], "^The only class is 'building'.* name the background too"),
     ],
@@ -211,7 +212,8 @@ def test_classes_without_a_pixel_are_told_with_where_they_are(tmp_path):
     report = check({"labeled": Images(labeled), "validation": Images(validation)}, [*NAMES, "tree"])
     (finding,) = report.findings
     assert finding.sentence == (
-        "No pixel of the labels is 'car' (id 1), 'tree' (id 3); check class names and id map, or leave the classes out."
+        "No pixel of the labels is 'car' (id 1), 'tree' (id 3); check the class names and the id map, or leave the "
+        "classes out."
     )
     assert finding.details == ["'car' (id 1) has pixels in validation", "'tree' (id 3) has no pixel in any mask"]
     assert report.refuse(skip_unreadable=False) == [finding.sentence]
@@ -219,7 +221,7 @@ def test_classes_without_a_pixel_are_told_with_where_they_are(tmp_path):
 
 def test_ids_that_start_at_1_are_told_with_the_id_map(tmp_path):
     ((kind, sentence),) = findings(labeled=scenes(tmp_path, [[[1, 1], [2, 2]]]))
-    assert kind == "classes" and "if the ids of the masks start at 1, give id_map: {1: 0, 2: 1, ...}" in sentence
+    assert kind == "classes" and "if the mask ids start at 1, give id_map: {1: 0, 2: 1, ...}" in sentence
 
 
 def test_a_large_ignored_share_is_told_with_the_ids_it_comes_from(tmp_path):
@@ -227,7 +229,7 @@ def test_a_large_ignored_share_is_told_with_the_ids_it_comes_from(tmp_path):
     view = scenes(tmp_path / "a", masks, id_map={0: 0, 1: 1, 2: 2, 9: 255})
     ((kind, sentence),) = findings(labeled=view)
     assert kind == "ignored"
-    assert sentence.startswith("67% of the pixels of the labels are ignored (id 9 58%, id 255 8%), so that little is")
+    assert sentence.startswith("67% of the pixels of the labels are ignored (id 9 58%, id 255 8%), so there is little")
     half = scenes(tmp_path / "b", [[[0, 1, 255], [2, 255, 255]]])
     assert findings(labeled=half) == []
 

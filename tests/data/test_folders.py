@@ -64,7 +64,9 @@ def test_folders_that_differ_in_capitals_alone_are_taken_by_their_names(tmp_path
 
 def test_an_archive_and_no_folder_at_all_are_one_sentence(tmp_path):
     (tmp_path / "data.zip").write_bytes(b"PK")
-    assert "data.zip (it is a file; an archive is to be unpacked); data_dir" in fails(UserError, tmp_path / "data.zip")
+    assert "data.zip (it is a file; unpack it if it is an archive); data_dir" in fails(
+        UserError, tmp_path / "data.zip"
+    )
     assert fails(UserError, "").startswith("data_dir is missing; name the folder")
 
 
@@ -116,12 +118,12 @@ def test_mismatched_and_doubled_stems_are_one_sentence(tmp_path):
     (tmp_path / "masks/scene1.png").rename(tmp_path / "masks/scene9.png")
     assert fails(ValueError, tmp_path) == (
         f"1 of 4 images have no mask, the first is {tmp_path}/images/scene1.jpg, and 1 of 4 masks have no image, the "
-        f"first is {tmp_path}/masks/scene9.png; give each its partner, or take it out: images/ and masks/ with files of "
+        f"first is {tmp_path}/masks/scene9.png; give each a partner, or remove it: images/ and masks/ with files of "
         "the same stems (unlabeled images have a folder of their own)."
     )
     (tmp_path / "images/scene1.png").write_bytes(b"")
     assert fails(ValueError, tmp_path) == (
-        f"{tmp_path}/images/scene1.jpg and scene1.png have the same stem; keep one of them."
+        f"{tmp_path}/images/scene1.jpg and scene1.png have the same name without suffix; keep one of them."
     )
 
 

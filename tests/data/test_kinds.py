@@ -89,13 +89,13 @@ def test_a_preview_in_a_tiff_is_no_second_picture(tmp_path):
 
 def test_values_outside_the_range_that_a_tiff_states_are_one_sentence(tmp_path):
     path = tiff(np.array([[0.0, 7.0]], np.float32), low=0, high=5)(tmp_path)
-    with pytest.raises(DataError, match="states values of 0 to 5, but has 0 to 7"):
+    with pytest.raises(DataError, match="declares values of 0 to 5, but has 0 to 7"):
         decode_image(stored(path))
 
 
 def test_a_sentence_about_32_bits_without_a_sign_shows_their_values(tmp_path):
     path = tiff(np.array([[5, 3_000_000_000]], np.uint32))(tmp_path)
-    with pytest.raises(DataError, match="whole numbers of 32 bits from 5 to 3000000000, whose range is unclear"):
+    with pytest.raises(DataError, match="32-bit whole numbers from 5 to 3000000000, whose range is unclear"):
         decode_image(stored(path))
 
 
@@ -117,5 +117,5 @@ def test_photographs_have_the_same_pixels_whoever_decodes_them(subsampling, prog
 def test_animations_are_refused_whatever_holds_them(tmp_path, suffix):
     first, second = (PIL.Image.fromarray(pixels) for pixels in (RGB, RGB[::-1].copy()))
     first.save(tmp_path / f"file.{suffix}", save_all=True, append_images=[second])
-    with pytest.raises(DataError, match="is an animation of 2 pictures; save one picture a file"):
+    with pytest.raises(DataError, match="is an animation of 2 frames; save one image per file"):
         decode_image({"path": str(tmp_path / f"file.{suffix}"), "bytes": None})

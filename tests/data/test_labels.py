@@ -134,8 +134,8 @@ def test_ids_out_of_range_name_the_file(tmp_path):
 def test_rgb_masks_where_ids_are_expected_are_one_sentence(tmp_path):
     PIL.Image.fromarray(np.full((2, 2, 3), (0, 0, 9), dtype=np.uint8)).save(tmp_path / "m.png")
     assert fails(tmp_path / "m.png") == (
-        f"{tmp_path}/m.png is a color image (RGB), but a mask holds one class id a pixel, as a gray image or as a "
-        "palette image whose indices are the ids; convert it, or give the color of each id as `colors`: in a recipe "
+        f"{tmp_path}/m.png is a color image (RGB), but a mask holds one class id per pixel, as a gray image or as a "
+        "palette image whose indices are the ids; convert it, or give the color of each id as `colors`, in a recipe "
         "under dataset_options, in Python to load() or LabelMap."
     )
 
@@ -150,7 +150,7 @@ def test_unknown_colors_and_gray_files_for_first_channel_are_one_sentence(tmp_pa
     PIL.Image.fromarray(np.full((2, 2, 3), 9, dtype=np.uint8)).save(tmp_path / "m.png")
     label_map = LabelMap(names=["a"], colors=[[0, 0, 0]])
     assert fails(tmp_path / "m.png", label_map) == (
-        f"{tmp_path}/m.png has the color (9, 9, 9), which is no class's; see the dataset's palette."
+        f"{tmp_path}/m.png has the color (9, 9, 9), which belongs to no class; correct the mask or `colors`."
     )
     save_gray(tmp_path / "g.png", IDS)
     assert "g.png is a L image, but the class id is expected in the first channel of an RGB image" in fails(
@@ -164,17 +164,17 @@ def test_a_truncated_png_is_one_sentence(tmp_path, first_channel):
     content = (tmp_path / "m.png").read_bytes()
     (tmp_path / "m.png").write_bytes(content[: len(content) // 2])
     message = fails(tmp_path / "m.png", LabelMap(names=["a", "b"], first_channel=first_channel))
-    assert re.fullmatch(rf"{tmp_path}/m\.png is broken \(.+\); replace it or take it out of the dataset\.", message)
+    assert re.fullmatch(rf"{tmp_path}/m\.png is damaged \(.+\); replace it or remove it from the dataset\.", message)
     assert "\n" not in message
 
 
 def test_files_that_are_no_images_or_missing_are_one_sentence(tmp_path):
     (tmp_path / "m.png").write_text("hello")
     assert fails(tmp_path / "m.png") == (
-        f"{tmp_path}/m.png is not an image; replace it or take it out of the dataset."
+        f"{tmp_path}/m.png is not an image; replace it or remove it from the dataset."
     )
     assert fails(tmp_path / "gone.png") == (
-        f"{tmp_path}/gone.png cannot be read (No such file or directory); was the dataset moved?"
+        f"{tmp_path}/gone.png cannot be read (No such file or directory); check whether the dataset was moved."
     )
 
 
@@ -182,7 +182,7 @@ def test_files_that_are_no_images_or_missing_are_one_sentence(tmp_path):
 def test_a_70000_pixel_wide_image_is_one_sentence(tmp_path, first_channel):
     save_png16(tmp_path / "m.png", np.zeros((2, 70_000, 3)))
     assert MAX_SIDE == 32_768
-    expected = f"{tmp_path}/m.png is 70000 x 2 pixels, but a side may have 32768 pixels at most; cut it into tiles."
+    expected = f"{tmp_path}/m.png is 70000 x 2 pixels, but a side may have at most 32768; cut it into tiles."
     assert fails(tmp_path / "m.png", LabelMap(names=["a"], first_channel=first_channel)) == expected
     with pytest.raises(DataError, match="70000 x 2 pixels"):
         decode_image(stored(tmp_path / "m.png"))

@@ -182,7 +182,7 @@ def test_a_wrong_or_no_folder_is_one_sentence(tmp_path, name):
         load(name)
 
 
-PARTNER = "give each its partner, or take it out: "
+PARTNER = "give each a partner, or remove it: "
 
 
 @pytest.mark.parametrize(

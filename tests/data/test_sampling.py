@@ -214,7 +214,7 @@ def test_a_broken_mask_is_named_while_counting(tmp_path):
         class_pixels(made)
     assert (
         str(caught.value)
-        == f"{tmp_path}/d/masks/scene1.png is not an image; replace it or take it out of the dataset."
+        == f"{tmp_path}/d/masks/scene1.png is not an image; replace it or remove it from the dataset."
     )
 
 

@@ -63,7 +63,7 @@ def test_lists_are_read_as_they_were_written(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("\n \n", "is empty; it must hold one id or path a line."),
+        ("\n \n", "is empty; it must hold one id or path per line."),
         ("a\n../b", "names '../b'; paths must be relative to the dataset and must not contain `..`."),
         ("x/../../b", "names 'x/../../b'; paths must be relative to the dataset and must not contain `..`."),
         ("a\n/etc/b", "names '/etc/b'; paths must be relative to the dataset and must not contain `..`."),
@@ -83,7 +83,7 @@ def test_wrong_lists_are_one_sentence(tmp_path, content, message):
 def test_a_missing_list_and_overlapping_lists_are_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         read_list(tmp_path / "no.txt")
-    assert str(caught.value) == f"There is no split list {tmp_path}/no.txt; it must hold one id or path a line."
+    assert str(caught.value) == f"There is no split list {tmp_path}/no.txt; it must hold one id or path per line."
     write_pair(tmp_path, ["a", "b"], ["b"])
     with pytest.raises(ValueError) as caught:
         read_pair(tmp_path)

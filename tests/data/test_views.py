@@ -91,16 +91,16 @@ def test_a_truncated_image_is_one_sentence(tmp_path):
         made, _, _ = make(tmp_path, size=(40, 60), suffix=suffix)
         path = tmp_path / f"image.{suffix}"
         path.write_bytes(path.read_bytes()[:1200])
-        with pytest.raises(DataError, match=rf"^{path} is broken \(.+\); replace it or take it out of the dataset\.$"):
+        with pytest.raises(
+            DataError, match=rf"^{path} is damaged \(.+\); replace it or remove it from the dataset\.$"
+        ):
             View(made, identity)[0]
 
 
 def test_a_pointer_of_git_lfs_is_told_from_a_broken_image(tmp_path):
     made, *_ = make(tmp_path)
     (tmp_path / "image.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n")
-    with pytest.raises(
-        DataError, match="image.png is a pointer of Git LFS and no image; fetch the files with `git lfs"
-    ):
+    with pytest.raises(DataError, match="image.png is a Git LFS pointer, not an image; fetch the files with `git lfs"):
         View(made, identity)[0]
 
 
@@ -152,7 +152,7 @@ def test_datasets_with_a_transform_of_their_own_and_whole_dictionaries_are_one_s
     made, pixels, _ = make(tmp_path)
     with pytest.raises(ValueError, match="has a transform of its own .* View.dataset.with_format.None., transform"):
         View(made.with_transform(lambda rows: rows), identity)
-    with pytest.raises(ValueError, match="A View is of one split, but this is train"):
+    with pytest.raises(ValueError, match="A View needs one split, but this dataset has train"):
         View(datasets.DatasetDict(train=made), identity)
     for kind in ("torch", "numpy", "arrow"):
         assert np.array_equal(View(made.with_format(kind), identity)[0]["pixel_values"].permute(1, 2, 0), pixels)

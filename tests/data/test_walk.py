@@ -66,8 +66,8 @@ def test_links_are_followed_once_and_lead_out_of_no_loop(tmp_path):
     found = walk(root)
     assert names(found, root) == ["again/2.png", "file.png", "z/1.png"]
     assert found.unused == {
-        root / "z/up": "a link to a folder that it lies in",
-        root / "nowhere.png": "a link that leads nowhere",
+        root / "z/up": "a link to a folder that contains it",
+        root / "nowhere.png": "a broken link",
     }
 
 
@@ -78,7 +78,7 @@ def test_pipes_and_names_that_are_no_text_are_named(tmp_path):
         touch(tmp_path / name)
     found = walk(tmp_path)
     assert len(found.files) == 2
-    assert sorted(found.unused.values()) == ["its name is no text", "no regular file"]
+    assert sorted(found.unused.values()) == ["its name is not valid text", "not a regular file"]
 
 
 def test_names_in_either_unicode_form_are_a_pair(tmp_path):
@@ -95,7 +95,7 @@ def test_nested_folders_are_seen_by_default_or_named(tmp_path):
     pair(tmp_path, "images/city/1.png", "masks/city/1.png")
     assert sizes(quiet(lambda: load("folder", tmp_path))) == {"train": 2}
     with pytest.warns(
-        UserWarning, match=r"Not used in .*: images/city, masks/city \(a folder inside, and nested is false\)"
+        UserWarning, match=r"Not used in .*: images/city, masks/city \(a subfolder, but nested is false\)"
     ):
         assert sizes(load("folder", tmp_path, nested=False)) == {"train": 1}
     assert len(load("folder", tmp_path, images=".", masks=None)["train"]) == 4

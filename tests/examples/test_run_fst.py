@@ -128,5 +128,5 @@ def test_two_processes_say_what_is_wrong_once(tmp_path):
     recipe = tiny.write(tmp_path / "r.yaml", keys, rule="supervised", per_device_train_batch_size=2)
     result = launch(TWO, [recipe, "-o", str(tmp_path / "out")])
     assert result.returncode == 1
-    sentence = f"hf-fst: {tmp_path}/labeled/images/1.png is not an image; replace it or take it out of the dataset."
+    sentence = f"hf-fst: {tmp_path}/labeled/images/1.png is not an image; replace it or remove it from the dataset."
     assert result.stderr.count(sentence) == 1

@@ -51,15 +51,15 @@ def undecodable(folder: Path, *inside: bytes) -> None:
 
 
 ODD = {
-    "a link that leads nowhere": [
+    "a broken link": [
         lambda folder: (folder / "odd.png").symlink_to("/nowhere/else.png"),
         lambda folder: (folder / "odd.png").symlink_to("odd.png"),
     ],
-    "no regular file": [
+    "not a regular file": [
         lambda folder: os.mkfifo(folder / "odd.png"),
         lambda folder: socket.socket(socket.AF_UNIX).bind(str(folder / "odd.png")),
     ],
-    "its name is no text": [
+    "its name is not valid text": [
         lambda folder: undecodable(folder, b"odd\xff.png"),
         lambda folder: undecodable(folder, b"odd\xff", b"a.png"),
     ],
@@ -101,9 +101,9 @@ def test_one_such_file_alone_is_named(run_dir, tmp_path, capsys, command):  # no
     (tmp_path / "all").mkdir()
     (tmp_path / "all/odd.png").symlink_to("nowhere.png")
     for name, words in (
-        ("odd.png", "odd.png is a link that leads nowhere"),
-        ("pipe.png", "pipe.png is no regular file; give one with images."),
-        ("all", "that can be read (odd.png: a link that leads nowhere)."),
+        ("odd.png", "odd.png is a broken link"),
+        ("pipe.png", "pipe.png is not a regular file; give one with images."),
+        ("all", "that can be read (odd.png: a broken link)."),
     ):
         code, said = run(capsys, command, run_dir, tmp_path / name, "-o", tmp_path / "out")
         assert code == 1 and words in said and "Traceback" not in said
@@ -143,7 +143,7 @@ def test_a_broken_table_or_archive_is_named(run_dir, images, tmp_path, capsys): 
     (tmp_path / "shards/b.parquet").write_bytes((tmp_path / "shards/a.parquet").read_bytes()[:-200])
     pq.write_table(pa.table({"image": pa.array([7])}), tmp_path / "shards/c.parquet")  # of another type
     code, said = run(capsys, "label", run_dir, tmp_path / "shards", "-o", tmp_path / "out")
-    assert code == 1 and "b.parquet is broken (" in said and "c.parquet is broken (Unsupported cast" in said
+    assert code == 1 and "b.parquet is damaged (" in said and "c.parquet is damaged (Unsupported cast" in said
     assert "2 of 3 files failed" in said
     assert list(labeled(tmp_path / "out")) == ["a.parquet#0"]
     for name in ("c.parquet", "c.tar"):

@@ -220,8 +220,8 @@ class TestBadFiles:
         assert written(tmp_path / "out/predictions") == expected_files()
 
     @pytest.mark.parametrize("what, sentence", [
-        ("nowhere", "There is no folder and no file {0}; give one with images."),
-        ("images/notes.txt", "{0} is none of *.jpg"),
+        ("nowhere", "There is no folder or file {0}; give one with images."),
+        ("images/notes.txt", "{0} is not one of *.jpg"),
         ("empty", "{0} and the folders in it hold no files *.jpg"),
     ])  # fmt: skip
     def test_nothing_to_predict(self, run_dir, images, tmp_path, capsys, what, sentence):  # noqa: F811

@@ -54,7 +54,7 @@ def test_videos_become_videos_beside_images(run_dir, tmp_path, capsys):  # noqa:
     result = json.loads(capsys.readouterr().out)
     assert (result["images"], result["videos"], result["frames"]) == (1, 2, 2 * FRAMES)
     assert [entry["file"].rpartition("/")[2] for entry in result["failed"]] == ["broken.avi", "cut.mov"]
-    assert "broken.avi is broken (Invalid data" in result["failed"][0]["reason"]
+    assert "broken.avi is damaged (Invalid data" in result["failed"][0]["reason"]
     assert sorted(path.name for path in (out / "videos").iterdir()) == ["drive.mkv.mp4", "drive.mp4.mp4"]
 
     written = frames(out / "videos/drive.mp4.mp4")

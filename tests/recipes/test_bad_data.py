@@ -47,10 +47,10 @@ MASK, IMAGE = "labeled/masks/1.png", "labeled/images/1.png"
 IDS = (
     r" has label ids out of range \(2, 3, 4, 5, 6, ...\): 0 to 1 and 255 \(ignored\) are accepted; correct the mask .*"
 )
-COLOR = r" is a color image \(RGB\), but a mask holds one class id a pixel, as a gray image or as a palette image .*"
+COLOR = r" is a color image \(RGB\), but a mask holds one class id per pixel, as a gray image or as a palette image .*"
 SIZES = r" is 47 x 40 pixels, but its image .*/labeled/images/1.png is 48 x 40; they must have the same size."
-WIDE = r" is 70000 x 2 pixels, but a side may have 32768 pixels at most; cut it into tiles."
-BROKEN = r" is broken \(.+\); replace it or take it out of the dataset."
+WIDE = r" is 70000 x 2 pixels, but a side may have at most 32768; cut it into tiles."
+BROKEN = r" is damaged \(.+\); replace it or remove it from the dataset."
 CASES = [
     (cut_off, IMAGE, BROKEN),
     (cut_off, MASK, BROKEN),
@@ -85,7 +85,7 @@ def test_stems_that_do_not_match_end_training_with_one_sentence(capsys, tmp_path
     recipe = tiny.write(tmp_path / "r.yaml", keys, rule="supervised")
     assert says(capsys, ["train", recipe, "-o", str(tmp_path / "out")]) == (
         f"1 of 4 images have no mask, the first is {tmp_path}/labeled/images/1.png, and 1 of 4 masks have no image, the "
-        f"first is {tmp_path}/labeled/masks/one.png; give each its partner, or take it out: images/ and masks/ with "
+        f"first is {tmp_path}/labeled/masks/one.png; give each a partner, or remove it: images/ and masks/ with "
         "files of the same stems (unlabeled images have a folder of their own)."
     )
 
@@ -93,7 +93,7 @@ def test_stems_that_do_not_match_end_training_with_one_sentence(capsys, tmp_path
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ("\n \n", "is empty; it must hold one id or path a line."),
+        ("\n \n", "is empty; it must hold one id or path per line."),
         ("2007_000000\n../x", "names '../x'; paths must be relative to the dataset and must not contain `..`."),
         ("/etc/passwd", "names '/etc/passwd'; paths must be relative to the dataset and must not contain `..`."),
     ],
@@ -137,7 +137,7 @@ def test_loaders_that_choose_by_themselves_skip_a_bad_mask_as_well(capsys, tmp_p
     keys = {"dataset": name, "data_dir": str(tmp_path / "data"), "labeled": labeled, "save_strategy": "no"}
     keys |= {"eval_split": False, "eval_strategy": "no", "load_best_model_at_end": False}
     argv = ["train", tiny.write(tmp_path / "run.yaml", keys), "--output_dir", str(tmp_path / "out")]
-    assert says(capsys, argv) == f"{broken} is not an image; replace it or take it out of the dataset."
+    assert says(capsys, argv) == f"{broken} is not an image; replace it or remove it from the dataset."
     assert cli.main([*argv, "--on_bad_image", "skip"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "skipped, as they cannot be read: 1 " in said and f"{broken} is not an image" in said

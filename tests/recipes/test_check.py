@@ -54,8 +54,8 @@ def test_what_is_wrong_is_on_the_page_and_in_the_file_with_code_1(keys, tmp_path
     assert "\n2. Warning: " in text and "1. Warning" not in text  # the first keeps a run from training
     assert "   - unlabeled/images/9.png = labeled/images/0.png (labeled)\n" in text
     assert "\nNote: Not used in unlabeled: images/a.txt (a file of another kind).\n" in text
-    assert "with\n  --on_bad_image skip.\n" in text
-    assert text.endswith(f"\nFiles are named from {tmp_path}/ on.\n")
+    assert "Note: With --on_bad_image skip, hf-fst train leaves out" in text
+    assert text.endswith(f"\nPaths are relative to {tmp_path}/.\n")
     assert max(map(len, text.splitlines()[:-1])) <= 80
     content = json.loads(found.read_text())
     assert [finding["kind"] for finding in content["findings"]] == ["unreadable", "padding", "padding", "duplicates"]
@@ -71,7 +71,7 @@ def test_masks_that_are_in_the_way_of_choosing_the_labeled_images_are_all_named(
     assert "1. 2 of 4 labeled images cannot be used:" in text
     told = " ".join(text.split())
     assert "- masks/1.png is a color image (RGB), but" in told and text.count("color image") == 1  # one line a cause
-    assert "`colors`: in a recipe under dataset_options" in told
+    assert "`colors`, in a recipe under dataset_options" in told
     assert "The same holds for 1 more: images/3.png" in told
 
 
@@ -98,7 +98,7 @@ def test_a_run_is_refused_or_warned_before_its_first_step(keys, tmp_path, capsys
         PIL.Image.new("L", (48, 40), 1).save(tmp_path / f"labeled/masks/{i}.png")
     argv = ["train", recipe, "-o", str(tmp_path / "out")]
     assert cli.main(argv) == 1
-    assert "hf-fst: Every labeled pixel is 'class 1', so that there is nothing to learn" in capsys.readouterr().err
+    assert "hf-fst: Every labeled pixel is 'class 1', so there is nothing to learn" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     mask = np.array(PIL.Image.open(tmp_path / "labeled/masks/0.png"))
     mask[:20] = 0
@@ -110,7 +110,7 @@ def test_a_run_is_refused_or_warned_before_its_first_step(keys, tmp_path, capsys
 
 def test_what_no_training_would_start_with_is_refused_by_the_check_too(keys, tmp_path, capsys):
     assert cli.main(["check", tiny.write(tmp_path / "r.yaml", keys, fsdp=True)]) == 1
-    assert "fsdp is given, but this is the only process" in capsys.readouterr().err
+    assert "fsdp is given, but there is only one process" in capsys.readouterr().err
 
 
 def test_the_check_can_be_left_out(keys, tmp_path, capsys):
@@ -125,7 +125,7 @@ def test_bad_images_are_skipped_where_the_recipe_says_so_but_not_where_scored(ke
     recipe = tiny.write(tmp_path / "r.yaml", keys, max_steps=4)
     argv = ["train", recipe, "-o", str(tmp_path / "out")]
     assert cli.main(argv) == 1
-    assert "2.png is not an image; replace it or take it out of the dataset." in capsys.readouterr().err
+    assert "2.png is not an image; replace it or remove it from the dataset." in capsys.readouterr().err
     assert cli.main([*argv, "--on_bad_image", "skip"]) == 0
     assert "2.png is not an image" in " ".join(capsys.readouterr().out.split())
     assert re.search(r"gave way to others \d times:\n +\d x .*labeled/images/2.png is not an image", caplog.text)

@@ -152,7 +152,9 @@ def test_a_tracker_that_is_not_installed_is_said(tmp_path, monkeypatch):
 
 
 def test_checkpointing_where_a_network_has_none(tmp_path):
-    with pytest.raises(UserError, match="gradient_checkpointing is true, but TinySegmenter has none; leave it out"):
+    with pytest.raises(
+        UserError, match="gradient_checkpointing is true, but TinySegmenter does not support it; leave it out"
+    ):
         tiny.trainer(tmp_path, rule="mean_teacher", gradient_checkpointing=True)
     sizes = {key: value for key, value in recipe.MODEL.items() if key != "model_type"}
     network = SegformerForSemanticSegmentation(SegformerConfig(num_labels=3, **sizes))
@@ -193,13 +195,13 @@ def test_optimizers_and_schedules_with_arguments_of_their_own(tmp_path):
 
 
 def test_sharding_with_nobody_to_share(tmp_path):
-    with pytest.raises(UserError, match="fsdp is given, but this is the only process.*accelerate launch"):
+    with pytest.raises(UserError, match="fsdp is given, but there is only one process.*accelerate launch"):
         tiny.trainer(tmp_path, rule="mean_teacher", fsdp="full_shard")
 
 
 @pytest.mark.parametrize("option", [{"neftune_noise_alpha": 5.0}, {"use_liger_kernel": True}])
 def test_options_for_text_are_refused(tmp_path, option):
-    with pytest.raises(UserError, match=f"{next(iter(option))} is .* for networks that read text"):
+    with pytest.raises(UserError, match=f"{next(iter(option))} is .* for language models"):
         tiny.trainer(tmp_path, rule="mean_teacher", **option)
 
 

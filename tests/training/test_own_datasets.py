@@ -52,7 +52,7 @@ def test_all_splits_at_once_and_streams_are_refused(tmp_path, raw):
         ),
         (
             raw.to_iterable_dataset(),
-            "train_dataset is a stream, which cannot be drawn by index; give a dataset with a",
+            "train_dataset is a stream, which cannot be indexed; give a dataset with a",
         ),
     ):
         with pytest.raises(ValueError) as error:
@@ -153,7 +153,7 @@ def test_what_is_probably_not_meant_in_the_first_batch_is_a_warning(caplog, chan
 def test_one_class_alone_is_refused_with_what_to_give(tmp_path):
     network = tiny.model()
     network.config.id2label = {0: "thing"}
-    with pytest.raises(ValueError, match="has only one class, which leaves nothing to learn; give it two, as num"):
+    with pytest.raises(ValueError, match="has only one class, so there is nothing to learn; give it two, as num"):
         tiny.trainer(tmp_path, network, rule="supervised")
 
 
@@ -161,7 +161,9 @@ def test_one_class_alone_is_refused_with_what_to_give(tmp_path):
 def test_another_ignored_label_in_a_config_is_refused(tmp_path, key):
     network = tiny.model()
     setattr(network.config, key, 0)
-    with pytest.raises(ValueError, match=f"^{key} of the TinySegmenter is 0, but labels of 255 and -100 are ignored"):
+    with pytest.raises(
+        ValueError, match=f"^{key} of the TinySegmenter is 0, but hf_fst ignores labels of 255 and -100"
+    ):
         tiny.trainer(tmp_path, network, rule="supervised")
     setattr(network.config, key, -100)
     tiny.trainer(tmp_path, network, rule="supervised")

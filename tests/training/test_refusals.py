@@ -22,13 +22,12 @@ from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
 
 SEGMENTATION = "give a model for semantic segmentation, such as one of AutoModelForSemanticSegmentation."
-OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that moves weights only in step()."
+OPTIMIZERS = "use 'adamw_torch', 'sgd' or another optimizer that updates weights only in step()."
 FREE = (
-    "which is schedule-free: while training its weights are not those that are evaluated, so a teacher cannot follow "
-    "them; "
+    "which is schedule-free: the weights it trains are not those that are evaluated, so a teacher cannot follow them; "
 )
 BLANK = "No pixel of the 2 evaluated images has a class, so there is nothing to score; is the id map right?"
-FUSED = "which moves weights within the backward pass, before the gradient of the group is whole; "
+FUSED = "which updates weights during the backward pass, before the gradient of the group is complete; "
 
 
 def refused(tmp_path, network=None, trainer_options=None, **options) -> str:
@@ -75,7 +74,7 @@ def test_options_that_would_not_be_heeded(tmp_path):
         "train_sampling_strategy is 'sequential', but pairs are always drawn at random; leave it at 'random'."
     )
     assert refused(tmp_path, trainer_options={"compute_loss_func": print}) == (
-        "compute_loss_func is given, but what is learned is an objective; give objective instead."
+        "compute_loss_func is given, but an objective computes the loss; give objective instead."
     )
 
 
@@ -84,8 +83,8 @@ def test_a_metric_of_ones_own_that_could_not_count_batch_by_batch(tmp_path):
         "compute_metrics takes no compute_result, but it is called after every batch"
     )
     assert refused(tmp_path, trainer_options={"preprocess_logits_for_metrics": lambda logits, labels: logits}) == (
-        "preprocess_logits_for_metrics is given without compute_metrics, but the scores of student and teacher are "
-        "counted without it; give both, or leave it out."
+        "preprocess_logits_for_metrics is given without compute_metrics, but the scores of student and teacher do not "
+        "use it; give both, or leave it out."
     )
 
 
@@ -115,7 +114,7 @@ def test_a_loss_of_ones_own_is_refused_in_a_subclass_and_on_the_trainer(tmp_path
         """The override comes from a mixin."""
 
     sentence = (
-        "overrides compute_loss, but what is learned is an objective; write a subclass of hf_fst.objectives.Objective "
+        "overrides compute_loss, but an objective computes the loss; write a subclass of hf_fst.objectives.Objective "
         "and give it as objective."
     )
     with pytest.raises(UserError) as error:

@@ -142,9 +142,7 @@ def test_a_stream_cannot_be_trained_on(tmp_path):
 
     with pytest.raises(ValueError) as error:
         tiny.trainer(tmp_path, sets=(Stream(), tiny.images(2, 2, labels=False)))
-    assert str(error.value) == (
-        "train_dataset is a stream, which cannot be drawn by index; give a dataset with a length."
-    )
+    assert str(error.value) == ("train_dataset is a stream, which cannot be indexed; give a dataset with a length.")
 
 
 @pytest.mark.parametrize("rule", ["supervised", "fst_d"])
