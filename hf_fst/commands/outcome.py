@@ -117,9 +117,11 @@ def tracker() -> str:
     return "the project's issue tracker"
 
 
-def plain_warning(*warning, **more) -> str:
-    """A warning as Python prints it: names in it come from data of others."""
-    return printable(FORMAT(*warning, **more))
+def plain_warning(message, category, filename, *where, **more) -> str:
+    """A warning: one of ours as a sentence, others as Python prints them. Names in it come from data of others."""
+    if category is UserWarning and Path(__file__).parents[1] in Path(filename).parents:
+        return printable(f"hf-fst: Warning: {message}\n")
+    return printable(FORMAT(message, category, filename, *where, **more))
 
 
 def say(sentence: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import datasets
 
 from hf_fst.data import DATASETS, load
+from hf_fst.data.camvid import FRACTIONS
 from hf_fst.data.folders import read_id2label
 from hf_fst.data.labels import check_names
 from hf_fst.data.sampling import class_pixels
@@ -111,8 +112,11 @@ def load_side(
     except UserError as error:
         data_dir, more = OPTIONS[key]
         message = re.sub(r"\bdata_dir\b", f"--{data_dir}", str(error))
-        if side.name == "folder" and message.startswith("There is no folder") and data_dir not in message:
+        if side.name == "folder" and "There is no folder" in message and data_dir not in message:
             message = f"{message.rstrip('.')}, or give their names as --{more}.images and --{more}.masks."
+        if side.name == "folder" and "images have no mask" in message and "masks have no image" in message:
+            ends = f"--{more}.image_suffix and --{more}.mask_suffix"
+            message = f"{message.rstrip('.')}; or say how the names of a pair end, as {ends}."
         if "validation_share" in message:
             message = f"{message.rstrip('.')}, as --{more}.validation_share 0.3."
         raise type(error)(message) from error
@@ -228,6 +232,17 @@ def take_labeled(
         chosen = sorted(int(row) for row in nested_order(rows, present, seed, count)[:count])
     rest = sorted(set(range(len(train))) - set(chosen))
     return train.select(chosen), train.select(rest)
+
+
+def labeled_by(recipe: Recipe, side: Side) -> str | None:
+    """What the choice of the labeled images of a side goes by, in words; None where all of them are labeled."""
+    if recipe.labeled is None:
+        return None
+    lists = recipe.labeled if _is_list_file(recipe.labeled) else (side.options or {}).get("splits")
+    if lists is not None:
+        return PurePosixPath(str(lists).replace("\\", "/")).name
+    shipped = side.name == "camvid" and recipe.split_seed == 0 and recipe.labeled in {*FRACTIONS, *FRACTIONS.values()}
+    return "the lists of hf_fst" if shipped else f"split_seed {recipe.split_seed}"
 
 
 def _is_list_file(labeled: int | str) -> bool:

@@ -51,7 +51,7 @@ class SkippedImages(OfTrainer):
             times = sorted(journal.skipped_images.items(), key=lambda item: -item[1])
             lines = [f"{count} x {sentence}" for sentence, count in times]
             total = sum(journal.skipped_images.values())
-            logger.warning("\n  ".join([f"Images that could not be read gave way to others {total} times:", *lines]))
+            logger.warning("\n  ".join([f"Images that could not be read gave way to others, {total} in all:", *lines]))
 
 
 class Weights(OfTrainer):

@@ -239,7 +239,7 @@ def pace_words(settings: Settings) -> str:
         return f"rule {settings.rule}"
     if settings.teacher_follows in (labels := {"live": "the student labels for itself", "never": "the teacher stays"}):
         return f"rule {settings.rule}: {labels[settings.teacher_follows]} (teacher_follows {settings.teacher_follows})"
-    memory = "all" if settings.teacher_memory is None else f"{settings.teacher_memory:g}"
+    memory = "all" if settings.teacher_memory is None else f"{round(settings.teacher_memory, 1):g}"
     mu = f"μ = {settings.teacher_momentum:.6g}"
     if followings(rule) > 1:
         mu += f", μ' = {settings.lookahead_momentum:.6g}"

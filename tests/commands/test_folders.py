@@ -54,8 +54,21 @@ def test_folders_that_are_not_there_are_named_with_their_options(says, tmp_path,
         f"There is no folder {tmp_path}/labeled/masks; {tmp_path}/labeled must hold images/ and masks/ with files of the "
         "same stems, or give their names as --dataset_options.images and --dataset_options.masks."
     )
+    names = tmp_path / "labeled/id2label.json"
+    names.rename(tmp_path / "names.json")
+    assert says(argv(tmp_path, folders), 1).endswith("--dataset_options.images and --dataset_options.masks.")
+    (tmp_path / "names.json").rename(names)
     more = ["--dataset_options.masks", "annotations", "--rule", "supervised"]
     assert cli.main(argv(tmp_path, folders, *more)) == 0
+
+
+def test_masks_of_other_names_name_the_options_for_suffixes(says, tmp_path, folders):
+    for mask in (tmp_path / "labeled/masks").iterdir():
+        mask.rename(mask.with_name(f"{mask.stem}_label.png"))
+    said = says(argv(tmp_path, folders), 1)
+    assert said.endswith("as --dataset_options.image_suffix and --dataset_options.mask_suffix.")
+    more = ["--dataset_options.image_suffix", ".png", "--dataset_options.mask_suffix", "_label.png"]
+    assert cli.main(argv(tmp_path, folders, *more, "--rule", "supervised")) == 0
 
 
 def test_too_few_images_to_keep_any_aside_name_the_share(says, tmp_path, folders):

@@ -78,6 +78,7 @@ def test_tables_sentences_and_warnings_reach_the_terminal_as_text(capsys):
     outcome.say("There is no class 'sky\x1b[2J'.")
     assert capsys.readouterr().err == "hf-fst: There is no class 'sky\\x1b[2J'.\n"
     assert "\\x1b[2J" in outcome.plain_warning("sky\x1b[2J", UserWarning, "file.py", 1)
+    assert outcome.plain_warning("sky\x1b[2J", UserWarning, outcome.__file__, 1) == "hf-fst: Warning: sky\\x1b[2J\n"
 
 
 def test_pictures_take_names_with_line_breaks_and_dollars(tmp_path):
