@@ -8,6 +8,7 @@ import shlex
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hf_fst.drawing.plots import curves_over_time
@@ -25,6 +26,8 @@ from hf_fst.training.config import FSTConfig
 from hf_fst.training.settings import resolve, virtual_steps
 
 PROBE_STEPS, LEAST_STEPS, EVALUATIONS = 8, 8, 4
+#: of `lookahead_every`: level with 1 at a third of its price (docs/results.md), so that every rule gets more steps
+EVERY = 12
 #: of the time that is left after the first steps, which are quicker than those of a long run
 RESERVED = 0.7
 PLAN, RESULT, PLOT = "plan.json", "comparison.json", "comparison.png"
@@ -71,8 +74,9 @@ def compare(
             "eval_split is false, but a comparison needs validation images; give a split that has labels, or compare "
             f"without them: --metric_for_best_model {LABEL_FREE}."
         )
-    config = to_config(recipe)
-    costs = {rule: _cost(rule, recipe.options) for rule in rules}
+    own = {rule: _options(rule, recipe.options) for rule in rules}
+    configs = {rule: to_config(replace(recipe, options=recipe.options | own[rule])) for rule in rules}
+    costs = {rule: _cost(rule, recipe.options | own[rule]) for rule in rules}
     plan = {"recipe": given, "words": list(words), "rules": list(rules), "seeds": list(seeds), "equal": equal}
     kept = _plan(folder, plan)
     base = {"logging_steps": 10, "save_strategy": "no", "load_best_model_at_end": False, "test_split": False}
@@ -80,7 +84,7 @@ def compare(
 
     def trial(rule: str, seed: int, steps: int, name: str | None = None, start: float = 0) -> Trial:
         evaluations = {"max_steps": steps, "eval_steps": math.ceil(steps / EVALUATIONS)}
-        options = base | evaluations | _scaled(config, rule, steps) | options_for(rule, recipe.options)
+        options = base | evaluations | _scaled(configs[rule], rule, steps) | own[rule]
         return Trial(name or rule, seed, options, start + costs[rule] * steps)
 
     if kept is None:
@@ -107,7 +111,8 @@ def compare(
                 f"takes {once:.0f} s to start and evaluate, and a step of a mean teacher {second:.2g} s; give --budget "
                 f"{math.ceil(needed / 60)}m or more, or fewer seeds."
             )
-        steps = min(steps, config.max_steps) if config.max_steps > 0 else steps
+        most = configs[cheapest].max_steps
+        steps = min(steps, most) if most > 0 else steps
         kept = plan | {"steps": steps, "start": once / second}  # the latter in steps of a mean teacher
         write_json(folder / PLAN, kept)
     factor = {rule: max(costs.values()) / costs[rule] if equal == "time" else 1 for rule in rules}
@@ -136,7 +141,7 @@ def compare(
     }
     curves_over_time(curves, folder / PLOT)
     best, sentence = verdict(scores, costs)
-    command = shlex.join(["hf-fst", "train", given, *words, *_words(options_for(best, recipe.options))])
+    command = shlex.join(["hf-fst", "train", given, *_words(words, own[best])])
     scored = scores, costs, steps, LABEL_FREE if unlabeled else "mIoU"
     result = kept | {
         "steps": steps,
@@ -168,8 +173,20 @@ def _scaled(config: FSTConfig, rule: str, steps: int) -> dict[str, int]:
     return scaled
 
 
-def _words(options: Mapping[str, object]) -> list[str]:
-    return [word for key, value in options.items() for word in (f"--{key}", "null" if value is None else str(value))]
+def _options(rule: str, options: Mapping[str, object]) -> dict[str, object]:
+    """What a rule changes in a recipe; one that looks ahead does so at every `EVERY`-th step, unless the recipe says when
+    or follows the paper or its code."""
+    own = options_for(rule, options)
+    if "lookahead_every" in defaults_of(RULES[rule]) and options.keys().isdisjoint(("lookahead_every", "preset")):
+        own["lookahead_every"] = EVERY
+    return own
+
+
+def _words(words: Sequence[str], own: Mapping[str, object]) -> list[str]:
+    """Overrides as typed, and those of a rule, without what it takes out of the recipe."""
+    typed = dict(zip(words[::2], words[1::2], strict=True))
+    typed |= {f"--{key}": None if value is None else str(value) for key, value in own.items()}
+    return [word for key, value in typed.items() if value is not None for word in (key, value)]
 
 
 def _cost(rule: str, options: Mapping[str, object]) -> float:

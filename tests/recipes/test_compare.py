@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hf_fst import cli
-from hf_fst.recipes.compare import _scaled
+from hf_fst.recipes.compare import EVERY, _options, _scaled, _words
 from hf_fst.recipes.load import make_recipe, to_config
 from tests.recipes import tiny
 
@@ -42,3 +42,19 @@ def test_short_runs_keep_the_shares_of_warm_up_and_memory():
     assert _scaled(to_config(recipe), "supervised", 40) == {"warmup_steps": 2}
     by_momentum = make_recipe({"max_steps": 4000, "warmup_steps": 0.05, "teacher_momentum": 0.99, "output_dir": "out"})
     assert _scaled(to_config(by_momentum), "fst_d", 40) == {}
+
+
+def test_rules_look_ahead_now_and_then_unless_the_recipe_says_when():
+    plain = {"max_steps": 9, "teacher_memory": 5}
+    assert _options("fst_d", plain) == {"rule": "fst_d", "lookahead_every": EVERY}
+    assert _options("mean_teacher", plain) == {"rule": "mean_teacher"}
+    assert _options("naive_fst", plain) == {"rule": "naive_fst"}  # which has no such option
+    for said in ({"lookahead_every": 1}, {"preset": "official"}):
+        assert _options("fst_d", plain | said) == {"rule": "fst_d"}
+
+
+def test_the_command_of_the_long_run_holds_what_the_rule_needs_and_no_more():
+    words = ["--data_dir", "labeled", "--lookahead_every", "4"]
+    taken_out = _options("mean_teacher", {"lookahead_every": 4, "lookahead_state": "carry"})
+    assert _words(words, taken_out) == ["--data_dir", "labeled", "--rule", "mean_teacher"]
+    assert _words(words[:2], _options("fst_d", {})) == [*words[:2], "--rule", "fst_d", "--lookahead_every", str(EVERY)]
