@@ -147,10 +147,12 @@ def train(
 
     disable_progress_bar()  # of every file that is read or written; training has its own
     overrides = ctx.obj
-    if sweep == "all" and not (print_config or dry_run):
-        from hf_fst.recipes.sweep import is_all, train_all
+    if sweep == "all" and not print_config:
+        from hf_fst.recipes.sweep import dry_run_all, is_all, train_all
 
         if is_all(recipe, sweep):
+            if dry_run:
+                return dry_run_all(recipe, overrides)
             try:
                 return train_all(recipe, overrides, overwrite=overwrite, resume=resume)
             except KeyboardInterrupt as stop:

@@ -18,7 +18,7 @@ from hf_fst.recipes.data import RunData
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import as_dict
 from hf_fst.recipes.output import RESULTS_FILE, as_typed, shareable
-from hf_fst.recipes.sides import Side
+from hf_fst.recipes.sides import Side, labeled_by
 from hf_fst.recipes.summary import after
 from hf_fst.recipes.work import Work
 from hf_fst.training.hub_strategy import push_output
@@ -55,6 +55,7 @@ def score(work: Work, command: str | None) -> tuple[dict, list[Evaluation]]:
         "device": hardware(args.device),
         "processes": args.world_size,
         "images": {key: len(view) for key, view in data.views.items()},
+        "labeled_by": labeled_by(recipe, data.sides["labeled"]),
         "parameters": sum(p.numel() for p in trainer.networks()["student"].parameters()),
         "steps": trainer.state.global_step,
         "classes": data.names,
@@ -82,6 +83,8 @@ def data_facts(recipe: Recipe, data: RunData) -> dict[str, DatasetFacts]:
     variants = [facts["labeled"].config]
     if SHARE.fullmatch(str(recipe.labeled)):
         variants.append(f"{recipe.labeled} of the labels")
+    if by := labeled_by(recipe, data.sides["labeled"]):
+        variants.append(f"chosen by {by}")
     if data.few:
         target = data.sides["unlabeled"].name
         variants.append(f"and {data.few} of {'the target' if target in ('folder', 'hub') else ABOUT[target].title}")

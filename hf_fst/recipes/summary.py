@@ -14,10 +14,12 @@ from hf_fst.models.loading import STUDENT_DIR
 from hf_fst.recipes.check import share, sizes
 from hf_fst.recipes.data import RunData
 from hf_fst.recipes.keys import Recipe
+from hf_fst.recipes.sides import labeled_by
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.settings import Settings, longer_than_run, pace_words
 
 FEW_IMAGES = 10  # evaluated ones; with fewer a score is mostly chance
+PUBLISHED = ("voc", "cityscapes")  # datasets whose published numbers are for lists of labeled images
 MOST_CLASSES = 8  # that are all shown; of more the most frequent and the rarest
 
 
@@ -43,7 +45,14 @@ def before(
         steps: of the whole run; None where only its epochs are known.
         time: what is known about it.
     """
-    rows = [] if data is None else _images(data)
+    by = None if data is None else labeled_by(recipe, data.sides["labeled"])
+    rows = [] if data is None else _images(data, by)
+    if by == f"split_seed {recipe.split_seed}" and recipe.dataset in PUBLISHED:
+        notes = [
+            *notes,
+            f"the labeled images are chosen by {by}, not by the published lists, so that scores compare with "
+            "published ones only roughly; give --dataset_options.splits FOLDER.",
+        ]
     if data is not None and data.validation is not None and len(data.validation) < FEW_IMAGES:
         notes = [*notes, _few(recipe, len(data.validation))]
     longer = [] if steps is None else longer_than_run(config, settings, steps)
@@ -73,8 +82,8 @@ def before(
     return "\n".join(lines) + "\n"
 
 
-def _images(data: RunData) -> list[tuple[str, str]]:
-    """Rows about the images: how many, how large, and of what."""
+def _images(data: RunData, by: str | None) -> list[tuple[str, str]]:
+    """Rows about the images: how many, how large, and of what; `by`: see `labeled_by`."""
     parts = {} if data.report is None else data.report.parts
     counts = {name: len(view) for name, view in data.views.items()}
     if data.few:
@@ -82,6 +91,7 @@ def _images(data: RunData) -> list[tuple[str, str]]:
         counts["labeled target"] = data.few
     skipped = sum(len(part.errors) for part in parts.values())
     found = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    found += f"; labels chosen by {by}" if by else ""
     rows = [("images", found + (f"; skipped, as they cannot be read: {skipped:,}" if skipped else ""))]
     crop = f"crops of {data.crop[1]} x {data.crop[0]} pixels"
     if not parts:

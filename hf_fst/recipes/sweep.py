@@ -9,10 +9,11 @@ from pathlib import Path
 
 from hf_fst.drawing.tables import columns_of_terminal, percent, text_table
 from hf_fst.errors import RunError
+from hf_fst.recipes.dry_run import dry_run
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.load import load_recipe, sweep_points, to_config
 from hf_fst.recipes.output import check_output, is_finished
-from hf_fst.recipes.trials import results_of, scores_of
+from hf_fst.recipes.trials import networks_of, results_of, scores_of
 from hf_fst.training.checkpoints import complete_checkpoints
 
 ALL = "all"  # what --sweep is given
@@ -72,15 +73,21 @@ def train_all(
     return {name: {k: v for k, v in results.items() if k != "log_history"} for name, results in found.items()}
 
 
+def dry_run_all(given: str, overrides: dict[str, str]) -> dict[str, dict]:
+    """What `dry_run` finds of each point."""
+    return {name: dry_run(load_recipe(given, overrides, name), measure=True) for name in sweep_points(given)}
+
+
 def table(found: dict[str, dict]) -> str:
-    """Scores of the points, of the network that each is for."""
+    """Scores of both networks of each point: for domain adaptation the student's are published."""
     columns = ["point", "network", "steps", "s/step", "last mIoU (%)", "best mIoU (%)", "test mIoU (%)"]
     rows = []
     for name, results in found.items():
-        network = "student" if results["rule"] == "supervised" else "teacher"
         seconds = results["seconds_per_step"]
         shown = "–" if seconds is None else f"{seconds:.2g}"
-        rows.append([name, network, f"{results['steps']:,}", shown, *map(percent, scores_of(results).values())])
+        for network in networks_of(results):
+            scores = map(percent, scores_of(results, network).values())
+            rows.append([name, network, f"{results['steps']:,}", shown, *scores])
     return text_table(columns, rows, columns_of_terminal())
 
 

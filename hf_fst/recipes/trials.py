@@ -131,14 +131,19 @@ def results_of(run: Path) -> dict | None:
         return None
 
 
-def scores_of(results: dict) -> dict[str, float | None]:
-    """mIoU in 0..1 of the network that a run is for, the teacher or under `supervised` the student.
+def networks_of(results: dict) -> list[str]:
+    """The networks of a run, the one that it is for last."""
+    return ["student"] if results["rule"] == "supervised" else ["student", "teacher"]
+
+
+def scores_of(results: dict, network: str | None = None) -> dict[str, float | None]:
+    """mIoU in 0..1 of a network of a run, by default the one that it is for: the teacher, under `supervised` the student.
 
     Returns:
         `last` and `best` on the validation images, `test` on the test images with the weights that were kept; None
         where there was no such evaluation.
     """
-    network = "student" if results["rule"] == "supervised" else "teacher"
+    network = network or networks_of(results)[-1]
     found = dict.fromkeys(("last", "best", "test"))
     for entry in results["metrics"]:
         tested = entry is results["metrics"][-1] and "test" in entry["split"]

@@ -12,7 +12,7 @@ from hf_fst.errors import UsageError
 from hf_fst.recipes.data import build_data, scored_classes
 from hf_fst.recipes.load import make_recipe, to_config
 from hf_fst.recipes.results import data_facts
-from hf_fst.recipes.sides import Side, sides
+from hf_fst.recipes.sides import Side, labeled_by, sides
 from hf_fst.training.settings import resolve
 from tests.data import trees
 from tests.recipes import tiny
@@ -79,9 +79,30 @@ def test_the_facts_of_a_card_follow_the_sides():
     }
     semi = make_recipe({**keys, "labeled": "1/4"})
     facts = data_facts(semi, build(semi))
-    assert (facts["labeled"].config, facts["labeled"].images) == ("synthetic, 1/4 of the labels", 1)
+    assert (facts["labeled"].config, facts["labeled"].images) == (
+        "synthetic, 1/4 of the labels, chosen by split_seed 0",
+        1,
+    )
     assert (facts["unlabeled"].config, facts["unlabeled"].images) == ("synthetic", 3)
     assert facts["labeled"].license == "Apache-2.0" and facts["labeled"].title == "street (drawn by hf_fst)"
+
+
+@pytest.mark.parametrize(
+    ("keys", "by"),
+    [
+        ({"dataset": "voc"}, None),
+        ({"dataset": "voc", "labeled": 662}, "split_seed 0"),
+        ({"dataset": "voc", "labeled": 662, "dataset_options": {"splits": "lists/pascal/"}}, "pascal"),
+        ({"dataset": "folder", "labeled": "my/lists/few.txt"}, "few.txt"),
+        ({"dataset": "camvid", "labeled": "1/8"}, "the lists of hf_fst"),
+        ({"dataset": "camvid", "labeled": 45}, "the lists of hf_fst"),
+        ({"dataset": "camvid", "labeled": 44}, "split_seed 0"),
+        ({"dataset": "camvid", "labeled": "1/8", "split_seed": 3}, "split_seed 3"),
+    ],
+)
+def test_what_chose_the_labeled_images_is_known(keys, by):
+    recipe = make_recipe(keys)
+    assert labeled_by(recipe, sides(recipe)["labeled"]) == by
 
 
 def test_semi_supervised_takes_the_rest_as_unlabeled_and_evaluates_on_its_own_splits(tmp_path):

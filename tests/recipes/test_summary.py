@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 
 import pytest
 
 from hf_fst import cli
 from hf_fst.recipes import progress
 from hf_fst.recipes.progress import in_words
+from tests.data import trees
 from tests.recipes import tiny
 
 SCORED = {
@@ -88,6 +91,24 @@ def test_files_that_are_skipped_and_not_used_are_counted(printed, tmp_path):
     assert rows(text)["images"] == ["4 labeled, 5 unlabeled; skipped, as they cannot be read: 1"]
     warnings = " ".join(rows(text)["warning"])
     assert "bad.jpg is not an image" in warnings and "Not used in" in warnings and "notes.txt" in warnings
+
+
+def test_a_choice_of_labels_that_was_not_published_is_said(printed, tmp_path):
+    masks = trees.voc(tmp_path / "voc")["train"]
+    own = dict.fromkeys(("unlabeled_dataset", "unlabeled_data_dir", "unlabeled_options"))
+    keys = own | {"dataset": "voc", "data_dir": str(tmp_path / "voc"), "labeled": 2, "max_steps": 1}
+    found = rows(printed(**keys))
+    assert found["images"][0].endswith("; labels chosen by split_seed 0")
+    assert "not by the published lists" in " ".join(found["warning"])
+    first, second, *others = masks
+    for name, ids in (("labeled", [first, second]), ("unlabeled", others)):
+        (tmp_path / "lists/2").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"lists/2/{name}.txt").write_text("\n".join(ids))
+    shutil.rmtree(tmp_path / "out")
+    found = rows(printed(**keys, dataset_options={"splits": str(tmp_path / "lists")}))
+    assert found["images"][0].endswith("; labels chosen by lists")
+    assert "published" not in " ".join(found.get("warning", []))
+    assert json.loads((tmp_path / "out/results.json").read_text())["labeled_by"] == "lists"
 
 
 def test_the_log_is_in_words_and_percent():

@@ -28,7 +28,8 @@ def test_every_point_is_trained_and_a_table_compares_them(recipe, tmp_path, caps
     argv = ["train", path, "--sweep", "all", "-o", str(tmp_path / "out")]
     assert cli.main(argv) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    for name, network in (("plain", "student"), ("mean", "teacher"), ("ahead", "teacher")):
+    networks = [("plain", "student"), *((name, who) for name in ("mean", "ahead") for who in ("student", "teacher"))]
+    for name, network in networks:
         results = json.loads((tmp_path / "out" / name / "results.json").read_text())
         score = f"{100 * results['metrics'][0][network]['mean_iou']:.1f}"
         assert [name, network, "1", "–", score, score, "–"] in rows
@@ -65,3 +66,10 @@ def test_a_point_that_fails_is_named_and_nothing_is_trained_where_one_is_wrong(r
     monkeypatch.setattr(sweep, "_in_a_process", lambda words: 1)
     assert says(argv, 1) == "The point ahead of the sweep failed (code 1; finished: none); --resume goes on."
     assert "choose one with --sweep: ahead, mean, plain; or all with --sweep all." in says(["train", path], 2)
+
+
+def test_a_dry_run_of_all_points_shows_each_and_trains_none(recipe, capsys):
+    path, started = recipe
+    assert cli.main(["train", path, "--sweep", "all", "--dry_run", "--data_dir", "null"]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("three-")]
+    assert sorted(shown) == ["three-ahead:", "three-mean:", "three-plain:"] and not started
