@@ -152,7 +152,7 @@ def unit(config: Any) -> int:
 
 @torch.no_grad()
 def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception, cure: str) -> None:
-    """Explains a failure of a network if it does not accept images of this size or with so many channels.
+    """Explains a failure of a network that does not accept images of this size or with so many channels, or at all.
 
     Args:
         network: as it was when it failed.
@@ -161,7 +161,7 @@ def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception, cur
         cure: what to do with a size that fits, for the sentence.
 
     Raises:
-        UserError: with a size that fits, or the channels. Otherwise nothing is raised.
+        UserError: with a size that fits, the channels, or a backbone that no size helps. Otherwise nothing is raised.
     """
     if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in ("CUDA", "CUBLAS", "cuDNN")):
         return  # the device's fault: a smaller image would pass
@@ -190,6 +190,11 @@ def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception, cur
             raise UserError(
                 f"{type(network).__name__} does not take images of {given[0]}x{given[1]} pixels ({in_a_line(error)}), "
                 f"but takes {size[0]}x{size[1]}; {cure}."
+            ) from error
+        if vars(network.config).get("backbone_config") is not None:
+            raise UserError(
+                f"{type(network).__name__} takes images of no size that was tried ({in_a_line(error)}): its head does not "
+                f"go with its backbone, {network.config.backbone_config.model_type}; choose another backbone."
             ) from error
 
 

@@ -163,6 +163,16 @@ def test_images_that_are_too_small_to_evaluate_are_one_sentence_with_a_size_that
     assert not network.training and segment(network, noise(33, 47)).isfinite().all()
 
 
+def test_a_backbone_that_gives_no_maps_is_one_sentence():
+    sizes = {"image_size": [64, 48], "patch_size": [16, 16], "hidden_size": 16, "num_hidden_layers": 4}
+    network = on("vitpose_backbone", **sizes, num_attention_heads=2)
+    for size in ((64, 48), (37, 50)):
+        with pytest.raises(
+            UserError, match="no size that was tried .* its backbone, vitpose_backbone; choose another"
+        ):
+            segment(network, noise(*size))
+
+
 def test_gray_images_for_a_network_that_does_not_say_its_channels_are_one_sentence(tmp_path):
     sets = [[{**item, "pixel_values": item["pixel_values"][:1]} for item in tiny.images(4, seed)] for seed in (1, 2)]
     with pytest.raises(UserError, match="have 1 channels, but TinySegmenter takes 3; give"):
