@@ -26,8 +26,9 @@ from hf_fst.errors import UsageError, UserError, in_a_line, printable
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 FORMAT = warnings.formatwarning
-# a disk that is full, a folder that may not be written to: nobody's bug
+# a disk that is full, a folder that may not be written to or is a file, a name that is too long: nobody's bug
 NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+NO_PLACE += (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 COMMON = {
     "json": Annotated[bool, typer.Option("--json", help="Print the result as JSON, everything else on stderr.")],
     "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],

@@ -193,8 +193,8 @@ def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception, cur
             ) from error
         if vars(network.config).get("backbone_config") is not None:
             raise UserError(
-                f"{type(network).__name__} takes images of no size that was tried ({in_a_line(error)}): its head does not "
-                f"go with its backbone, {network.config.backbone_config.model_type}; choose another backbone."
+                f"{type(network).__name__} takes images of no size that was tried ({in_a_line(error)}): its head does "
+                f"not go with its backbone, {network.config.backbone_config.model_type}; choose another backbone."
             ) from error
 
 

@@ -171,6 +171,8 @@ def evaluate_model(
         ValueError, FileNotFoundError: for options, models, and data that do not fit, each with what to do.
     """
     refuse_below(1, batch_size=batch_size)
+    if output_dir is not None and Path(output_dir).is_file():
+        raise UserError(f"{output_dir} is a file; give a folder for what is written.")
     if isinstance(classes, str):
         if classes not in CLASS_LISTS:
             raise UserError(f"There is no class list {classes!r}: choose one of {', '.join(CLASS_LISTS)}.")

@@ -84,6 +84,10 @@ def test_an_error_of_any_kind_asks_for_a_report(capsys, monkeypatch):
             OSError(errno.ENOSPC, "No space left on device"),
             "No space left on device: where the command writes; make room or choose another place.",
         ),
+        (
+            NotADirectoryError(errno.ENOTDIR, "Not a directory", "a.txt/out"),
+            "Not a directory: a.txt/out; make room or choose another place.",
+        ),
     ],
 )
 def test_a_place_that_cannot_be_written_to_is_one_sentence(says, monkeypatch, error, sentence):

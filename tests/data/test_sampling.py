@@ -98,6 +98,8 @@ def test_a_rare_class_is_drawn_from_images_with_enough_of_it(tmp_path):
     # At T = 0.01 it is always the car, and only image 1 has more than 5 pixels of it.
     assert all(int((rare[i]["labels"] == 1).sum()) == 8 for i in range(10))
     assert rare.table() == class_table(class_pixels(view.dataset), NAMES)
+    with pytest.warns(match="sky"), pytest.warns(match="No image has more than 8 pixels of the class 'car'"):
+        RareClasses(view, min_pixels=8)
 
 
 def test_classes_are_drawn_with_their_probabilities(tmp_path):

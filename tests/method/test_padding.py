@@ -54,15 +54,16 @@ def test_padding_of_the_labeled_image_is_not_pasted_where_ignored_pixels_are():
 
 
 def test_cut_mix_does_not_paste_padding():
-    unlabeled = torch.cat([image(*[[value] * 8] * 8) for value in (-3, 5)])
-    valid = torch.ones(2, 8, 8, dtype=torch.bool)
-    valid[1] = False  # all of the second image
+    unlabeled = torch.cat([image(*[[value] * 8] * 8) for value in (-3, 5, -3)])
+    valid = torch.ones(3, 8, 8, dtype=torch.bool)
+    valid[1] = False  # all of the second image, the next of the first alone
     batch = {**BATCH, "unlabeled_pixel_values": unlabeled, "unlabeled_valid": valid}
     torch.manual_seed(0)
     prepared = CutMixObjective(cut_probability=1.0, **QUIET).prepare(teacher, batch)
     assert torch.equal(prepared["mixed_pixel_values"][0], unlabeled[0]) and (prepared["mixed_labels"][0] == 0).all()
     pasted = prepared["mixed_pixel_values"][1, 0] == -3
     assert pasted.any() and torch.equal(prepared["mixed_labels"][1] == 0, pasted)
+    assert torch.equal(prepared["mixed_pixel_values"][2], unlabeled[0])  # the next image, of the same value
 
 
 def test_entropy_drop_ranks_and_counts_pixels_of_images_alone():
