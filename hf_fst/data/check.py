@@ -17,6 +17,7 @@ from hf_fst.data.geometry import brought_together
 from hf_fst.data.images import decode_pixels, file_of
 from hf_fst.data.labels import IGNORED, LabelMap
 from hf_fst.data.masks import decode_mask
+from hf_fst.data.sampling import class_table
 from hf_fst.data.transforms import size_within
 from hf_fst.data.views import View, named_row
 from hf_fst.errors import DataError
@@ -143,19 +144,9 @@ class Report:
                 "ignored": part.ignored_share,
                 "ignored_pixels": {str(i): pixels for i, pixels in part.ignored.items()},
                 "padding": part.padding,
-                "classes": self._classes(part),
+                "classes": [] if part.class_pixels is None else class_table(part.class_pixels, self.names),
             }
         return {"parts": parts, "findings": [asdict(finding) for finding in self.findings]}
-
-    def _classes(self, part: Part) -> list[dict]:
-        if part.class_pixels is None:
-            return []
-        total, images = part.class_pixels.sum(0), (part.class_pixels > 0).sum(0)
-        share = total / max(total.sum(), 1)
-        return [
-            {"class": name, "pixels": int(total[i]), "share": float(share[i]), "images": int(images[i])}
-            for i, name in enumerate(self.names)
-        ]
 
 
 def check(parts: dict[str, Images], names: Sequence[str], num_proc: int | None = None) -> Report:

@@ -83,21 +83,12 @@ def class_probabilities(pixels: np.ndarray, temperature: float = 0.01) -> np.nda
     return weights / weights.sum()
 
 
-def class_table(pixels: np.ndarray, names: Sequence[str], temperature: float = 0.01) -> list[dict]:
-    """A row for each class: `class`, `pixels`, `share` of all labeled pixels, `images` that have it, and `probability`.
-
-    `probability` is that of drawing the class in Rare Class Sampling. Shares and probabilities lie in 0..1.
-    """
-    probability = class_probabilities(pixels, temperature)
-    total = pixels.sum(0)
+def class_table(pixels: np.ndarray, names: Sequence[str]) -> list[dict]:
+    """A row for each class: `class`, `pixels`, `share` of all labeled pixels in 0..1, and `images` that have it."""
+    total, images = pixels.sum(0), (pixels > 0).sum(0)
+    shares = total / max(total.sum(), 1)
     return [
-        {
-            "class": name,
-            "pixels": int(total[i]),
-            "share": float(total[i] / total.sum()),
-            "images": int((pixels[:, i] > 0).sum()),
-            "probability": float(probability[i]),
-        }
+        {"class": name, "pixels": int(total[i]), "share": float(shares[i]), "images": int(images[i])}
         for i, name in enumerate(names)
     ]
 
@@ -149,8 +140,7 @@ class RareClasses(Dataset):
             height, width = (crop, crop) if isinstance(crop, int) else crop
             min_pixels = min_pixels * height * width / 512**2
         self.view, self.pixels, self.names = view, pixels, names
-        self.temperature, self.min_pixels = temperature, min_pixels
-        self.min_crop_ratio, self.tries = min_crop_ratio, tries
+        self.min_pixels, self.min_crop_ratio, self.tries = min_pixels, min_crop_ratio, tries
         self.images = [torch.from_numpy(np.flatnonzero(column > min_pixels)) for column in pixels.T]
         probabilities = class_probabilities(pixels, temperature)
         for name, column, images in zip(names, pixels.T, self.images, strict=True):
@@ -182,9 +172,9 @@ class RareClasses(Dataset):
         return item
 
     def table(self) -> list[dict]:
-        """The statistics, a row for each class (`class_table`), with the probabilities in use."""
-        rows = class_table(self.pixels, self.names, self.temperature)
-        return [row | {"probability": p} for row, p in zip(rows, self.probabilities.tolist(), strict=True)]
+        """The statistics, a row for each class (`class_table`), with the `probability` of drawing it."""
+        rows = zip(class_table(self.pixels, self.names), self.probabilities.tolist(), strict=True)
+        return [row | {"probability": probability} for row, probability in rows]
 
 
 class Sources(Dataset):

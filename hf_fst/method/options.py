@@ -27,6 +27,12 @@ KINDS = {
 }
 
 
+def alternatives(annotation: Any) -> list:
+    """The types that an annotation allows, without None."""
+    kinds = typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
+    return [kind for kind in kinds if kind is not NoneType]
+
+
 class Option(str):
     """The help of an option, and what else is known of it.
 
@@ -72,9 +78,8 @@ class Option(str):
         """
         if value is None:
             return
-        kinds = typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
-        kinds = [typing.get_origin(kind) or kind for kind in kinds]
-        accepted = [KINDS[kind] for kind in kinds if kind is not NoneType]
+        kinds = [typing.get_origin(kind) or kind for kind in alternatives(annotation)]
+        accepted = [KINDS[kind] for kind in kinds]
         fits = any(isinstance(value, kind) for kind, _ in accepted)
         if not fits or (isinstance(value, bool) and bool not in kinds):
             raise UserError(f"{name} is {value!r}; give {' or '.join(words for _, words in accepted)}.")

@@ -87,11 +87,7 @@ class Chosen:
 
 
 def choose(recipe: Recipe, objective: str) -> Chosen:
-    """Loads the datasets of a recipe and chooses what is labeled.
-
-    Args:
-        recipe: the recipe.
-        objective: the one in force, which may need no unlabeled images.
+    """Loads the datasets of a recipe and chooses what is labeled; not every `objective` needs unlabeled images.
 
     Raises:
         UsageError: the recipe contradicts itself.
@@ -128,12 +124,7 @@ def choose(recipe: Recipe, objective: str) -> Chosen:
 
 
 def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
-    """Loads and checks the datasets of a recipe.
-
-    Args:
-        recipe: the recipe.
-        config: says whether there are evaluations while training.
-        objective: see `choose`.
+    """Loads and checks the datasets of a recipe for an objective; `config` says whether training is evaluated.
 
     Raises:
         UsageError: the recipe contradicts itself.

@@ -6,7 +6,6 @@ import dataclasses
 import enum
 import itertools
 import re
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.transforms import MOST_SCALED
 from hf_fst.errors import UsageError, did_you_mean, in_a_line
 from hf_fst.method.objectives import OBJECTIVES
-from hf_fst.method.options import defaults_of
+from hf_fst.method.options import KINDS, alternatives, defaults_of
 from hf_fst.method.rules import RULES
 from hf_fst.recipes.keys import Recipe, own_keys
 from hf_fst.recipes.names import LIBRARY, find_recipe
@@ -244,26 +243,10 @@ def parse(value: object, hint: object) -> object:
         parsed = yaml.load(value, Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return value
-    kinds = _alternatives(hint)
+    kinds = alternatives(hint)
     if isinstance(parsed, str) and "," in parsed and any(typing.get_origin(kind) is list for kind in kinds):
         return yaml.load(f"[{parsed}]", Loader)
     return value if kinds == [str] and parsed is not None else parsed
-
-
-def _alternatives(hint: object) -> list:
-    """The types that a field takes, without None."""
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return [kind for kind in (typing.get_args(hint) if union else (hint,)) if kind is not types.NoneType]
-
-
-_WORDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    dict: "a mapping `{key: value}`",
-    list: "a list",
-}
 
 
 def _typed(key: str, value: object, hint: object) -> object:
@@ -274,7 +257,7 @@ def _typed(key: str, value: object, hint: object) -> object:
     """
     if value == "":
         raise UsageError(f"{key} is empty; give a value, or leave it out.")
-    bases = [(typing.get_origin(kind) or kind, typing.get_args(kind)) for kind in _alternatives(hint)]
+    bases = [(typing.get_origin(kind) or kind, typing.get_args(kind)) for kind in alternatives(hint)]
     for base, items in bases:
         if base in (int, float):
             if (number := _number(value, base)) is not None:
@@ -285,7 +268,7 @@ def _typed(key: str, value: object, hint: object) -> object:
             return [_typed(key, item, items[0]) for item in value]
         elif isinstance(base, type) and isinstance(value, base):
             return value
-    words = dict.fromkeys(_WORDS[base] for base, _ in bases if base in _WORDS)
+    words = dict.fromkeys(KINDS[base][1] for base, _ in bases if base in KINDS)
     raise UsageError(f"{key} is {value!r}; give {' or '.join(words)}.")
 
 

@@ -88,9 +88,9 @@ def load_side(
 
     Args:
         recipe: gives `id2label`, `split_seed` and `on_bad_image`.
-        side: which.
+        side: the side to load.
         labeled: how much of train is labeled, as in the recipe.
-        key: the side's name among `sides`, for errors, which name the options of the command line.
+        key: the side's name in `sides`; errors name its options on the command line.
     """
     options = dict(side.options or {})
     accepted = inspect.signature(DATASETS[side.name]).parameters
@@ -211,7 +211,7 @@ def take_labeled(
 
     Args:
         loaded: its splits.
-        side: which.
+        side: the side they are of.
         labeled: a share such as 1/8, a count, a list file, or None for all.
         seed: of the choice.
         on_bad_image: "stop" or "skip", where the mask of an image that may be chosen cannot be read.

@@ -219,20 +219,16 @@ def load_memory(objective: Objective, directory: str | os.PathLike, device: torc
 
 
 def save_output(accelerator: Accelerator, networks: dict[str, nn.Module], processor, directory: str) -> None:
-    """Write what a run leaves: the teacher as an ordinary checkpoint, the student beside it in `student/`.
+    """Write the result of a run: the teacher as an ordinary checkpoint, and the student in `student/`.
 
-    Args:
-        accelerator: of the run; all processes take part.
-        networks: `student`, and `teacher` where there is one; without one both are the student.
-        processor: the image processor, None on processes that do not write.
-        directory: `output_dir`.
+    Without a teacher both are the student. All processes call it, those that do not write with `processor` None.
     """
     save_network(accelerator, networks.get("teacher", networks["student"]), processor, directory)
     save_network(accelerator, networks["student"], processor, os.path.join(directory, STUDENT_DIR))
 
 
 def save_teacher(accelerator: Accelerator, teacher: nn.Module, processor, directory: str) -> None:
-    """Write the teacher into `checkpoint-N/`, where the student is already; arguments as of `save_output`."""
+    """Write the teacher into `checkpoint-N/`, where the student is already; called like `save_output`."""
     directory = os.path.join(directory, TEACHER_DIR)
     if saves_shards(accelerator):
         save_shards(accelerator, teacher, directory)
@@ -241,10 +237,7 @@ def save_teacher(accelerator: Accelerator, teacher: nn.Module, processor, direct
 
 
 def save_network(accelerator: Accelerator, network: nn.Module, processor, directory: str | os.PathLike) -> None:
-    """Write a network, its weights gathered, and its image processor.
-
-    Called on every process, on those that do not write with `processor` None.
-    """
+    """Write a network, its weights gathered, and its image processor; called like `save_output`."""
     whole = accelerator.get_state_dict(network) if is_sharded(network) else None  # all processes take part
     if processor is not None:
         if not is_adapted(network):

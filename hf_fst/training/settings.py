@@ -169,14 +169,9 @@ def _of_method(
 def make_objective(
     settings: Settings, num_labels: int, align_corners: bool = False, reference=None, **more
 ) -> Objective:
-    """The objective of the settings.
+    """The objective of the settings for a model with `num_labels` classes, with the frozen network `reference`, if any.
 
-    Args:
-        settings: those in force.
-        num_labels: classes of the model.
-        align_corners: how the model wants its logits resized.
-        reference: the frozen network, if one is asked for.
-        more: `image_mean` and `image_std` of the images; whether `joint` passes are taken.
+    `more` may hold `image_mean` and `image_std` of the images, and whether passes are `joint`.
     """
     context = {"num_labels": num_labels, "align_corners": align_corners, "reference": reference, **more}
     return make("objective", OBJECTIVES, settings.objective, vars(settings), **context)

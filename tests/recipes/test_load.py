@@ -164,7 +164,7 @@ def test_a_sweep_needs_a_point_that_it_has(tmp_path):
         ({"learning_rate": True}, "learning_rate is True; give a number."),
         ({"output_dir": 7}, "output_dir is 7; give text."),
         ({"model": ""}, "model is empty; give a value, or leave it out."),
-        ({"model_config": [1]}, "model_config is [1]; give a mapping `{key: value}`."),
+        ({"model_config": [1]}, "model_config is [1]; give a mapping."),
         ({"labeled": 1.5}, "labeled is 1.5; give a whole number or text."),
         ({"resize": [640, "wide"]}, "resize is 'wide'; give a whole number."),
         ({"save_strategy": True}, "save_strategy is True; use one of no, steps, epoch, best."),
