@@ -46,7 +46,7 @@ def colorize(index_map: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndar
     """The label map in the palette's colors, ignored pixels hatched: uint8 (H, W, 3).
 
     Raises:
-        ValueError: If the map is not (H, W) of integers, or has a label the palette has no color for.
+        ValueError: the map is not (H, W) of integers, or has a label the palette has no color for.
     """
     index_map, palette = np.asarray(index_map), np.asarray(palette, dtype=np.uint8)
     if index_map.ndim != 2 or index_map.dtype.kind not in "iu":
@@ -70,7 +70,7 @@ def overlay(
     Ignored pixels keep the image.
 
     Raises:
-        ValueError: If the sizes differ, the image is not uint8 (H, W, 3), or alpha is outside 0..1.
+        ValueError: the sizes differ, the image is not uint8 (H, W, 3), or alpha is outside 0..1.
     """
     image, index_map = np.asarray(image), np.asarray(index_map)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -102,11 +102,11 @@ def legend(
     """A strip that names the colors, wrapped to a width in pixels: uint8 (h, width, 3), to be put under an overlay.
 
     Args:
-        names: Class names, (C,).
-        palette: Their colors, (C, 3).
-        labels: The classes to show, all by default.
-        width: Of the strip in pixels; a name longer than that is cut off.
-        font_size: In pixels.
+        names: class names, (C,).
+        palette: their colors, (C, 3).
+        labels: the classes to show, all by default.
+        width: of the strip in pixels; a name longer than that is cut off.
+        font_size: in pixels.
     """
     labels = range(len(names)) if labels is None else labels
     names = [" ".join(printable(name).split()) for name in names]

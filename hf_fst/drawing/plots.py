@@ -75,12 +75,12 @@ def curves(
     Panels without data are left out.
 
     Args:
-        log_history: Dicts with "step" and the keys the trainer logs; fractions in 0..1.
-        path: Where to write the picture.
-        best_step: The step of the evaluation that was kept, marked in the mIoU panel; by default the teacher's
+        log_history: dicts with "step" and the keys the trainer logs; fractions in 0..1.
+        path: where to write the picture.
+        best_step: the step of the evaluation that was kept, marked in the mIoU panel; by default the teacher's
             highest mIoU.
-        names: Class names, (C,), for the shares of the classes among pseudo labels.
-        palette: Colors of the classes, (C, 3) in 0..255.
+        names: class names, (C,), for the shares of the classes among pseudo labels.
+        palette: colors of the classes, (C, 3) in 0..255.
 
     Returns:
         Whether there was anything to draw; without data no file is written.
@@ -213,14 +213,14 @@ def class_bars(
 
     Args:
         student: IoU in 0..1 per class, None or nan where the class does not occur, (C,); None to leave it out.
-        teacher: The same of the teacher.
-        names: Class names, (C,).
-        path: Where to write the picture.
-        title: Over the chart.
-        scored: Ids of the classes the means are over, the others stand in brackets; None for all.
+        teacher: the same of the teacher.
+        names: class names, (C,).
+        path: where to write the picture.
+        title: over the chart.
+        scored: ids of the classes the means are over, the others stand in brackets; None for all.
 
     Raises:
-        ValueError: If the numbers of names and values differ, or there are no values at all.
+        ValueError: the numbers of names and values differ, or there are no values at all.
     """
     groups = {"student": (student, STUDENT["color"]), "teacher": (teacher, TEACHER["color"])}
     groups = {label: (np.array(ious, float), color) for label, (ious, color) in groups.items() if ious is not None}
@@ -252,8 +252,8 @@ def curves_over_time(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]
     """mIoU of methods against the time they took: the mean over seeds, with bars for its 95 % interval from 3 seeds on.
 
     Args:
-        curves: By method and seed, (step, seconds, mIoU in 0..1) of every evaluation.
-        path: Of the picture.
+        curves: by method and seed, (step, seconds, mIoU in 0..1) of every evaluation.
+        path: of the picture.
     """
     figure = Figure(figsize=(7.6, 4.4), dpi=110, layout="constrained")
     axes = figure.add_subplot()
@@ -282,10 +282,10 @@ def sampling_bars(
     """Write a bar chart of Rare Class Sampling: how frequent each class is, and how often it is drawn.
 
     Args:
-        shares: Share of the labeled pixels in 0..1, (C,).
-        probabilities: Of drawing the class, in 0..1, (C,).
-        names: Class names, (C,).
-        path: Where to write the picture.
+        shares: share of the labeled pixels in 0..1, (C,).
+        probabilities: of drawing the class, in 0..1, (C,).
+        names: class names, (C,).
+        path: where to write the picture.
     """
     figure = Figure(figsize=(8, 1.5 + 0.42 * len(names)), dpi=110, layout="constrained")
     axes = figure.add_subplot()

@@ -97,10 +97,10 @@ def class_rows(
     """Columns and rows of per-class IoU, student against teacher, in percent, with the mean over the classes present.
 
     Args:
-        names: Class names, (C,).
+        names: class names, (C,).
         student: IoU of the student in 0..1, None or nan where the class is absent, (C,).
-        teacher: The same of the teacher.
-        scored: Ids of the classes the mean is over, the others stand in brackets; None for all.
+        teacher: the same of the teacher.
+        scored: ids of the classes the mean is over, the others stand in brackets; None for all.
     """
     if not len(names) == len(student) == len(teacher):
         raise ValueError(f"Got {len(names)} class names, {len(student)} student and {len(teacher)} teacher values.")

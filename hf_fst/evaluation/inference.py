@@ -297,9 +297,9 @@ def segment(
 
     Args:
         model: A segmentation model whose output has `logits` (B, C, h, w) at any stride; its mode is left as it is.
-        pixel_values: Normalized images (B, 3, H, W), already resized if `look` asks for it.
+        pixel_values: normalized images (B, 3, H, W), already resized if `look` asks for it.
         size: (height, width) of the result, that of the labels; (H, W) by default.
-        look: Windows, scales and mirroring.
+        look: windows, scales and mirroring.
 
     Returns:
         float32 (B, C, *size): logits, or the logarithm of the mean probabilities of several views.

@@ -39,9 +39,9 @@ class Prepare:
     It never touches the mask, but for `crop`.
 
     Args:
-        processor: The model's image processor.
-        look: Says which size the image gets.
-        crop: Side of the middle part of image and mask that alone is looked at, padded where smaller (0, 255).
+        processor: the model's image processor.
+        look: says which size the image gets.
+        crop: side of the middle part of image and mask that alone is looked at, padded where smaller (0, 255).
     """
 
     def __init__(self, processor: Any, look: Look = WHOLE, crop: int | None = None):

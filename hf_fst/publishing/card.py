@@ -29,8 +29,8 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
     """The card of a run.
 
     Args:
-        facts: What it may tell.
-        figures: File names, out of `FIGURES`, of the pictures that lie beside the card.
+        facts: what it may tell.
+        figures: file names, out of `FIGURES`, of the pictures that lie beside the card.
     """
     about, facts = metadata(facts), _for_readers(facts)
     rule, equation = RULES.get(facts.rule, (f"a rule of its own, `{facts.rule}`", ""))
@@ -64,7 +64,7 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
 
 
 def inert(text: str | None) -> str | None:
-    """A text of others, such as the name of a class, as Markdown that shows it in a line and does nothing else."""
+    """Text from others, such as a class name, as Markdown that only shows it, in one line."""
     if text is None:
         return None
     text = html.escape(" ".join(printable(text).split()), quote=False).replace("://", "&#58;//")
@@ -72,7 +72,7 @@ def inert(text: str | None) -> str | None:
 
 
 def _for_readers(facts: RunFacts) -> RunFacts:
-    """The facts with what names classes and data made `inert`; the metadata has it as it is."""
+    """The facts with names of classes and data made `inert`; the metadata keeps them unchanged."""
 
     def data(about: DatasetFacts | None) -> DatasetFacts | None:
         names = ("title", "config", "split", "license", "note")
@@ -98,14 +98,14 @@ def bare_card(directory: str | Path, hub_id: str, has_student: bool = False) -> 
     """The card of a model without the facts of a run, such as a converted checkpoint: how to use it, and no results.
 
     Args:
-        directory: Holds its config.json.
-        hub_id: Where it is published.
-        has_student: Whether `student/` is published with it.
+        directory: holds its config.json.
+        hub_id: where it is published.
+        has_student: whether `student/` is published with it.
     """
     path, adapter = Path(directory, "config.json"), Path(directory, ADAPTER_CONFIG)
     if not path.is_file():
         raise MissingError(
-            f"{path} is missing, which says what the adapter beside it is for; save the network's there."
+            f"{path} is missing, which the adapter beside it needs; save the configuration of its network there."
         )
     config = json.loads(path.read_text(encoding="utf-8"))
     base = base_of(adapter, str(directory)) if adapter.is_file() else None
@@ -147,9 +147,9 @@ def _render(template: Path, **values) -> str:
 
 
 def write_card(directory: str | Path, facts: RunFacts) -> Path:
-    """Write README.md, and `.eval_results/*.yaml` for evaluation data that is on the Hub, into a directory.
+    """Writes README.md, and `.eval_results/*.yaml` for evaluation data on the Hub, into a directory.
 
-    The card shows those of `FIGURES` that lie in the directory.
+    The card shows those of `FIGURES` that are in the directory.
 
     Returns:
         The path of README.md.
@@ -199,7 +199,7 @@ def metadata(facts: RunFacts) -> ModelCardData:
 
 
 def eval_results_files(facts: RunFacts) -> dict[str, str]:
-    """Contents of the Hub's `.eval_results/*.yaml` by file name; only data with a Hub id can stand in them."""
+    """Contents of the Hub's `.eval_results/*.yaml` by file name; only for data with a Hub id."""
     files = {}
     for evaluation in facts.evaluations:
         data = evaluation.dataset
@@ -216,10 +216,7 @@ def eval_results_files(facts: RunFacts) -> dict[str, str]:
 
 
 def results_table(facts: RunFacts) -> str:
-    """Markdown: last against best weights, student against teacher; the saved ones are marked.
-
-    Under `supervised` there is one network, and its scores stand once.
-    """
+    """Markdown: last against best weights, student against teacher, the saved ones marked; one network if supervised."""
     supervised = facts.rule == "supervised"
     rows = [
         [
@@ -251,7 +248,7 @@ def class_table(facts: RunFacts, evaluation: Evaluation) -> str:
 
 
 def as_comparison(facts: RunFacts) -> Comparison:
-    """A run as another one's card shows it."""
+    """A run as the card of another shows it."""
     kept = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
     seed = facts.settings.get("seed")
     return Comparison(facts.model_name, facts.rule, facts.steps, kept, command(facts), seed)
@@ -269,7 +266,7 @@ def _side_by_side(facts: RunFacts) -> list[tuple[Comparison, Evaluation, Evaluat
 
 
 def left_out(facts: RunFacts) -> list[str]:
-    """A sentence for each run that the table cannot show, since it was not evaluated on the same images."""
+    """A sentence for each run that is not in the table because it was not evaluated on the same images."""
     shown = [other for other, *_ in _side_by_side(facts)]
     own = ", ".join(dict.fromkeys(_dataset_name(e) for e in facts.evaluations)) or "nothing"
     sentences = []
@@ -317,7 +314,7 @@ def _networks(rule: str, evaluation: Evaluation) -> list[str]:
 
 
 def command(facts: RunFacts) -> str | None:
-    """The command that makes the run again: recipe and overrides. None for a run started from Python."""
+    """The command that reproduces the run: recipe and overrides. None for a run started from Python."""
     if facts.recipe is None:
         return None
     words = []
@@ -330,10 +327,10 @@ def command(facts: RunFacts) -> str | None:
 
 
 def commands_before(*models: str | None) -> list[str]:
-    """The commands that made the weights a run starts from, first to last; none where no run on this machine did.
+    """The commands that made the weights a run starts from, first to last; none if no run on this machine did.
 
     Args:
-        models: the directories of these runs; Hub ids, names of builds and None are passed by.
+        models: the directories of these runs; Hub ids, names of builds and None are skipped.
     """
     commands = {}
     for model in models:

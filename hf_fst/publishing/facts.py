@@ -1,7 +1,7 @@
-"""The facts of a run that its model card may tell, as plain data: `fst_run.json` beside the weights.
+"""The facts of a run that its model card may state, as plain data: `fst_run.json` beside the weights.
 
-What a card says is chosen here, field by field. There is no field for a folder, a host, an account or a token, settings
-are taken by name from a fixed list, and a text that looks like a path or a token is refused rather than cleaned.
+The fields are all that a card may say. None is for a folder, a host, an account or a token, settings are taken by name
+from a fixed list, and text that looks like a path or a token is refused, not cleaned.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ class DatasetFacts:
     """One dataset split as it was used.
 
     Args:
-        name: Short name, such as `street`; stands for the dataset where it is not on the Hub.
-        title: The name for people.
+        name: short name, such as `street`, for datasets that are not on the Hub.
+        title: display name.
         split: `train`, `validation` or `test`.
-        images: How many.
-        config: The variant, such as `real` or `1/8 labeled`.
-        hub_id: Its id on the Hub, if it is there.
-        license: Of the data, for people.
-        source: Web address of its home.
-        note: A sentence on its limits.
+        images: number of images.
+        config: the variant, such as `real` or `1/8 labeled`.
+        hub_id: its id on the Hub, if it is there.
+        license: of the data.
+        source: URL of its home page.
+        note: a sentence about its limitations.
     """
 
     name: str
@@ -58,7 +58,7 @@ class DatasetFacts:
 
 @dataclass
 class Scores:
-    """Scores of one model in 0..1; a class that does not occur has None (nan is turned into it)."""
+    """Scores of one model in 0..1; nan, for a class that does not occur, becomes None."""
 
     mean_iou: float
     mean_accuracy: float | None = None
@@ -71,16 +71,16 @@ class Scores:
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, float], model: str, classes: Sequence[str], prefix: str = "eval"):
-        """Read them from a log entry with keys such as `eval_teacher_mean_iou` and `eval_teacher_iou_road`.
+        """Reads them from a log entry with keys such as `eval_teacher_mean_iou` and `eval_teacher_iou_road`.
 
         Args:
-            metrics: The entry.
+            metrics: the entry.
             model: `student` or `teacher`.
-            classes: Names of all classes.
+            classes: names of all classes.
             prefix: `eval`, or what the evaluation was called.
 
         Raises:
-            ValueError: If it has no mean IoU of that model.
+            UserError: it has no mean IoU of that model.
         """
         start = f"{prefix}_{model}_"
         if f"{start}mean_iou" not in metrics:
@@ -95,15 +95,7 @@ class Scores:
 
 @dataclass
 class Evaluation:
-    """Student and teacher on one split.
-
-    Args:
-        weights: `best` (of the kept checkpoint) or `last` (after the last step).
-        step: The training step of these weights.
-        dataset: What they were evaluated on.
-        student: Scores of the student.
-        teacher: Scores of the teacher.
-    """
+    """Student and teacher on one split, with `weights` from the `best` checkpoint or after the `last` step."""
 
     weights: str
     step: int
@@ -117,12 +109,12 @@ class Cost:
     """What the run took.
 
     Args:
-        hardware: See `hardware`.
-        train_seconds: Wall-clock time of training, evaluations included.
-        images_per_second: Labeled and unlabeled images of real steps, over that time.
-        peak_memory_bytes: The most memory one process held.
-        memory_of: Which memory: `GPU` or `process`.
-        processes: How many trained together.
+        hardware: of each process.
+        train_seconds: wall-clock time of training, evaluations included.
+        images_per_second: labeled and unlabeled images of real steps, over that time.
+        peak_memory_bytes: the most memory that one process used.
+        memory_of: the kind of memory, `GPU` or `process`.
+        processes: number of processes.
     """
 
     hardware: str
@@ -135,16 +127,7 @@ class Cost:
 
 @dataclass
 class Comparison:
-    """Another run that was evaluated on the same data.
-
-    Args:
-        name: Its model name.
-        rule: Its rule.
-        steps: Optimizer steps made.
-        evaluations: With the weights it kept.
-        command: What makes it again.
-        seed: Its seed.
-    """
+    """Another run that was evaluated on the same data: with the weights it kept, and the command that reproduces it."""
 
     name: str
     rule: str
@@ -156,38 +139,38 @@ class Comparison:
 
 @dataclass
 class RunFacts:
-    """Everything a card tells about a run; plain data that goes through JSON unchanged.
+    """Everything a card states about a run; plain data that goes through JSON unchanged.
 
     Args:
-        rule: Name of the rule, `fst_d` or the like, or the class name of an own one.
-        objective: Name of the objective.
-        architecture: Class name of the model.
-        parameters: How many the model has.
-        classes: Their names in the order of the labels.
-        labeled: The labeled training data.
-        evaluations: In the order they should be shown; those with `weights == saved` go into the metadata.
-        steps: Optimizer steps made.
-        settings: See `settings_of`; `seed` among them.
-        versions: See `versions`.
-        saved: Which weights stand in the output directory: `best` or `last`.
-        unlabeled: The unlabeled training data, if any.
-        cost: What it took.
-        palette: Colors of the classes, (C, 3) in 0..255.
-        model_name: Name for people and for the metadata; made from model, data and rule by default.
+        rule: name of the rule, such as `fst_d`, or the class name of a user's own.
+        objective: name of the objective.
+        architecture: class name of the model.
+        parameters: number of parameters.
+        classes: their names in the order of the labels.
+        labeled: the labeled training data.
+        evaluations: in the order in which they are shown; those with `weights == saved` go into the metadata.
+        steps: number of optimizer steps.
+        settings: see `settings_of`; `seed` among them.
+        versions: see `versions`.
+        saved: the weights in the output directory, `best` or `last`.
+        unlabeled: the unlabeled training data, if any.
+        cost: what it took.
+        palette: colors of the classes, (C, 3) in 0..255.
+        model_name: display name, also in the metadata; made from model, data and rule by default.
         base_model: Hub id of the weights the run started from (see `hub_id`).
         hub_id: Hub id the result is published under.
-        license: Identifier of the license of the weights, as the Hub spells it.
-        recipe: Name of a recipe of the library, or the file name of another without its folder.
-        overrides: What was given on the command line beside the recipe, by key, as it was typed.
-        start: The commands that made the weights it started from, first to last.
-        own_architecture: Whether `import hf_fst.models` is needed to load it.
-        foreign_code: Whether it needs code that comes with the model.
-        compared: Other runs on the same data.
-        answer: Which of two branches answers, 0 or 1; None for a network of one.
-        adapter: Whether the weights are an adapter of `peft`, which needs the network of `base_model`.
+        license: identifier of the license of the weights, as the Hub spells it.
+        recipe: name of a library recipe, or the file name of another without its folder.
+        overrides: what was given on the command line in addition to the recipe, by key, as typed.
+        start: the commands that made the weights it started from, first to last.
+        own_architecture: whether `import hf_fst.models` is needed to load it.
+        foreign_code: whether it needs code that comes with the model.
+        compared: other runs on the same data.
+        answer: the branch of two whose logits are used, 0 or 1; None for other networks.
+        adapter: whether the weights are a `peft` adapter, which needs the network of `base_model`.
 
     Raises:
-        ValueError: If a text looks like a local path or a token, or numbers do not fit together.
+        UserError: some text looks like a local path or a token, or numbers do not fit together.
     """
 
     rule: str
@@ -224,15 +207,15 @@ class RunFacts:
         for where, text in _texts(dataclasses.asdict(self), "facts"):
             if LOCAL.search(text) or TOKEN.search(text):
                 raise UserError(
-                    f"{where} is {text!r}, which looks like a local path or a token; a card holds neither."
+                    f"{where} is {text!r}, which looks like a local path or a token; a card must hold neither."
                 )
         for key, value in self.settings.items():
             if not (WORD.fullmatch(key) and _is_plain(value)):
-                raise UserError(f"facts.settings[{key!r}] is {value!r}; a card holds numbers and single words only.")
+                raise UserError(f"facts.settings[{key!r}] is {value!r}; give numbers and single words only.")
         for key, value in self.overrides.items():
             in_a_line = isinstance(value, str) and value.isprintable() and "`" not in value
             if not (WORD.fullmatch(key) and (in_a_line or _is_plain(value))):
-                raise UserError(f"facts.overrides[{key!r}] is {value!r}; a card holds what fits into a line of code.")
+                raise UserError(f"facts.overrides[{key!r}] is {value!r}; give what fits into a line of code.")
         for color in self.palette or ():
             if len(color) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in color):
                 raise UserError(f"facts.palette has the color {color!r}; give [red, green, blue] of 0 to 255.")
@@ -259,7 +242,7 @@ class RunFacts:
                     )
 
     def save(self, directory: str | Path) -> Path:
-        """Write `fst_run.json` into a directory and return its path."""
+        """Writes `fst_run.json` into a directory and returns its path."""
         path = Path(directory) / FACTS_FILE
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False)
         path.write_text(text + "\n", encoding="utf-8")
@@ -267,15 +250,15 @@ class RunFacts:
 
     @classmethod
     def load(cls, directory: str | Path) -> RunFacts:
-        """Read `fst_run.json` from a directory.
+        """Reads `fst_run.json` from a directory.
 
         Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If it is not such a file.
+            MissingError: there is none.
+            UserError: it is not such a file.
         """
         path = Path(directory) / FACTS_FILE
         if not path.is_file():
-            raise MissingError(f"{directory} has no {FACTS_FILE}, which training writes at its end.")
+            raise MissingError(f"{directory} has no {FACTS_FILE}; give the output directory of a finished run.")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             kinds = {"rule": str, "objective": str, "architecture": str, "classes": list, "steps": int}
@@ -295,8 +278,8 @@ class RunFacts:
             raise
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path} does not hold the facts of a run ({type(error).__name__}: {error}); restore it, or remove it, "
-                "without which there is no card."
+                f"{path} does not hold the facts of a run ({type(error).__name__}: {error}); restore it, or delete it "
+                "and do without a card."
             ) from error
 
 
@@ -337,7 +320,7 @@ def _texts(value, where: str) -> Iterable[tuple[str, str]]:
 
 
 def settings_of(settings: Mapping[str, object]) -> dict[str, Plain]:
-    """What a card may show of settings: those that are set, to numbers, single words or lists of them."""
+    """The settings that a card may show: those that are set to numbers, single words, or lists of them."""
     shown = {key: value for key, value in settings.items() if value is not None and _is_plain(value)}
     if shown.get("max_steps", 0) > 0:
         shown.pop("num_train_epochs", None)  # which max_steps overrides
@@ -345,7 +328,7 @@ def settings_of(settings: Mapping[str, object]) -> dict[str, Plain]:
 
 
 def hub_id(name: str | None) -> str | None:
-    """`name` if it can be an id on the Hub and is no local folder, else None."""
+    """`name` if it can be an id on the Hub and is not a local folder, else None."""
     if not name or Path(name).exists() or LOCAL.search(name):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Publishing on the Hub: one commit with the teacher at the root, the student in `student/`, card and scores."""
+"""Publishes on the Hub in one commit: the teacher at the root, the student in `student/`, card and scores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN, RunFacts, hub_id
 
 CARD = "README.md"
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
-# what is published of a network, and of a run; nothing else ever is
+# what is published of a network, and of a run, and nothing else
 NETWORK = ("config.json", *WEIGHTS, "preprocessor_config.json", "*.py")
 ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 ABOUT = (
@@ -44,7 +44,7 @@ def files_of(directory: str | Path) -> dict[str, Path]:
         directory: a run's output directory, one of its `checkpoint-N`, or any saved model.
 
     Raises:
-        FileNotFoundError: it holds no model.
+        MissingError: it holds no model.
     """
     directory = Path(directory)
     root = _root(directory)
@@ -73,7 +73,7 @@ def checkpoint_files(directory: str | Path, folder: str) -> dict[str, Path | byt
     name, marker = f"{folder}/trainer_state.json", f"{folder}/{MARKER}"
     if name in found:
         state = json.loads(found[name].read_text(encoding="utf-8"))
-        # a folder of this machine, which nobody finds elsewhere
+        # paths on this machine
         state |= dict.fromkeys(("best_model_checkpoint", "best_metric", "best_global_step"))
         found[name] = json.dumps(state, indent=2).encode()
     if marker in found:  # it vouches for the files as they are published
@@ -97,30 +97,32 @@ def push(
     more: dict[str, Path | bytes] | None = None,
     again: str | None = None,
 ) -> CommitInfo:
-    """Publish a directory in one commit: all of it is there afterwards, or nothing.
+    """Publishes a directory in one commit, all of it or nothing.
 
-    A missing repository or branch is made first. Files of an earlier push that this one does not have are deleted in
-    the same commit, so that weights of two runs never lie beside each other.
+    A missing repository or branch is created first. Files of an earlier push that this one does not have are deleted in
+    the same commit, so weights of two runs are never mixed.
 
     Args:
         directory: see `files_of`.
         repo_id: `namespace/name`, or a name in the token's own namespace.
         token: with write access; default: that of `hf auth login` or `HF_TOKEN`.
-        private: whether a repository that is made now is private; default: what the namespace says.
-        revision: branch to commit to, made if missing; default `main`.
+        private: whether a new repository is private; default: what the namespace says.
+        revision: branch to commit to, created if missing; default `main`.
         create_pr: open a pull request against `main` instead of committing to it.
         message: of the commit.
         more: further files by their path in the repository.
-        again: the end of the message of a failure: how to try again.
+        again: how to try again, for the end of an error message.
 
     Raises:
-        FileNotFoundError: the directory holds no model.
-        ValueError: the id of the repository is none, weights are not finite, a file to publish holds what looks like a
+        MissingError: the directory holds no model.
+        UserError: the repository's id is invalid, weights are not finite, a file to publish holds what looks like a
             local path or a token, or both `revision` and `create_pr` are given.
         PushError: the Hub refused it or could not be reached.
     """
     if create_pr and revision is not None:
-        raise UserError(f"A pull request is made against main; leave out the revision {revision!r} or the request.")
+        raise UserError(
+            f"A pull request is made against main; leave out either the revision {revision!r} or create_pr."
+        )
     files: dict[str, Path | bytes] = {**files_of(directory), **(more or {})}
     for name, content in files.items():
         if Path(name).name == ADAPTER_CONFIG and isinstance(content, Path):
@@ -138,7 +140,7 @@ def push(
     network = (*NETWORK, *ADAPTER)
     patterns = [*network, *ABOUT, *(f"{STUDENT_DIR}/{pattern}" for pattern in network)]
     patterns += sorted({f"{name.split('/')[0]}/*" for name in more or {}})
-    what = f"{directory} was not published in {repo_id}"
+    what = f"{directory} was not published to {repo_id}"
     with failures_as_sentences(what, again):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     files[CARD] = card_for(_root(Path(directory)), repo_id, any(name.startswith("student/") for name in files))
@@ -160,7 +162,7 @@ def push(
 
 
 def card_for(directory: str | Path, repo_id: str, has_student: bool = False) -> bytes:
-    """The card as it is published: a card that nobody edited names the repository in its code; a missing one is made."""
+    """The card to publish: an unedited card gets the repository's name in its code; a missing card is made."""
     directory = Path(directory)
     path = directory / CARD
     if not path.is_file():
@@ -192,11 +194,11 @@ def command(
 
 @contextlib.contextmanager
 def failures_as_sentences(what: str, again: str) -> Iterator[None]:
-    """Turns what can go wrong between here and the Hub into a `PushError`.
+    """Turns failures of requests to the Hub into a `PushError`.
 
     Args:
-        what: the beginning of the sentence: what did not happen.
-        again: its end: what to do after that.
+        what: what did not happen, for the beginning of the sentence.
+        again: what to do then, for its end.
     """
     try:
         bounded()
@@ -223,20 +225,20 @@ def reason(error: Exception) -> str:
     status = error.response.status_code
     sentences = {
         400: f"the Hub refused the files (400: {_said(error)}); correct that",
-        401: "the Hub does not know the token (401); log in with `hf auth login` or give another with --token",
+        401: "the Hub does not accept the token (401); log in with `hf auth login` or give another with --token",
         403: "the token may not write there (403); use one with write access, or your own namespace",
         404: "there is no such repository or branch, or the token may not see it (404); check the id",
-        409: "the repository was changed by somebody else at the same time (409); wait a moment",
+        409: "somebody else changed the repository at the same time (409); wait a moment",
         413: "the files are too large for the Hub (413); publish a smaller model",
-        429: "the Hub allows no more requests for now (429); wait some minutes",
+        429: "the Hub's rate limit is reached (429); wait a few minutes",
     }
     if status >= 500:
-        return f"the Hub has a failure of its own ({status}); wait some minutes"
+        return f"the Hub itself failed ({status}); wait a few minutes"
     return sentences.get(status, f"the Hub answered {status} ({_said(error)}); correct that")
 
 
 def _root(directory: Path) -> Path:
-    """The directory of the network that is published at the root: the teacher."""
+    """The directory of the teacher, which is published at the root."""
     is_checkpoint = (directory / TEACHER_DIR).is_dir() and (directory / MARKER).is_file()
     return directory / TEACHER_DIR if is_checkpoint else directory
 
@@ -248,13 +250,13 @@ def _said(error: Exception) -> str:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """As `Path.glob`: a star stays within its folder, but for one at the end of a folder of checkpoints."""
+    """As `Path.glob`: a star does not match slashes, except in `FOLDER/*` of a folder of checkpoints."""
     same_depth = name.count("/") == pattern.count("/") or pattern.endswith("/*")
     return same_depth and fnmatch.fnmatchcase(name, pattern)
 
 
 def _on_the_hub(name: str, path: Path) -> bool:
-    """Whether a result may stand in the Hub's `.eval_results`: its dataset has a namespace."""
+    """Whether the Hub accepts a file in `.eval_results`: the id of its dataset needs a namespace."""
     if not name.startswith(".eval_results/"):
         return True
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -262,7 +264,7 @@ def _on_the_hub(name: str, path: Path) -> bool:
 
 
 def _check_base(file: Path) -> None:
-    """Raises `UserError` for an adapter whose base network nobody else can load."""
+    """Raises `UserError` for an adapter whose base network is not on the Hub."""
     base = base_of(file, str(file.parent))
     if hub_id(base) is None:
         raise UserError(
@@ -273,7 +275,7 @@ def _check_base(file: Path) -> None:
 
 
 def _check(name: str, content: Path | bytes) -> None:
-    """Raises `ValueError` for a text file that holds what looks like a path of this machine or a token."""
+    """Raises `UserError` for a text file that holds what looks like a path on this machine or a token."""
     if Path(name).suffix not in (".json", ".yaml", ".md", ".py"):
         return
     text = content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")

@@ -25,15 +25,15 @@ def write_report(
     log_history: Sequence[Mapping],
     samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = (),
 ) -> Path:
-    """Write curves.png, class_iou.png, samples.png, fst_run.json and README.md.
+    """Writes curves.png, class_iou.png, samples.png, fst_run.json and README.md.
 
-    A picture without data is not written, and one that an earlier report left there is removed.
+    A picture without data is not written; one from an earlier report is removed.
 
     Args:
-        output_dir: The directory of the weights; made if missing.
-        facts: What the card tells.
-        log_history: The trainer's log (see `plots.curves`).
-        samples: Image uint8 (H, W, 3), label, student and teacher (H, W) of some images.
+        output_dir: the directory of the weights; created if missing.
+        facts: what the card states.
+        log_history: the trainer's log (see `plots.curves`).
+        samples: image uint8 (H, W, 3), label, student and teacher (H, W) of some images.
 
     Returns:
         The path of README.md.
@@ -51,22 +51,21 @@ def write_report(
 
 
 def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), **changes) -> Path:
-    """Regenerate the card of a run from the files it left, without training: fst_run.json and, where it is, history.json.
+    """Regenerates the card of a run from its fst_run.json and, if there is one, its history.json.
 
-    The sample pictures stay; curves and bars are drawn again where there is a history. What an editor wrote into the
-    card is lost.
+    The sample pictures stay; curves and bars are redrawn if there is a history. Manual edits of the card are lost.
 
     Args:
-        directory: The output directory of a run.
-        compared: Directories of other runs on the same data, for a table beside this one.
-        changes: Fields of `RunFacts` to set, such as `license` or `hub_id`; they are kept in fst_run.json.
+        directory: the output directory of a run.
+        compared: directories of other runs on the same data, for a table beside this one.
+        changes: fields of `RunFacts` to set, such as `license` or `hub_id`; they are kept in fst_run.json.
 
     Returns:
         The path of README.md.
 
     Raises:
-        FileNotFoundError: If a directory has no fst_run.json.
-        ValueError: If one is not such a file, the weights are not finite, or a change is not something a card may tell.
+        MissingError: a directory has no fst_run.json.
+        UserError: one is not such a file, weights are not finite, or a card may not hold a change.
     """
     directory = Path(directory)
     facts = RunFacts.load(directory)
@@ -83,13 +82,13 @@ def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), *
 
 
 def _history(path: Path) -> list[dict]:
-    """The log of a training. Raises `UserError` for any other file."""
+    """A training log. Raises `UserError` for any other file."""
     try:
         log = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         log = None
     if not isinstance(log, list) or not all(isinstance(entry, dict) for entry in log):
-        raise UserError(f"{path} is no log of a training; restore it, or remove it for a card without curves.")
+        raise UserError(f"{path} is not a training log; restore it, or delete it for a card without curves.")
     return log
 
 

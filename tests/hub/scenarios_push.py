@@ -158,10 +158,10 @@ WRONG = [
     (401, "log in with `hf auth login`"),
     (403, "use one with write access"),
     (404, "there is no such repository"),
-    (409, "changed by somebody else"),
-    (429, "no more requests for now"),
-    (500, "a failure of its own"),
-    (503, "a failure of its own"),
+    (409, "changed the repository"),
+    (429, "rate limit is reached"),
+    (500, "the Hub itself failed"),
+    (503, "the Hub itself failed"),
     (CUT, "the connection broke"),
 ]
 FAULTS = [("POST", "/commit/", *wrong) for wrong in WRONG] + [
@@ -181,7 +181,7 @@ def test_a_failure_is_one_sentence_and_nothing_is_published(hub, run_dir, capsys
     capsys.readouterr()
     assert cli.main(["push", str(run_dir), repo_id]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith(f"hf-fst: {run_dir} was not published in {repo_id}: ") and sentence in error
+    assert error.startswith(f"hf-fst: {run_dir} was not published to {repo_id}: ") and sentence in error
     assert error.endswith(f"then run `{command(run_dir, repo_id)}`.") and "Traceback" not in error
     assert commits(hub, repo_id) == 0 and hub.files(repo_id) == {}
     if status in (503, CUT):
@@ -199,7 +199,7 @@ def test_a_connection_that_breaks_once_while_weights_are_sent_is_no_failure(hub,
 
 @pytest.mark.parametrize(
     ("repo_id", "token", "sentence"),
-    [("alice/none", "hf_wrong", "does not know the token"), ("bob/model", TOKEN, "your own namespace")],
+    [("alice/none", "hf_wrong", "does not accept the token"), ("bob/model", TOKEN, "your own namespace")],
 )
 def test_who_may_not_write_is_told(hub, run_dir, capsys, repo_id, token, sentence):
     assert cli.main(["push", str(run_dir), repo_id, "--token", token]) == 1

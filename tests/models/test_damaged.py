@@ -235,5 +235,5 @@ def test_broken_facts_beside_a_model_are_named(tmp_path, how):
 def test_a_broken_history_is_named(tmp_path, words):
     make_facts().save(tmp_path)
     (tmp_path / "history.json").write_text(words)
-    with pytest.raises(UserError, match="history.json is no log of a training; restore it, or remove it"):
+    with pytest.raises(UserError, match="history.json is not a training log; restore it, or delete it"):
         rewrite_report(tmp_path)

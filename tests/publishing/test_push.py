@@ -97,7 +97,7 @@ def test_failures_on_the_way_are_one_sentence(run_dir, monkeypatch, error, sente
     with pytest.raises(PushError) as told:
         push(run_dir, "me/model", token="hf_secret", private=True)
     again = f"hf-fst push {run_dir} me/model --private"
-    assert str(told.value) == f"{run_dir} was not published in me/model: {sentence}; then run `{again}`."
+    assert str(told.value) == f"{run_dir} was not published to me/model: {sentence}; then run `{again}`."
 
 
 def test_the_command_to_run_again_can_be_pasted():
