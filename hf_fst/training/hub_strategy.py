@@ -28,7 +28,10 @@ def made_first(trainer, make) -> None:
     """
     args = trainer.args
     repo_id = args.hub_model_id or Path(args.output_dir).absolute().name
-    with failures_as_sentences(f"Nothing was trained, since {repo_id} cannot be pushed to", "then start again"):
+    what = f"{repo_id} cannot be pushed to", "then push again"
+    if args.push_to_hub:  # else the call of `push_to_hub` after the training makes it
+        what = f"Nothing was trained, since {what[0]}", "then start again"
+    with failures_as_sentences(*what):
         make()
         if trainer.is_world_process_zero() and args.hub_revision is not None:
             hf_api().create_branch(trainer.hub_model_id, branch=args.hub_revision, exist_ok=True, token=args.hub_token)
