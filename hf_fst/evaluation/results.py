@@ -73,12 +73,12 @@ def table(result: dict[str, Any], width: int | None = None) -> str:
         rows.append([*row, percent(result["per_category_boundary_iou"][index])] if boundary else row)
     means = ["mean", percent(result["mean_iou"]), percent(result["mean_accuracy"])]
     rows.append([*means, percent(result["mean_boundary_iou"])] if boundary else means)
-    columns = ["class", "IoU", "accuracy", *(["boundary IoU"] if boundary else [])]
+    columns = ["class", "IoU (%)", "accuracy (%)", *(["boundary IoU (%)"] if boundary else [])]
     lines = [text_table(columns, rows, width).rstrip(), ""]
     if len(result["scored_classes"]) < len(result["classes"]):
         lines.append("The means leave out the classes in brackets.")
     overall = percent(result["overall_accuracy"]), percent(result["frequency_weighted_iou"])
-    below = "pixel accuracy {}, frequency-weighted IoU {}; {} images, {}".format(*overall, result["images"], speed)
+    below = "pixel accuracy {} %, frequency-weighted IoU {} %; {} images, {}".format(*overall, result["images"], speed)
     lines.append(below if width is None else textwrap.fill(below, max(width, 40)))
     return "\n".join(lines)
 
