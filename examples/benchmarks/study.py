@@ -175,7 +175,8 @@ def main(arguments: list[str] | None = None) -> int:
     args.results.mkdir(parents=True, exist_ok=True)
     target = args.results / f"{args.name}.json"
     target.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{render_results(content)}\n\n{target.name} written, {len(found)} of {len(trials)} runs; now make tables")
+    now = "; now make tables" if args.results == ROOT / "docs" / "results" else ""
+    print(f"{render_results(content)}\n\n{target.name} written, {len(found)} of {len(trials)} runs{now}")
     return 0
 
 

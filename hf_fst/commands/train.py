@@ -119,7 +119,11 @@ def train(
         ),
     ] = False,
     print_config: Annotated[
-        bool, Option("--print_config", help="Print the recipe with its defaults and overrides applied, and exit.")
+        bool,
+        Option(
+            "--print_config",
+            help="Print the recipe with the comment of its file and its defaults and overrides applied, and exit.",
+        ),
     ] = False,
     list_recipes: Annotated[
         bool,
@@ -163,7 +167,9 @@ def train(
         import yaml
 
         from hf_fst.recipes.load import as_dict
+        from hf_fst.recipes.names import comment_of, find_recipe
 
+        typer.echo("".join(f"{line}\n" for line in comment_of(find_recipe(recipe))), nl=False)
         typer.echo(yaml.safe_dump(as_dict(loaded), sort_keys=False, allow_unicode=True), nl=False)
         return {}
     if dry_run:

@@ -117,8 +117,9 @@ def compare(
         write_json(folder / PLAN, kept)
     factor = {rule: max(costs.values()) / costs[rule] if equal == "time" else 1 for rule in rules}
     steps = {rule: round(kept["steps"] * factor[rule]) for rule in rules}
+    every = {rule: (recipe.options | own[rule]).get("lookahead_every") for rule in rules}
     print(
-        ", ".join(f"{rule}: {count} steps" for rule, count in steps.items())
+        ", ".join(f"{rule}{f' with M = {m}' if m else ''}: {steps[rule]} steps" for rule, m in every.items())
         + f", {len(seeds)} seed{'s' * (len(seeds) > 1)} each"
     )
     trials = [trial(rule, seed, steps[rule], start=kept["start"]) for seed in seeds for rule in rules]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from pathlib import Path
 
@@ -15,6 +16,11 @@ def recipe_names() -> list[str]:
     return sorted(path.stem.replace("_", "-") for path in LIBRARY.glob("*.yaml"))
 
 
+def comment_of(path: Path) -> list[str]:
+    """The lines of the comment at the top of a recipe's file, with their `#`."""
+    return list(itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines()))
+
+
 def described_recipes(width: int | None = None) -> str:
     """The recipes of the library by name, with the first sentence of the comment at the top of each.
 
@@ -23,8 +29,7 @@ def described_recipes(width: int | None = None) -> str:
     """
     lines = []
     for name in recipe_names():
-        comment = (LIBRARY / f"{name}.yaml".replace("-", "_")).read_text(encoding="utf-8").partition("\n\n")[0]
-        words = " ".join(line[1:].strip() for line in comment.splitlines() if line.startswith("#"))
+        words = " ".join(line[1:].strip() for line in comment_of(find_recipe(name)))
         line = f"{name:26} {words.partition('. ')[0].rstrip('.:')}."
         lines.append(line if width is None else textwrap.fill(line, max(width, 40), subsequent_indent=" " * 27))
     return "\n".join(lines)

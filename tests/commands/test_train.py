@@ -212,6 +212,7 @@ def test_the_recipes_of_the_library_are_listed_with_a_line_each(capsys, monkeypa
 def test_the_config_of_a_run_is_printed_as_a_recipe_that_can_be_trained(capsys, tmp_path):
     assert cli.main(["train", "camvid-semi", "--sweep", "fst_d", "--print_config", "--seed", "3"]) == 0
     path = tmp_path / "mine.yaml"
-    path.write_text(capsys.readouterr().out, encoding="utf-8")
+    path.write_text(text := capsys.readouterr().out, encoding="utf-8")
+    assert text.startswith("# CamVid with 1/8 of the labels: four methods, equal iterations.")
     printed, recipe = load_recipe(path), load_recipe("camvid-semi", {"seed": "3"}, "fst_d")
     assert as_dict(printed) == as_dict(recipe) and recipe.options["seed"] == 3
