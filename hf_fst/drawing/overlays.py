@@ -46,11 +46,9 @@ def colorize(index_map: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndar
     """The label map in the palette's colors, ignored pixels hatched: uint8 (H, W, 3).
 
     Raises:
-        ValueError: the map is not (H, W) of integers, or has a label the palette has no color for.
+        ValueError: the map has a label that the palette has no color for.
     """
-    index_map, palette = np.asarray(index_map), np.asarray(palette, dtype=np.uint8)
-    if index_map.ndim != 2 or index_map.dtype.kind not in "iu":
-        raise ValueError(f"A label map has shape (H, W) and integers, got {index_map.shape} of {index_map.dtype}.")
+    palette = np.asarray(palette, dtype=np.uint8)
     ignored = _ignored(index_map)
     labels = np.where(ignored, 0, index_map)
     if labels.size and (labels.min() < 0 or labels.max() >= len(palette)):
@@ -62,24 +60,9 @@ def colorize(index_map: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndar
     return colors
 
 
-def overlay(
-    image: np.ndarray, index_map: np.ndarray, palette: Sequence[Sequence[int]], alpha: float = 0.5
-) -> np.ndarray:
-    """The image with the label map's colors laid over it, (1 - alpha)·image + alpha·color: uint8 (H, W, 3).
-
-    Ignored pixels keep the image.
-
-    Raises:
-        ValueError: the sizes differ, the image is not uint8 (H, W, 3), or alpha is outside 0..1.
-    """
-    image, index_map = np.asarray(image), np.asarray(index_map)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"An image has shape (H, W, 3) and uint8, got {image.shape} of {image.dtype}.")
-    if image.shape[:2] != index_map.shape:
-        raise ValueError(f"The image is {image.shape[:2]} (H, W) but its label map {index_map.shape}.")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}, it must be between 0 (only the image) and 1 (only the colors).")
-    mixed = np.rint((1 - alpha) * image + alpha * colorize(index_map, palette)).astype(np.uint8)
+def overlay(image: np.ndarray, index_map: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    """The image with the label map's colors over it, half and half: uint8 (H, W, 3). Ignored pixels keep the image."""
+    mixed = np.rint(0.5 * image + 0.5 * colorize(index_map, palette)).astype(np.uint8)
     return np.where(_ignored(index_map)[..., None], image, mixed)
 
 

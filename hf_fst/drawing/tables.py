@@ -32,7 +32,6 @@ def duration(seconds: float) -> str:
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """A GitHub-style table of strings: the first `left` columns left, the others right aligned."""
-    _check_widths(columns, rows)
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (columns, *rows)]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(columns))]
     lines = ["| " + " | ".join(_aligned(row, widths, left)) + " |" for row in cells]
@@ -56,7 +55,6 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
         width: of the lines. In a table that is too wide a title takes several lines, as narrow as its cells and words
             allow; where that is not enough, each row is a list of lines `title: cell`. None for any.
     """
-    _check_widths(columns, rows)
     rows = [[printable(cell) for cell in row] for row in rows]
     narrow = [max(1, *map(len, (*column.split(), *cells))) for column, *cells in zip(columns, *rows, strict=True)]
     folded = [textwrap.wrap(column, least) for column, least in zip(columns, narrow, strict=True)]
@@ -82,12 +80,6 @@ def _aligned(row: Sequence[str], widths: Sequence[int], left: int = 1) -> list[s
     return [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in cells]
 
 
-def _check_widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    for row in rows:
-        if len(row) != len(columns):
-            raise ValueError(f"A row has {len(row)} cells but the table has {len(columns)} columns: {list(row)}.")
-
-
 def class_rows(
     names: Sequence[str],
     student: Sequence[float | None],
@@ -102,8 +94,6 @@ def class_rows(
         teacher: the same of the teacher.
         scored: ids of the classes the mean is over, the others stand in brackets; None for all.
     """
-    if not len(names) == len(student) == len(teacher):
-        raise ValueError(f"Got {len(names)} class names, {len(student)} student and {len(teacher)} teacher values.")
     scored = range(len(names)) if scored is None else scored
     rows = [
         [name, percent(s), percent(t), difference(s, t)]

@@ -16,6 +16,7 @@ from typing import Any
 
 from hf_fst.errors import UserError
 
+MOST = 1000  # virtual steps in a step, or unlabeled images for a labeled one; more would never end
 UNIONS = (typing.Union, UnionType)
 KINDS = {
     bool: (bool, "true or false"),
@@ -111,8 +112,10 @@ class Option(str):
 
 
 TABLE = {
-    "lookahead_steps": Option("how many steps fst_d looks ahead, K; 0 is the mean teacher", low=0, group="Look-ahead"),
-    "lookahead_students": Option("how many virtual students fst_w has, N", low=1, group="Look-ahead"),
+    "lookahead_steps": Option(
+        "how many steps fst_d looks ahead, K; 0 is the mean teacher", low=0, high=MOST, group="Look-ahead"
+    ),
+    "lookahead_students": Option("how many virtual students fst_w has, N", low=1, high=MOST, group="Look-ahead"),
     "lookahead_batches": Option(
         "what virtual steps learn from: the 'same' images as the real step or 'different' ones drawn for them",
         choices=("same", "different"),

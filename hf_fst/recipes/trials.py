@@ -163,12 +163,5 @@ def curve_of(results: dict) -> list[tuple[int, float]]:
 
 
 def paired(values: Mapping[int, float], control: Mapping[int, float]) -> tuple[float, float]:
-    """`interval` of the differences over the seeds that both have.
-
-    Raises:
-        ValueError: they have no seed in common.
-    """
-    seeds = [seed for seed in values if seed in control]
-    if not seeds:
-        raise ValueError("The two have no seed in common.")
-    return interval([values[seed] - control[seed] for seed in seeds])
+    """`interval` of the differences over the seeds that both have."""
+    return interval([values[seed] - control[seed] for seed in values if seed in control])

@@ -16,7 +16,7 @@ from hf_fst.data.pairing import BAD_IMAGES
 from hf_fst.errors import UserError, did_you_mean, in_a_line
 from hf_fst.method.lookahead import FOLLOWS, STATES, WARMUP_COUNTS
 from hf_fst.method.objectives import OBJECTIVES
-from hf_fst.method.options import TABLE, Option, defaults_of
+from hf_fst.method.options import MOST, TABLE, Option, defaults_of
 from hf_fst.method.presets import PRESETS
 from hf_fst.method.rules import RULES
 from hf_fst.method.teacher import BUFFER_POLICIES
@@ -224,7 +224,7 @@ class FSTConfig(TrainingArguments):
     )
 
     unlabeled_per_labeled: int = option(
-        1, "unlabeled images in a batch for each labeled one", group="Run", low=1, unused_by=NO_TEACHER
+        1, "unlabeled images in a batch for each labeled one", group="Run", low=1, high=MOST, unused_by=NO_TEACHER
     )
     on_bad_image: str = option(
         "stop",

@@ -18,7 +18,6 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from hf_fst.errors import UserError, did_you_mean, in_a_line
 from hf_fst.method.options import KINDS, UNIONS, Option
 
-MOST = 1000  # virtual steps in a step, or unlabeled images for a labeled one
 # trackers that transformers can find out whether they are installed
 CHECKED = (
     *("comet_ml", "mlflow", "neptune", "tensorboard", "trackio", "wandb"),
@@ -82,9 +81,6 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
                 raise UserError(f"{name} has {key!r}; it takes {', '.join(CHECKPOINTING)}.")
     if args.output_dir == "":
         raise UserError("output_dir is empty; name a directory.")
-    for name in ("lookahead_steps", "lookahead_students", "unlabeled_per_labeled"):
-        if (getattr(args, name) or 0) > MOST:
-            raise UserError(f"{name} is {getattr(args, name)}; use {MOST} at most, or a step would never end.")
     if args.remove_unused_columns:
         raise UserError("remove_unused_columns is true, which removes the unlabeled images too; leave it at false.")
     given = args.report_to or []

@@ -20,7 +20,7 @@ from tests.recipes import tiny
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--lookahead_steps", "-1", "--rule", "fst_d"], "lookahead_steps is -1; use 0 or more."),
+        (["--lookahead_steps", "-1", "--rule", "fst_d"], "lookahead_steps is -1; use a number from 0 to 1000."),
         (["--teacher_momentum", "1.5"], "teacher_momentum is 1.5; use a number from 0 to 1."),
         (
             ["--rule", "fst"],

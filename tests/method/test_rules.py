@@ -168,8 +168,8 @@ def test_improved_fst_shares_no_code_with_fst_d():
 @pytest.mark.parametrize(
     "made, sentence",
     [
-        (lambda: DeepFST(-1), "lookahead_steps is -1; use 0 or more."),
-        (lambda: WideFST(0), "lookahead_students is 0; use 1 or more."),
+        (lambda: DeepFST(-1), "lookahead_steps is -1; use a number from 0 to 1000."),
+        (lambda: WideFST(0), "lookahead_students is 0; use a number from 1 to 1000."),
         (lambda: WideFST(labels="past"), "lookahead_labels is 'past'; use one of followed, present."),
         (lambda: NaiveFST("other"), "lookahead_batches is 'other'; use one of same, different."),
         (lambda: ImprovedFST("other"), "lookahead_batches is 'other'; use one of same, different."),

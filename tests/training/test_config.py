@@ -89,8 +89,8 @@ def test_momentum_of_the_look_ahead_defaults_to_the_teachers(tmp_path):
             {"objective": "mixup"},
             f"objective is 'mixup'; use one of {', '.join(OBJECTIVES)}.",
         ),
-        ({"rule": "fst_d", "lookahead_steps": -1}, "lookahead_steps is -1; use 0 or more."),
-        ({"rule": "fst_w", "lookahead_students": 0}, "lookahead_students is 0; use 1 or more."),
+        ({"rule": "fst_d", "lookahead_steps": -1}, "lookahead_steps is -1; use a number from 0 to 1000."),
+        ({"rule": "fst_w", "lookahead_students": 0}, "lookahead_students is 0; use a number from 1 to 1000."),
         (
             {"rule": "mean_teacher", "lookahead_batches": "same"},
             "lookahead_batches is set but the rule is mean_teacher; "
@@ -108,7 +108,7 @@ def test_momentum_of_the_look_ahead_defaults_to_the_teachers(tmp_path):
         ({"jitter_strength": 0.6}, "jitter_strength is 0.6; use a number from 0 to 0.5."),
         ({"unlabeled_weight": -1}, "unlabeled_weight is -1; use 0 or more."),
         ({"pseudo_ignore_top": -1}, "pseudo_ignore_top is -1; use 0 or more."),
-        ({"unlabeled_per_labeled": 0}, "unlabeled_per_labeled is 0; use 1 or more."),
+        ({"unlabeled_per_labeled": 0}, "unlabeled_per_labeled is 0; use a number from 1 to 1000."),
         ({"max_nonfinite_steps": 0}, "max_nonfinite_steps is 0; use 1 or more."),
         ({"eval_classes": []}, "eval_classes is []; give ids of classes, 0 or more, or None for all."),
         ({"eval_classes": [3, -1]}, "eval_classes is [3, -1]; give ids of classes, 0 or more, or None for all."),

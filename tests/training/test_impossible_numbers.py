@@ -117,7 +117,7 @@ def test_evaluations_without_images_are_refused(tmp_path):
 
 
 def test_students_of_fst_w_are_bounded_too(tmp_path):
-    with pytest.raises(UserError, match="lookahead_students is .* use 1000 at most"):
+    with pytest.raises(UserError, match="lookahead_students is .* use a number from 1 to 1000"):
         FSTConfig(output_dir=str(tmp_path), rule="fst_w", lookahead_students=10**30)
 
 
