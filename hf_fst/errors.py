@@ -27,7 +27,7 @@ class WriteError(UserError, OSError):
 
 
 class RunError(UserError, RuntimeError):
-    """Something on this machine stands in the way of a run."""
+    """Something on this machine prevents a run."""
 
 
 class PushError(RunError):

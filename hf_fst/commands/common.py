@@ -101,12 +101,13 @@ def _resize_of_run(model: str) -> list[int] | None:
     if not isinstance(values, dict):
         why = values if isinstance(values, str) and values.startswith(" (") else ""
         raise UserError(
-            f"{recipe}, which says at what size the run was evaluated, is no recipe{why}; give --resize, or correct it."
+            f"{recipe}, which says at what size the run was evaluated, is not a recipe{why}; give --resize, or correct "
+            "it."
         )
     size = next((values[key] for key in ("eval_resize", "unlabeled_resize", "resize") if key in values), None)
     if size is not None and not (isinstance(size, list) and len(size) == 2 and all(type(s) is int for s in size)):
         raise UserError(
-            f"{recipe} says that the run was evaluated at {size!r}, which is no [width, height]; give --resize."
+            f"{recipe} says that the run was evaluated at {size!r}, which is not [width, height]; give --resize."
         )
     return size
 

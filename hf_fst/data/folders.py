@@ -141,7 +141,7 @@ def folder(
                 if all(train in first for train in range(len(names))):
                     label_map.palette = [first[train] for train in range(len(names))]
     elif any(option is not None for option in (id_map, colors, mask_suffix, mask_orientation)):
-        raise UserError("masks is None, so that there are no labels; leave out what is about masks.")
+        raise UserError("masks is None, so there are no labels; leave out the options about masks.")
     unused: dict[Path, str] = {}
 
     def rows(pictures: Path, labels: Path | None) -> list[Row]:
@@ -211,7 +211,7 @@ def _places(
     """The folders of images and masks of each split; other folders go to `unused`."""
     above, inside = _split_folders(root), _split_folders(in_any_case(root, images)) if images != "." else {}
     if "train" in above:
-        rest = {path: "a folder that is no split" for path in root.iterdir() if path.is_dir()}
+        rest = {path: "a folder that is not a split" for path in root.iterdir() if path.is_dir()}
         places = {
             split: (find_folder(place, images, layout), None if masks is None else find_folder(place, masks, layout))
             for split, place in above.items()

@@ -31,7 +31,7 @@ def as_indices(values: Any, what: str = "predictions") -> torch.Tensor:
         what: how to call them in an error.
 
     Raises:
-        ValueError: where the values are not integers.
+        UserError: where the values are not integers.
     """
     if not isinstance(values, torch.Tensor):
         values = np.asarray(values)
@@ -159,7 +159,7 @@ def confusion_matrix(
         int64 counts (B, C, C) on the predictions' device; rows are labels, columns are predictions.
 
     Raises:
-        ValueError: where shapes differ, values are not integers, a label is neither a class nor ignored, or a counted
+        UserError: where shapes differ, values are not integers, a label is neither a class nor ignored, or a counted
             pixel is predicted as no class.
     """
     predictions, labels = _checked(predictions, labels, num_labels)
@@ -192,7 +192,7 @@ def scores(matrix: torch.Tensor | np.ndarray, classes: Sequence[int] | None = No
         `per_category_iou`, `per_category_accuracy` (lists of C floats).
 
     Raises:
-        ValueError: where the matrix has another shape or `classes` holds no class or one that there is not.
+        UserError: where the matrix has another shape or `classes` holds no class or one that there is not.
     """
     matrix = np.asarray(matrix.cpu() if isinstance(matrix, torch.Tensor) else matrix).astype(np.float64)
     if matrix.ndim != 2 or matrix.shape[1] - matrix.shape[0] not in (0, 1) or not len(matrix):
@@ -271,7 +271,7 @@ class ConfusionMatrix:
             labels: the same shapes.
 
         Raises:
-            ValueError: as `confusion_matrix`; nothing of the batch is counted then.
+            UserError: as `confusion_matrix`; nothing of the batch is counted then.
         """
         if len(predictions) != len(labels):
             raise UserError(f"There are {len(predictions)} predictions and {len(labels)} labels: they must be pairs.")

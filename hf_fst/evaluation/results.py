@@ -129,7 +129,7 @@ class Pictures:
         overlays: whether to lay the predictions over the images.
 
     Raises:
-        ValueError: if files shall be written without a directory, or Cityscapes' ids for other than its 19 classes.
+        UserError: files are to be written without a directory, or Cityscapes' ids for another number of classes.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Pictures:
         if not (indices or overlays):
             return
         if output_dir is None:
-            raise UserError("Predictions or overlays are to be saved, but there is no output_dir: give one.")
+            raise UserError("Predictions or overlays are to be saved, but output_dir is missing; give it.")
         self.folder, self.dataset = Path(output_dir), dataset
         self.names = image_names(dataset)
         self.palette = default_palette(num_labels) if palette is None else palette

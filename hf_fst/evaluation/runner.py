@@ -70,34 +70,34 @@ def as_dataset(dataset: Any, split: str, names: list[str]) -> tuple[datasets.Dat
     """Finds the split and the columns: (dataset, split's name, whether it has labels).
 
     Raises:
-        ValueError: a missing split or column, a streamed dataset, or one without a single image.
+        UserError: a missing split or column, a streamed dataset, or one without a single image.
     """
     if isinstance(dataset, dict):
         if split not in dataset:
-            raise UserError(f"The dataset has no split {split!r}: it has {', '.join(dataset)}.")
+            raise UserError(f"The dataset has no split {split!r} (it has {', '.join(dataset)}); choose another.")
         dataset = dataset[split]
     elif isinstance(dataset, datasets.Dataset) and dataset.split is not None:
         split = str(dataset.split)
     if not isinstance(dataset, datasets.Dataset):
-        raise UserError(f"A datasets.Dataset or DatasetDict is needed, but this is a {type(dataset).__name__}.")
+        raise UserError(f"The dataset is a {type(dataset).__name__}; give a datasets.Dataset or DatasetDict.")
     for alias, column in (("pixel_values", "image"), ("annotation", "label")):
         if column not in dataset.column_names and alias in dataset.column_names:
             dataset = dataset.rename_column(alias, column)
     if not len(dataset):
-        raise UserError(f"The split {split!r} holds no image.")
+        raise UserError(f"The split {split!r} has no images; choose another.")
     if type(dataset.features.get("label")) is datasets.Image:  # index masks without names: the model's
         dataset = dataset.cast_column("label", LabelMap(names=names))
     label_map = dataset.features.get("label")
     theirs = label_map.names or [] if isinstance(label_map, LabelMap) else []
     if set(names) < set(theirs):
         more = ", ".join(name for name in theirs if name not in names)
-        logger.warning("The model does not know %s, whose pixels are not counted.", printable(more))
+        logger.warning("The model does not have the classes %s, whose pixels are not counted.", printable(more))
         dataset = dataset.cast_column("label", label_map.onto(names, {name: name for name in names}))
     return dataset, split, "label" in dataset.column_names
 
 
 def check_classes(network: PreTrainedModel, label_map: LabelMap | None, name: str) -> list[str]:
-    """The class names. Raises `ValueError` where model and dataset differ in their number; warns where names differ."""
+    """The class names. Raises `UserError` where model and dataset differ in their number; warns where names differ."""
     names = class_names(network.config)
     if label_map is None or not label_map.names:
         return names
@@ -168,7 +168,7 @@ def evaluate_model(
         speed, versions and device; scores are None for a split without labels.
 
     Raises:
-        ValueError, FileNotFoundError: for options, models, and data that do not fit, each with what to do.
+        UserError: for options, models, and data that do not fit, each with what to do.
     """
     refuse_below(1, batch_size=batch_size)
     if output_dir is not None and Path(output_dir).is_file():
@@ -190,7 +190,7 @@ def evaluate_model(
     label_map = dataset.features.get("label")
     names = check_classes(network, label_map, name)
     scored = list(range(len(names))) if classes is None else list(classes)
-    scores(torch.zeros(len(names), len(names)), scored)  # a wrong list shall fail now
+    scores(torch.zeros(len(names), len(names)), scored)  # refuses a wrong list before any work
     if not labeled and not (save_predictions or save_overlays):
         raise UserError(f"The split {split!r} has no labels, so there is nothing to score: save predictions instead.")
     palette = None if label_map is None else label_map.palette

@@ -99,8 +99,8 @@ def saved_processor(model: str | Path, subfolder: str = "", trust_remote_code: b
         if "trust_remote_code=True" in str(error):
             raise UserError(_UNASKED.format(f"The image processor of {name}")) from error
         raise UserError(
-            f"The image processor of {name} cannot be read, so that mean and deviation of its images are not known: "
-            f"{words(error)} Try again, mend {IMAGE_PROCESSOR_NAME}, or in Python give an image processor."
+            f"The image processor of {name} cannot be read, so the mean and deviation of its images are unknown: "
+            f"{words(error)} Try again, fix {IMAGE_PROCESSOR_NAME}, or in Python give an image processor."
         ) from error
     return None if adapter is None else saved_processor(base_of(adapter, name), "", trust_remote_code)
 

@@ -34,7 +34,7 @@ STYLE = """
 
 
 def check_demo_support() -> None:
-    """Raises `RuntimeError` where Gradio is not installed."""
+    """Raises `RunError` where Gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise RunError('The page is made with Gradio, which is not installed: pip install "hf_fst[demo]".')
 
@@ -47,7 +47,7 @@ class Demo:
         look: how it looks at images.
         trust_remote_code: whether code that comes with the model may run; it is never asked for.
 
-    Raises `ValueError`, `FileNotFoundError` where the model is not there.
+    Raises `UserError` where the model is not there.
     """
 
     def __init__(self, model: str | Path, look: Look = WHOLE, trust_remote_code: bool = False):
@@ -156,7 +156,7 @@ def enlarged(picture: np.ndarray, width: int = 480) -> np.ndarray:
 def build_page(demo: Demo, examples: str | Path | datasets.Dataset | None = None):
     """The page as `gradio.Blocks`; `launch_page` starts it. `examples`: see `Demo.examples`.
 
-    Raises `RuntimeError` without the extra `demo`.
+    Raises `RunError` without the extra `demo`.
     """
     check_demo_support()
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -214,7 +214,7 @@ def build_page(demo: Demo, examples: str | Path | datasets.Dataset | None = None
 
 
 def launch_page(page, *, share: bool = False, host: str = "127.0.0.1", port: int | None = None, block: bool = True):
-    """Serves the page; returns its address where `block` is False. Raises `RuntimeError` where the port is taken."""
+    """Serves the page; returns its address where `block` is False. Raises `RunError` where the port is taken."""
     import gradio as gr
 
     fonts = ["system-ui", "sans-serif"]  # those of the reader's machine: nothing is fetched from elsewhere

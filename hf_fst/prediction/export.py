@@ -75,9 +75,9 @@ def export_onnx(
         the file, its size, the largest difference to PyTorch, and the share of pixels with the same argmax.
 
     Raises:
-        ValueError, FileNotFoundError: for a model that is not there, a file that is, a size out of range, and a network
+        UserError: for a model that is not there, a file that is, a size out of range, and a network
             that cannot be exported so.
-        RuntimeError: the extra `onnx` is not installed.
+        RunError: the extra `onnx` is not installed.
     """
     if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
         raise RunError('Export needs onnx, onnxruntime and onnxscript: pip install "hf_fst[onnx]".')

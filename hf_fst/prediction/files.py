@@ -40,7 +40,7 @@ def list_inputs(source: Path, suffixes: Sequence[str] = SUFFIXES, skip: Sequence
         suffixes: in lower case, with the dot.
         skip: folders that are not looked into.
 
-    Raises `FileNotFoundError` where there is no such folder or file, or none with these suffixes.
+    Raises `MissingError` where there is no such folder or file, or none with these suffixes.
     """
     if source.is_file():
         if source.suffix.lower() not in suffixes:
@@ -85,7 +85,7 @@ def output_names(files: Sequence[Path], root: Path) -> list[str]:
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Writes a file so that it is either whole or not there, even if the machine stops in the middle.
 
-    Raises `RuntimeError` in one sentence where it cannot be written.
+    Raises `RunError` in one sentence where it cannot be written.
     """
     short = hashlib.sha256(path.name.encode()).hexdigest()[:16]  # a name of a few more bytes may be too long
     part = path.with_name(f".{short}{PART}")
@@ -145,7 +145,7 @@ def claimed(
     together.
 
     Raises:
-        ValueError: other settings made what is there, or it is of unknown origin, or another job is at it.
+        UserError: the results there are of other settings or of unknown origin, or another job is writing them.
     """
     state = PartialState()
     lock = FileLock(output / f".{settings_file}.lock")
@@ -177,7 +177,7 @@ def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
     if there and not path.is_file():  # with `overwrite` too: it may be the user's own, a folder `data` or `videos`
         lock.release()
         raise UserError(
-            f"{output} holds {there[0]}/ but no {settings_file} that tells how it was made; give another folder."
+            f"{output} holds {there[0]}/ but no {settings_file} that says how it was made; give another folder."
         )
     if overwrite:
         for name in there:
@@ -188,13 +188,13 @@ def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
         except (OSError, TypeError, ValueError) as error:
             lock.release()
             raise UserError(
-                f"{path} does not tell how {output} was made; give another folder, or --overwrite to start over."
+                f"{path} does not say how {output} was made; give another folder, or --overwrite to start over."
             ) from error
         for key in {**before, **settings}:
             if before.get(key) != settings.get(key):
                 lock.release()
                 raise UserError(
-                    f"{output} was begun with {key} {_shown(before.get(key))}, but now {key} is "
+                    f"{output} was started with {key} {_shown(before.get(key))}, but now {key} is "
                     f"{_shown(settings.get(key))}; use the same, give another folder, or --overwrite to start over."
                 )
     write_json(path, settings)

@@ -105,8 +105,8 @@ def label_collection(
         images that are left out), mean confidence, class shares, seconds and images per second.
 
     Raises:
-        ValueError, FileNotFoundError: for options, models and collections that do not fit, or that changed.
-        RuntimeError: where a shard cannot be written.
+        UserError: for options, models and collections that do not fit, or that changed.
+        RunError: where a shard cannot be written.
     """
     if not 0 <= confidence_threshold <= 1:
         raise UserError(f"confidence_threshold is {confidence_threshold}; use a number from 0 to 1.")

@@ -56,9 +56,9 @@ def predict_files(
 
     `predictions/<path>.png` holds class indices at the image's full size, as a palette image in the classes' colors (a
     gray one of 16 bits for more than 256 classes); `overlays/<path>.jpg` the colors over the image with a legend;
-    `videos/<path>.mp4` the same for each frame. What was made of an image as it is now is left as it is, so that a run
-    that was stopped goes on; what was made of another is made again. A file that cannot be read is reported and does not
-    stop the others. On several processes each takes every n-th file.
+    `videos/<path>.mp4` the same for each frame. Results of unchanged files are kept, so an interrupted run continues;
+    those of replaced files are made again. A file that cannot be read is reported and does not stop the others. On
+    several processes each takes every n-th file.
 
     Args:
         model: directory or Hub id.
@@ -77,8 +77,8 @@ def predict_files(
         counts, `failed` (a list of `{"file", "reason"}`), seconds and images per second, videos' frames counted.
 
     Raises:
-        ValueError, FileNotFoundError: for options, models and folders that do not fit.
-        RuntimeError: where a file cannot be written, or a video needs an extra that is not installed.
+        UserError: for options, models and folders that do not fit.
+        RunError: where a file cannot be written, or a video needs an extra that is not installed.
     """
     refuse_below(1, batch_size=batch_size)
     refuse_below(0, num_workers=num_workers)

@@ -47,7 +47,7 @@ class Segmenter:
     `revision` (see `revision_of`), `settings` (what its results depend on, as plain data).
 
     Raises:
-        ValueError, FileNotFoundError: for options out of range, and a model that is not there.
+        UserError: for options out of range, and a model that is not there.
     """
 
     def __init__(

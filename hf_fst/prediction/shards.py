@@ -74,7 +74,7 @@ def write_shard(path: Path, rows: Iterable[dict[str, Any]], footer: dict[str, An
 
 
 def read_footers(output: Path) -> dict[tuple[int, int], dict[str, Any]]:
-    """The footer of each shard that is there, by unit and chunk. Raises `ValueError` for a file that is no shard."""
+    """The footer of each shard that is there, by unit and chunk. Raises `UserError` for a file that is no shard."""
     found = {}
     for path in sorted((output / DATA).glob("*.parquet")):
         named = re.fullmatch(r"train-(\d+)-(\d+)\.parquet", path.name)

@@ -153,7 +153,7 @@ def open_source(
         skip: folders that are not looked into.
         local_files: see `Stream`.
 
-    Raises `FileNotFoundError` where there is nothing, `ValueError` for a collection of two kinds or without images.
+    Raises `MissingError` where there is nothing, `UserError` for a collection of two kinds or without images.
     """
     path = Path(source)
     if not path.exists() and not path.is_symlink():

@@ -22,7 +22,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm")
 
 
 def check_video_support() -> None:
-    """Raises `RuntimeError` where PyAV is not installed."""
+    """Raises `RunError` where PyAV is not installed."""
     if importlib.util.find_spec("av") is None:
         raise RunError('Videos are read and written by PyAV, which is not installed: pip install "hf_fst[video]".')
 
@@ -41,7 +41,7 @@ def predict_video(
 
     Raises:
         DataError: a file that is no video, or breaks off in the middle; nothing is written then.
-        RuntimeError: PyAV is not installed, or the video cannot be written.
+        RunError: PyAV is not installed, or the video cannot be written.
     """
     check_video_support()
     import av

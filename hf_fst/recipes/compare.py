@@ -94,8 +94,8 @@ def compare(
         if probe not in found:
             log = (folder / f"{probe.name}.log").read_text(encoding="utf-8", errors="replace").strip()
             raise RunError(
-                f"The first few steps did not end in {budget:.0f} s; the last line of {probe.name}.log in {folder} is: "
-                f"{log.rpartition(chr(10))[2][-300:] or 'empty'}"
+                f"The first few steps did not finish in {budget:.0f} s; the last line of {probe.name}.log in {folder} "
+                f"is: {log.rpartition(chr(10))[2][-300:] or 'empty'}"
             )
         took = time.monotonic() - begun
         second = found[probe]["seconds_per_step"] / costs[cheapest]
@@ -129,8 +129,8 @@ def compare(
     if not shared:
         needed = 1.2 * (time.monotonic() - begun) * (len(trials) - len(found)) / max(1, len(found))
         raise RunError(
-            f"No seed has ended in time with every rule ({len(found)} of {len(trials)} runs have); the logs are in "
-            f"{folder}. Give the same command with --budget {math.ceil(needed / 60)}m to go on, or fewer rules."
+            f"No seed finished in time with every rule ({len(found)} of {len(trials)} runs did); the logs are in "
+            f"{folder}. Give the same command with --budget {math.ceil(needed / 60)}m to continue, or fewer rules."
         )
     scores = {rule: {seed: curve_of(runs[rule][seed])[-1][1] for seed in shared} for rule in rules}
     curves = {
@@ -246,13 +246,11 @@ def verdict(scores: Mapping[str, Mapping[int, float]], costs: Mapping[str, float
         mean, width = level[chosen]
         return chosen, (
             f"Take {chosen}: {best} scored {_points(mean, width)} points more (95 %, seeds: {len(scores[best])}), which "
-            "cannot be told from none, and costs more."
+            "is not significant, and costs more."
         )
     if not level:
         return best, f"Take {best}, the only rule."
     rival = min(level, key=lambda rule: level[rule][0])
     mean, width = level[rival]
-    sure = (
-        "the interval reaches 0: more seeds may turn it around" if mean <= width else "95 % interval, paired by seed"
-    )
+    sure = "the interval includes 0: more seeds may reverse it" if mean <= width else "95 % interval, paired by seed"
     return best, f"Take {best}: it scored {_points(mean, width)} points more than {rival}, the next best ({sure})."

@@ -276,7 +276,8 @@ def _without_labels(unlabeled: datasets.Dataset | None) -> datasets.Dataset:
     """Unlabeled images, evenly spaced, that the score without labels is measured on."""
     if unlabeled is None:
         raise UsageError(
-            f"metric_for_best_model is {LABEL_FREE}, but there is neither a validation split nor an unlabeled image."
+            f"metric_for_best_model is {LABEL_FREE}, but there is no validation split and no unlabeled image; give "
+            "either."
         )
     few = unlabeled.select(range(0, len(unlabeled), -(-len(unlabeled) // MOST_WITHOUT_LABELS)))
     return few.remove_columns([name for name in few.column_names if name != "image"])

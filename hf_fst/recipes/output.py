@@ -104,8 +104,8 @@ def check_output(output_dir: Path, overwrite: bool, resume: bool) -> str | None:
         )
     if there and not any((output_dir / name).is_file() for name in SIGNS):
         raise UserError(
-            f"The output directory {output_dir} is not empty and holds no run (it has no {RECIPE_FILE}), so that "
-            "--overwrite could remove what is not a run's; give another output_dir."
+            f"The output directory {output_dir} is not empty and holds no run (it has no {RECIPE_FILE}), so --overwrite "
+            "could remove other files; give another output_dir."
         )
     return None
 

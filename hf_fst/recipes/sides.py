@@ -273,7 +273,7 @@ def _listed(train: datasets.Dataset, path: str) -> list[int]:
         found = [i for i, file in enumerate(files) if file.parts[-len(parts.parts) :] in wanted]
         if len(found) != 1:
             raise UserError(
-                f"{path} names {line!r}, which {len(found)} images of train have; give names that are there once."
+                f"{path} names {line!r}, which matches {len(found)} images of train; give names that match exactly one."
             )
         chosen += found
     return chosen

@@ -87,7 +87,7 @@ def run_trials(
                 write_json(typed, words)
                 running[trial] = (_start(folder / trial.name, words, jobs), time.monotonic())
             else:
-                say(f"{trial.name}: left out, it would not end in time")
+                say(f"{trial.name}: skipped, it would not finish in time")
         time.sleep(0.2)
         for trial, (process, begun) in list(running.items()):
             late = time.monotonic() > deadline
@@ -107,7 +107,7 @@ def run_trials(
                 failed += 1
                 if failed == TRIES and not found:
                     waiting.clear()
-                    say(f"The first {TRIES} runs have failed; the others are left out.")
+                    say(f"The first {TRIES} runs failed; the others are skipped.")
     return found
 
 

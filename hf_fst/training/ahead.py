@@ -171,7 +171,7 @@ def dead_workers(place: Callable[[], str]) -> Iterator[None]:
         place: says where the run is.
 
     Raises:
-        RuntimeError: a worker was killed, usually because memory ran out.
+        RunError: a worker was killed, usually because memory ran out.
     """
     try:
         yield

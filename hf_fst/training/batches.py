@@ -79,10 +79,10 @@ def look_at_first(batch: dict, config) -> None:
             check_ids(batch[key], config.num_labels, f"The {key} of a batch")
     ids = torch.unique(batch["labels"]).tolist()
     if not set(ids) - {IGNORED, -100}:
-        logger.warning("No pixel of the first labels has a class, all are ignored; are the ids right?")
+        logger.warning("No pixel of the first labels has a class: all are ignored; check the ids.")
     elif ids == [0, IGNORED]:
         logger.warning(
-            "The first labels are 0 and 255, which is ignored, so that only the first class has pixels; masks of 0 "
+            "The first labels are 0 and 255, which is ignored, so only the first class has pixels; masks of 0 "
             "and 255 need LabelMap(id_map={0: 0, 255: 1})."
         )
 

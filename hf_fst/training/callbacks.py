@@ -51,7 +51,7 @@ class SkippedImages(OfTrainer):
             times = sorted(journal.skipped_images.items(), key=lambda item: -item[1])
             lines = [f"{count} x {sentence}" for sentence, count in times]
             total = sum(journal.skipped_images.values())
-            logger.warning("\n  ".join([f"Images that could not be read gave way to others, {total} in all:", *lines]))
+            logger.warning("\n  ".join([f"Images that could not be read were replaced, {total} in all:", *lines]))
 
 
 class Weights(OfTrainer):
@@ -103,7 +103,7 @@ class PaddingNotice(OfTrainer):
         if valid is not None and state.is_world_process_zero and not valid.all():
             logger.warning(
                 f"{1 - valid.float().mean().item():.0%} of the pixels of the first unlabeled crops are padding: the "
-                "images are smaller than the crop. Padding is left out, but still costs time; take a smaller crop_size."
+                "images are smaller than the crop. Padding is ignored, but still costs time; use a smaller crop_size."
             )
 
 

@@ -101,7 +101,7 @@ def checkpoint(trainer, run_dir: str) -> Iterator[None]:
     Older checkpoints are removed (`save_total_limit`) only after that.
 
     Raises:
-        OSError: a file could not be written, for a full disk in most cases; older checkpoints stay.
+        WriteError: a file could not be written, for a full disk in most cases; older checkpoints stay.
     """
     args, wait = trainer.args, trainer.accelerator.wait_for_everyone
     directory = Path(run_dir, f"checkpoint-{trainer.state.global_step}")
@@ -170,15 +170,15 @@ def check(
         remembers: whether the run's objective needs its memory.
 
     Raises:
-        FileNotFoundError: there is no such directory.
-        ValueError: the checkpoint is incomplete, damaged, or one of another rule or architecture, holds weights alone, or
+        MissingError: there is no such directory.
+        UserError: the checkpoint is incomplete, damaged, or one of another rule or architecture, holds weights alone, or
             weights that are not finite.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise MissingError(f"The checkpoint {directory} does not exist; give the path of a checkpoint-N directory.")
     others = [path for path in complete_checkpoints(directory.parent) if path.resolve() != directory.resolve()]
-    hint = f"use {others[-1]}" if others else "there is no complete one beside it"
+    hint = f"use {others[-1]}" if others else "there is no other complete one"
     if not (directory / MARKER).is_file():
         raise UserError(f"The checkpoint {directory} is incomplete (it has no {MARKER}); {hint}.")
     try:
@@ -194,12 +194,12 @@ def check(
             )
     if resumes and "trainer_state.json" in files and "journal_0.pt" not in files:
         raise UserError(
-            f"The checkpoint {directory} holds weights alone (save_only_model), so that no run can go on from it; give "
-            "it as the model of a new run."
+            f"The checkpoint {directory} holds only weights (save_only_model), so no run can resume from it; give it as "
+            "the model of a new run."
         )
     if remembers and MEMORY not in files:
         raise UserError(
-            f"The checkpoint {directory} holds no {MEMORY}, which this run's objective goes on from; resume with the "
+            f"The checkpoint {directory} holds no {MEMORY}, which this run's objective needs to resume; resume with the "
             "objective that wrote it, or give it as the model of a new run."
         )
     for name, fingerprint in files.items():
@@ -207,7 +207,7 @@ def check(
         if not path.is_file():
             raise UserError(f"The checkpoint {directory} is damaged: {name} is missing; {hint}.")
         if list(_fingerprint(path)) != fingerprint:
-            raise UserError(f"The checkpoint {directory} is damaged: {name} is not as it was written; {hint}.")
+            raise UserError(f"The checkpoint {directory} is damaged: {name} has changed since it was written; {hint}.")
     for folder in (directory, directory / TEACHER_DIR) if resumes else ():
         refuse_broken_files(folder)
 
@@ -254,7 +254,7 @@ def load_weights(accelerator: Accelerator, networks: dict[str, nn.Module], direc
     `from_pretrained` reads the files, since models are saved under other key names than their modules have.
 
     Raises:
-        ValueError: the checkpoint is one of another model.
+        UserError: the checkpoint is one of another model.
     """
     directory = Path(directory)
     for name, network in networks.items():

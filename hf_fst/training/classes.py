@@ -66,7 +66,7 @@ def _follow(model: nn.Module, config: PreTrainedConfig, theirs: list[str], where
     else:
         first = next(index for index, pair in enumerate(zip(plain, wanted, strict=True)) if pair[0] != pair[1])
         logger.warning(
-            "Class %d is %r for the model and %r in %s; they are taken for the same, and the model keeps its names.",
+            "Class %d is %r for the model and %r in %s; they are treated as the same, and the model keeps its names.",
             *(first, own[first], theirs[first], where),
         )
 

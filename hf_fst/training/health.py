@@ -141,8 +141,8 @@ class Health(Watcher):
         self.none_yet = self.none_yet and not logs["pseudo_above_threshold"]
         if self.none_yet and step >= PATIENCE and step - self.trainer.state.logging_steps < PATIENCE:
             logger.warning(
-                f"After {step} steps no pseudo-label that was looked at is above the confidence threshold "
-                f"({self.seen.threshold:g}; the mean is {logs['pseudo_confidence']:.2f}), so that little or nothing is "
+                f"After {step} steps no sampled pseudo-label is above the confidence threshold "
+                f"({self.seen.threshold:g}; the mean is {logs['pseudo_confidence']:.2f}), so little or nothing is "
                 "learned from the unlabeled images. Train longer, from pretrained weights or with a higher "
                 "learning_rate, or lower confidence_threshold."
             )

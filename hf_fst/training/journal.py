@@ -72,7 +72,7 @@ class Journal:
             step: number of the optimizer step, for the message.
 
         Raises:
-            RuntimeError: with the step and what was not finite.
+            RunError: with the step and what was not finite.
         """
         if self.in_a_row >= self.max_nonfinite_steps:
             bad = [name for name, loss in losses.items() if not math.isfinite(loss.item())]

@@ -85,7 +85,7 @@ def resolve(args, rule=None, objective=None, whole: bool = False) -> Settings:
     in_force = make("rule", RULES, rule_name, values) if isinstance(rule, str | None) else rule
     if kind.fixed_labels and virtual_steps(in_force):
         raise UserError(
-            f"objective {objective_name!r} learns from a frozen network, so that rule {rule_name!r} would look ahead for "
+            f"objective {objective_name!r} learns from a frozen network, so rule {rule_name!r} would look ahead for "
             "nothing; use rule 'supervised' or 'mean_teacher'."
         )
     if values["teacher_follows"] in NO_MEMORY:

@@ -32,14 +32,14 @@ def refuse_sharding(accelerator: Accelerator, model: nn.Module) -> None:
     """Refuse FSDP1, and under FSDP2 weights offloaded to the CPU and adapters.
 
     Raises:
-        ValueError: with what to set instead.
+        UserError: with what to set instead.
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None:
         return
     if plugin.fsdp_version != 2:
         raise UserError(
-            "FSDP1 flattens the weights of student and teacher differently, so that no average can be taken; set "
+            "FSDP1 flattens the weights of student and teacher differently, so they cannot be averaged; set "
             "fsdp_version: 2 in the accelerate config."
         )
     if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
@@ -102,7 +102,7 @@ def gathered(accelerator: Accelerator, networks: Iterable[nn.Module]) -> Iterato
     ever.
 
     Raises:
-        ValueError: under FSDP2, the networks are not sharded yet.
+        UserError: under FSDP2, the networks are not sharded yet.
     """
     networks = list(networks)
     if accelerator.is_fsdp2 and not all(map(is_sharded, networks)):
@@ -133,11 +133,11 @@ def load_shards(accelerator: Accelerator, network: nn.Module, directory: str | o
     """Read a network's shards, written by any number of processes; called on every process.
 
     Raises:
-        ValueError: the checkpoint holds whole weights.
+        UserError: the checkpoint holds whole weights.
     """
     if not Path(directory, SHARDS).is_dir():
         raise UserError(
-            f"{directory} holds whole weights but this run saves shards; set fsdp_state_dict_type: FULL_STATE_DICT in "
+            f"{directory} holds whole weights, but this run saves shards; set fsdp_state_dict_type: FULL_STATE_DICT in "
             "the accelerate config."
         )
     load_fsdp_model(accelerator.state.fsdp_plugin, accelerator, network, str(directory))

@@ -99,7 +99,7 @@ def facts_of(trainer, data: dict[str, DatasetFacts], tested: list[Evaluation] = 
         facts: other fields of `RunFacts`: recipe, overrides, license, palette, hub_id, model_name.
 
     Raises:
-        ValueError: a card has no such field.
+        UserError: a card has no such field.
     """
     unknown = sorted(facts.keys() - {field.name for field in dataclasses.fields(RunFacts)})
     if unknown:

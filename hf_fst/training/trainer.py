@@ -70,7 +70,7 @@ class FSTTrainer(Trainer):
             with ImageNet weights; by default a copy of `model` as it is given.
 
     Raises:
-        ValueError: settings that contradict each other or the data, each with what to do.
+        UserError: settings that contradict each other or the data, each with what to do.
     """
 
     def __init__(
@@ -329,7 +329,7 @@ class FSTTrainer(Trainer):
         """Trains as `Trainer.train`.
 
         Raises:
-            ValueError: the checkpoint to resume from is incomplete, damaged, or one of another run; nothing is written.
+            UserError: the checkpoint to resume from is incomplete, damaged, or one of another run; nothing is written.
         """
         refusals.refuse_own_loss(self)
         refusals.refuse_evaluation(self)

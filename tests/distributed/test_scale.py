@@ -199,7 +199,7 @@ def test_what_cannot_be_is_refused_with_what_to_do(two):
     said = two[0]["refused"]
     assert said == {
         "fsdp1": (
-            "FSDP1 flattens the weights of student and teacher differently, so that no average can be taken; set "
+            "FSDP1 flattens the weights of student and teacher differently, so they cannot be averaged; set "
             "fsdp_version: 2 in the accelerate config."
         ),
         "offloaded": (

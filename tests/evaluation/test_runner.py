@@ -244,7 +244,7 @@ class TestBadInput:
         known = rows.cast_column("label", LabelMap(names=NAMES, id_map=[0, 255, 2, 255]))
         with caplog.at_level(logging.WARNING):
             result = evaluate(run_dir, more)
-        assert "The model does not know boat, dog, whose pixels are not counted." in caplog.text
+        assert "The model does not have the classes boat, dog, whose pixels are not counted." in caplog.text
         assert result["confusion_matrix"] == evaluate(run_dir, known)["confusion_matrix"]
 
     def test_class_names_that_differ_are_told(self, run_dir, dataset, caplog):
@@ -254,13 +254,13 @@ class TestBadInput:
         assert "Class 1 is 'road' for the model and 'street' in the dataset" in caplog.text
 
     @pytest.mark.parametrize("options, message", [
-        ({"split": "test"}, "has no split 'test': it has validation"),
+        ({"split": "test"}, "has no split 'test' .it has validation.; choose another"),
         ({"which": "both"}, "which is 'both'; give 'teacher' or 'student'"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"classes": "synthia"}, "no class list 'synthia': choose one of cityscapes_19, synthia_16, synthia_13"),
         ({"classes": [4]}, "must name some of the 4 classes"),
         ({"output_dir": __file__}, "test_runner.py is a file; give a folder for what is written"),
-        ({"save_predictions": True}, "there is no output_dir: give one"),
+        ({"save_predictions": True}, "output_dir is missing; give it"),
         ({"save_predictions": "voc"}, "save_predictions is 'voc'"),
         ({"save_predictions": "cityscapes"}, "The model has 4 classes, but Cityscapes' ids are those of its 19"),
     ])  # fmt: skip
@@ -272,7 +272,7 @@ class TestBadInput:
         unlabeled = dataset["validation"].remove_columns("label")
         with pytest.raises(ValueError, match="has no labels, so there is nothing to score: save predictions instead"):
             evaluate(run_dir, unlabeled)
-        with pytest.raises(ValueError, match="holds no image"):
+        with pytest.raises(ValueError, match="has no images"):
             evaluate(run_dir, dataset["validation"].select([]))
         with pytest.raises(ValueError, match="this is a list"):
             evaluate(run_dir, [])

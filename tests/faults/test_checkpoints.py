@@ -84,7 +84,7 @@ def test_a_damaged_file_is_named_and_nothing_is_overwritten(run, file):
     for damage in (cut_off, flip, empty):
         kept = (last / file).read_bytes()
         damage(last / file)
-        sentence = f"The checkpoint {last} is damaged: {file} is not as it was written; use {older}."
+        sentence = f"The checkpoint {last} is damaged: {file} has changed since it was written; use {older}."
         assert refused(run) == refused(run, str(last)) == sentence
         (last / file).write_bytes(kept)
     (last / file).unlink()
@@ -115,7 +115,7 @@ def test_a_checkpoint_without_marker_does_not_count(run):
     (run / "checkpoint-2/complete.json").unlink()
     assert refused(run) == f"{run} holds no complete checkpoint to resume from."
     assert refused(run, str(run / "checkpoint-1")) == (
-        f"The checkpoint {run}/checkpoint-1 is incomplete (it has no complete.json); there is no complete one beside it."
+        f"The checkpoint {run}/checkpoint-1 is incomplete (it has no complete.json); there is no other complete one."
     )
 
 
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_another_rule_or_model_is_named(run):
 def test_a_checkpoint_of_weights_alone_is_no_place_to_go_on_from(tmp_path):
     tiny.trainer(tmp_path, **options(save_only_model=True, max_steps=1)).train()
     assert refused(tmp_path) == (
-        f"The checkpoint {tmp_path}/checkpoint-1 holds weights alone (save_only_model), so that no run can go on from "
+        f"The checkpoint {tmp_path}/checkpoint-1 holds only weights (save_only_model), so no run can resume from "
         "it; give it as the model of a new run."
     )
 

@@ -36,7 +36,7 @@ def test_a_dataset_on_the_hub_is_streamed_and_its_labels_are_published(run_dir, 
     views.select([0]).push_to_hub("alice/views")
     capsys.readouterr()
     assert cli.main(argv) == 1
-    assert "was begun with collection" in capsys.readouterr().err
+    assert "was started with collection" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["alice/nothing", "bob/none"])

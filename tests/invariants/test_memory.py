@@ -83,7 +83,7 @@ def test_a_checkpoint_without_a_memory_is_refused(tmp_path, name):
     with pytest.raises(UserError) as error:
         trained(tmp_path, name, rule="mean_teacher", resume=True)
     assert str(error.value) == (
-        f"The checkpoint {tmp_path / 'checkpoint-1'} holds no objective.pt, which this run's objective goes on from; "
+        f"The checkpoint {tmp_path / 'checkpoint-1'} holds no objective.pt, which this run's objective needs to resume; "
         "resume with the objective that wrote it, or give it as the model of a new run."
     )
 

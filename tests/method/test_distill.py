@@ -86,7 +86,7 @@ def test_a_look_ahead_is_refused_and_no_rule_means_no_teacher(tmp_path):
     with pytest.raises(UserError) as error:
         tiny.config(tmp_path, objective="distill", rule="fst_d")
     assert str(error.value) == (
-        "objective 'distill' learns from a frozen network, so that rule 'fst_d' would look ahead for nothing; use rule "
+        "objective 'distill' learns from a frozen network, so rule 'fst_d' would look ahead for nothing; use rule "
         "'supervised' or 'mean_teacher'."
     )
 

@@ -36,4 +36,4 @@ def test_two_processes_equal_one(run_dir, images, tmp_path):  # noqa: F811
         assert (found["shards"]["images"], found["shards"]["shards"]) == (len(SOURCES), 4)
         assert found["predict"]["images"] == 6 and len(found["predict"]["failed"]) == 1
         assert found["refused"] == 1
-    assert said.count("was begun with shard_size 2, but now shard_size is 500") == 1
+    assert said.count("was started with shard_size 2, but now shard_size is 500") == 1

@@ -225,10 +225,10 @@ def test_a_collection_or_settings_that_changed_are_refused(run_dir, images, tmp_
     argv = [run_dir, images, "-o", tmp_path / "out"]
     label(*argv)
     assert label(*argv, "--shard_size", 2) == 1
-    assert "was begun with shard_size 500, but now shard_size is 2" in capsys.readouterr().err
+    assert "was started with shard_size 500, but now shard_size is 2" in capsys.readouterr().err
     noise(images / "new.png")
     assert label(*argv) == 1
-    assert "was begun with collection" in capsys.readouterr().err
+    assert "was started with collection" in capsys.readouterr().err
     assert label(*argv, "--overwrite") == 0 and len(rows(tmp_path / "out")) == 8
 
 

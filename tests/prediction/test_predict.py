@@ -156,11 +156,11 @@ class TestGoingOn:
         capsys.readouterr()
         assert predict(run_dir, images, "-o", out, "--window", 32) == 1
         assert capsys.readouterr().err.splitlines()[-1] == (
-            f"hf-fst: {out} was begun with window null, but now window is [32, 32]; use the same, give another folder, "
+            f"hf-fst: {out} was started with window null, but now window is [32, 32]; use the same, give another folder, "
             "or --overwrite to start over."
         )
         assert predict(run_dir, images, "-o", out, "--student") == 1
-        assert "was begun with model" in capsys.readouterr().err
+        assert "was started with model" in capsys.readouterr().err
         assert np.array_equal(indices(out / "predictions/b.png"), before)
         assert predict(run_dir, images / "b.png", "-o", out, "--student", "--overwrite") == 0
         assert not np.array_equal(indices(out / "predictions/b.png"), before)
@@ -171,7 +171,7 @@ class TestGoingOn:
         (tmp_path / "out/predictions/mine.png").write_text("mine")
         for flags in ([], ["--overwrite"]):
             assert predict(run_dir, images, "-o", tmp_path / "out", *flags) == 1
-            assert "holds predictions/ but no predict.json that tells how it was made" in capsys.readouterr().err
+            assert "holds predictions/ but no predict.json that says how it was made" in capsys.readouterr().err
         assert (tmp_path / "out/predictions/mine.png").read_text() == "mine"
 
     def test_nothing_half_written_is_left(self, run_dir, images, tmp_path, monkeypatch, capsys):  # noqa: F811

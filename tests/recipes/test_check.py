@@ -128,7 +128,7 @@ def test_bad_images_are_skipped_where_the_recipe_says_so_but_not_where_scored(ke
     assert "2.png is not an image; replace it or remove it from the dataset." in capsys.readouterr().err
     assert cli.main([*argv, "--on_bad_image", "skip"]) == 0
     assert "2.png is not an image" in " ".join(capsys.readouterr().out.split())
-    assert re.search(r"gave way to others, \d in all:\n +\d x .*labeled/images/2.png is not an image", caplog.text)
+    assert re.search(r"were replaced, \d in all:\n +\d x .*labeled/images/2.png is not an image", caplog.text)
     assert json.loads((tmp_path / "out/results.json").read_text())["skipped_images"] > 0
     scored = {"eval_dataset": "folder", "eval_data_dir": keys["data_dir"], "eval_split": "train"}
     recipe = tiny.write(tmp_path / "s.yaml", keys, scored, on_bad_image="skip")

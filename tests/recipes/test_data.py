@@ -185,7 +185,7 @@ def test_labeled_images_come_from_a_list_a_share_or_a_count(tmp_path):
     assert len(data_of({**keys, "labeled": "1/4"}).labeled) == 2  # rounded up, as the published splits are
     assert len(data_of({**keys, "labeled": 4}).unlabeled) == 1
     (tmp_path / "list.txt").write_text("9\n")
-    with pytest.raises(ValueError, match="names '9', which 0 images of train have; give names that are there once."):
+    with pytest.raises(ValueError, match="names '9', which matches 0 images of train; give names that match"):
         data_of({**keys, "labeled": str(tmp_path / "list.txt")})
 
 

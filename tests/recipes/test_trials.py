@@ -60,7 +60,7 @@ def test_what_would_not_end_in_time_is_left_out_and_what_has_not_is_stopped(tmp_
     runs = [Trial("quick", 0, {}, cost=1), Trial("quick", 1, {"fail": 1}), Trial("long", 0, {}, cost=1e6)]
     found = run_trials("mine", runs, tmp_path, deadline=time.monotonic() + 60, say=said.append)
     assert list(found) == runs[:1]
-    assert "failed, see" in said[1] and "would not end in time" in said[2]
+    assert "failed, see" in said[1] and "would not finish in time" in said[2]
     slow = [Trial("slow", 0, {"sleep": 60})]
     assert run_trials("mine", slow, tmp_path, deadline=time.monotonic() + 1, say=said.append) == {}
     assert "stopped" in said[3]
@@ -70,7 +70,7 @@ def test_where_the_first_runs_fail_the_others_are_left_out(tmp_path, made):
     said = []
     runs = [Trial("broken", seed, {"fail": 1}) for seed in range(6)]
     assert run_trials("mine", runs, tmp_path, say=said.append) == {} and len(made) == 3
-    assert said[-1] == "The first 3 runs have failed; the others are left out."
+    assert said[-1] == "The first 3 runs failed; the others are skipped."
 
 
 def test_interval_is_that_of_students_t():
@@ -117,7 +117,7 @@ def test_the_cheaper_of_two_that_cannot_be_told_apart_is_taken():
         "fst_d": {0: 0.34, 1: 0.33, 2: 0.35},
     }
     best, sentence = verdict(scores, COSTS)
-    assert best == "mean_teacher" and "cannot be told from none" in sentence
+    assert best == "mean_teacher" and "is not significant" in sentence
     scores["fst_d"] = {0: 0.35, 1: 0.42, 2: 0.38}
     best, sentence = verdict(scores, COSTS)
     assert best == "fst_d" and sentence.startswith("Take fst_d: it scored 5.3 ± 1.4 points more than mean_teacher")

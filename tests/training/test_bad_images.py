@@ -125,7 +125,7 @@ def test_skipped_images_are_counted_and_named_at_the_end(tmp_path, trained):
     assert set(counts) == {"file 1 is broken.", "file 3 is broken.", "file 4 is broken."}
     assert all(count >= 2 for count in counts.values())
     first, *lines = told.splitlines()
-    assert first == f"Images that could not be read gave way to others, {sum(counts.values())} in all:"
+    assert first == f"Images that could not be read were replaced, {sum(counts.values())} in all:"
     assert sorted(line.strip() for line in lines) == sorted(f"{count} x {text}" for text, count in counts.items())
 
 

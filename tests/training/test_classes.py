@@ -91,7 +91,7 @@ def test_another_number_of_classes_is_refused_with_both(tmp_path, network):
 def test_other_words_are_a_warning(tmp_path, caplog):
     run = trainer(tmp_path, named("road", "signal", "sky"))
     assert [record.message for record in caplog.records] == [
-        "Class 1 is 'signal' for the model and 'traffic light' in train_dataset; they are taken for the same, and the "
+        "Class 1 is 'signal' for the model and 'traffic light' in train_dataset; they are treated as the same, and the "
         "model keeps its names."
     ]
     assert run.class_names == ["road", "signal", "sky"]

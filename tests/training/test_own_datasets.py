@@ -134,7 +134,7 @@ def test_ids_that_a_collator_makes_are_refused_before_a_device_stumbles_over_the
     ("change", "message"),
     [
         ({"pixel_values": torch.full((1, 3, 2, 2), 200.0)}, "The pixel_values reach 200: are they normalized"),
-        ({"labels": torch.full((1, 2, 2), 255)}, "No pixel of the first labels has a class, all are ignored"),
+        ({"labels": torch.full((1, 2, 2), 255)}, "No pixel of the first labels has a class: all are ignored"),
         ({"labels": torch.tensor([[[0, 255], [0, 0]]])}, r"need LabelMap\(id_map=\{0: 0, 255: 1\}\)"),
         ({}, None),
     ],
