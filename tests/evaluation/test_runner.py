@@ -274,7 +274,7 @@ class TestBadInput:
             evaluate(run_dir, unlabeled)
         with pytest.raises(ValueError, match="has no images"):
             evaluate(run_dir, dataset["validation"].select([]))
-        with pytest.raises(ValueError, match="this is a list"):
+        with pytest.raises(ValueError, match="The dataset is a list"):
             evaluate(run_dir, [])
         with pytest.raises(ValueError, match="needs its image processor"):
             evaluate(tiny_model(1), dataset)
