@@ -69,8 +69,8 @@ def following(dataset: Any, normalization: Normalization, name: str = "") -> Any
         numbers = [[each.mean, each.std] for each in (own, normalization)]
         if own.bgr != normalization.bgr or not np.allclose(*numbers, rtol=0, atol=1e-4):
             raise UserError(
-                f"The images of {name} are normalized with {_words(own)}, but the image processor that is saved with "
-                f"the model says {_words(normalization)}; give both the same: pass the processor to the transforms, as "
+                f"The images of {name} are normalized with {words_of(own)}, but the image processor that is saved with "
+                f"the model says {words_of(normalization)}; give both the same: pass the processor to the transforms, as "
                 "training(512, processor=processor), and to the trainer, as processing_class=processor."
             )
     if normalization == Normalization():  # the default of a transform
@@ -90,7 +90,8 @@ def _copied(thing: Any, normalization: Normalization) -> Any:
     return made
 
 
-def _words(normalization: Normalization) -> str:
+def words_of(normalization: Normalization) -> str:
+    """Its numbers for a sentence."""
     mean, std = (
         ", ".join(f"{number:.4g}" for number in numbers) for numbers in (normalization.mean, normalization.std)
     )

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from hf_fst.data.agreement import stated
+from hf_fst.data.agreement import stated, views_of, words_of
 from hf_fst.data.transforms import Normalization
 from hf_fst.errors import UserError
 from hf_fst.method.objectives import OBJECTIVES, Objective
@@ -39,7 +39,8 @@ def processor_for(model: nn.Module | None, processor: Any, train_dataset: Any) -
     """The image processor of a run, and what it does to colors.
 
     Where none is given it has the numbers that the transforms of the training images were given; else it is the one
-    saved where the model was loaded from; else one with the numbers of the backbone (`default_processor`).
+    saved where the model was loaded from; else one with the numbers of the backbone (`default_processor`), which images
+    of one's own dataset need not be normalized with: a warning.
 
     Raises:
         UserError: the saved one cannot be fetched or read, or cannot be followed (`Normalization.of`).
@@ -56,7 +57,13 @@ def processor_for(model: nn.Module | None, processor: Any, train_dataset: Any) -
         # a name need not be an id on the Hub; if a network was loaded from it, it is in the cache
         known = hub_id(source) and isinstance(try_to_load_from_cache(source, "config.json"), str)
         processor = saved_processor(source) if known or (source and Path(source).is_dir()) else None
-    processor = processor or default_processor(config)
+    if processor is None:
+        processor = default_processor(config)
+        if train_dataset is not None and not any(views_of(train_dataset)):
+            logger.warning(
+                f"The model is saved with an image processor of {words_of(Normalization.of(processor))}, since none is "
+                "given and your dataset normalizes by itself; if by other numbers, give processing_class with these."
+            )
     return processor, Normalization.of(processor)
 
 

@@ -15,7 +15,7 @@ from transformers import (
     SegformerImageProcessor,
 )
 
-from hf_fst import objectives
+from hf_fst import FSTConfig, objectives
 from hf_fst.data import LabelMap, View
 from hf_fst.data.transforms import Evaluation, Normalization, training
 from hf_fst.errors import UserError
@@ -24,6 +24,7 @@ from hf_fst.models import build
 from hf_fst.training.summary import samples_of
 from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
+from tests.device import USE_CPU
 from tests.models.tiny import TINY
 
 NAMES = ["dark", "bright"]
@@ -110,6 +111,16 @@ def test_the_processor_of_a_model_in_memory(tmp_path):
     with pytest.raises(UserError, match="image processor of .*model cannot be read"):
         trainer(loaded, tmp_path)
     assert trainer(loaded, tmp_path, processor=PROCESSORS["halves"]).normalization.std == (0.25, 0.5, 0.5)
+
+
+def test_a_processor_that_ones_own_images_need_not_follow_is_a_warning(tmp_path, caplog):
+    rows = [{"pixel_values": np.zeros((3, 32, 32), np.float32), "labels": np.zeros((32, 32), np.int64)}]
+    args = FSTConfig(output_dir=str(tmp_path / "run"), rule="supervised", use_cpu=USE_CPU)
+    FSTTrainer(network(), args, train_dataset=rows, processing_class=PROCESSORS["halves"])
+    FSTTrainer(network(), args, train_dataset=View(images(), training(32)))
+    assert "image processor" not in caplog.text
+    FSTTrainer(network(), args, train_dataset=rows)
+    assert "saved with an image processor of mean 0.485, 0.456, 0.406 and deviation" in caplog.text
 
 
 def test_efficientnet_lite_has_the_numbers_of_its_weights(tmp_path):
