@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from hf_fst.data.labels import filled
+from hf_fst.data.labels import IGNORED, filled
 from hf_fst.errors import UserError
 
 MOST_CHANNELS = 4  # a larger first side with a last one of 1, 3 or 4 means that the channels come last
@@ -19,7 +19,7 @@ def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch
 
     `pixel_values` become float32 (3,H,W) (a torch tensor of float64 stays one): floats as tensors, arrays or lists, also
     (1,3,H,W) as image processors return them. `labels` become int64 (H,W): whole numbers of any type, as tensors, arrays,
-    lists or a PIL image, also (1,H,W).
+    lists or a PIL image, also (1,H,W); those outside of `valid` are ignored.
 
     Args:
         item: a dict, or what an image processor returns.
@@ -49,6 +49,8 @@ def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch
                 f"In {name} valid has the shape {tuple(made['valid'].shape)}, but its pixel_values "
                 f"{tuple(made['pixel_values'].shape)}; say of each pixel whether it is one of the image, (H,W)."
             )
+        if "labels" in made and made["labels"].shape == made["valid"].shape:
+            made["labels"] = made["labels"].masked_fill(~made["valid"], IGNORED)
     return made
 
 
@@ -87,7 +89,7 @@ def _pixels(value: object, name: str) -> torch.Tensor:
     if not isinstance(value, torch.Tensor) or pixels.dtype in (torch.float16, torch.bfloat16):
         pixels = pixels.float()
     pixels = pixels[0] if pixels.ndim == 4 and len(pixels) == 1 else pixels
-    if pixels.ndim != 3:
+    if pixels.ndim != 3 or not pixels.numel():
         raise UserError(f"In {name} pixel_values have the shape {tuple(pixels.shape)}, but (3,H,W) is expected.")
     if len(pixels) > MOST_CHANNELS and pixels.shape[-1] in (1, 3, 4):
         raise UserError(

@@ -130,6 +130,11 @@ class StreamingScores:
             self.sums = self.sums + torch.as_tensor(sums).cpu().double().sum(dim=0)
         if not compute_result:
             return {}
+        if not (self.label_free or self.counts.any()):
+            self.counts = None
+            raise UserError(
+                "No pixel of the evaluated images has a class, so there is nothing to score; is the id map right?"
+            )
         metrics, (networks, classes) = {}, self.describe()
         if self.label_free:
             metrics[LABEL_FREE], self.sums = mutual_information(self.sums), 0

@@ -90,7 +90,7 @@ def rotate(output_dir: str | os.PathLike, limit: int | None, newest: str | os.Pa
     kept = {Path(path).resolve() for path in (newest, best) if path is not None}
     found = all_checkpoints(output_dir)
     others = sorted((path for path in found if path.resolve() not in kept), key=lambda path: (path / MARKER).is_file())
-    for path in others[: max(len(found) - max(limit, len(kept)), 0)]:
+    for path in others[: max(len(found) - limit, 0)]:
         discard(path)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import datasets
 import torch
@@ -190,7 +190,7 @@ def refuse_datasets(train_dataset, unlabeled_dataset, eval_dataset, eval_strateg
         UserError: with the name of the dataset and what to do.
     """
     for name, dataset in (("train_dataset", train_dataset), ("unlabeled_dataset", unlabeled_dataset)):
-        if isinstance(dataset, IterableDataset | datasets.IterableDataset):
+        if isinstance(dataset, IterableDataset | datasets.IterableDataset | Iterator):
             raise UserError(f"{name} is a stream, which cannot be indexed; give a dataset with a length.")
         if isinstance(dataset, dict):
             raise UserError(f"{name} is a dictionary of {', '.join(map(str, dataset))}; give one of these.")

@@ -79,6 +79,7 @@ def test_what_an_image_processor_gives_is_an_item():
 def test_what_is_valid_may_be_of_any_type(valid):
     found = tidy(item(valid=valid))["valid"]
     assert found.dtype == torch.bool and found.tolist() == [[True, False, False], [False, True, False]]
+    assert tidy(item(valid=valid))["labels"].tolist() == [[0, 255, 255], [255, 1, 255]]
 
 
 def test_unlabeled_items_may_say_that_they_have_no_labels():
@@ -96,6 +97,7 @@ def test_unlabeled_items_may_say_that_they_have_no_labels():
             r"the shape \(20, 30, 3\), with the channels last.*permute\(2, 0, 1\)",
         ),
         ({"pixel_values": np.zeros((2, 3, 4, 4))}, r"pixel_values have the shape \(2, 3, 4, 4\), but \(3,H,W\)"),
+        ({"pixel_values": np.zeros((3, 0, 4))}, r"pixel_values have the shape \(3, 0, 4\), but \(3,H,W\)"),
         ({"valid": torch.ones(3, 2)}, r"In item 7 valid has the shape \(3, 2\), but its pixel_values \(3, 2, 3\)"),
         ({"labels": [[0, 1], [2]]}, "In item 7 labels are a list; give one class id a pixel"),
         ({"labels": "mask.png"}, "In item 7 labels are a str; give one class id a pixel"),

@@ -211,14 +211,14 @@ def test_wrong_sets_and_numbers_are_one_sentence(make, message):
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_look_ahead_draws_of_the_processes_are_a_group_cut_in_pieces(processes):
-    size, micro_batches, count = 2, 3, 2
+    size, micro_batches, count, every = 2, 3, 2, 4
     shares = []
     for rank in range(processes):
-        sampler = iter(AheadSampler(5, count, micro_batches, size, rank, processes))
+        sampler = iter(AheadSampler(5, count, micro_batches, size, rank, processes, every))
         shares.append([[next(sampler) for _ in range(micro_batches)] for _ in range(2 * count)])
     for number in range(2 * count):
         draws = [draw for share in shares for batch in share[number] for draw in batch]
-        step, k = 5 + number // count, number % count
+        step, k = 5 + number // count * every, number % count
         # every position of the group once, whichever process has it
         assert sorted(draws) == [("ahead", step, k, position) for position in range(processes * micro_batches * size)]
     # micro-batch for micro-batch the processes take the next piece, as one process with a larger batch does

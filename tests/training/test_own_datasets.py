@@ -50,6 +50,7 @@ def test_all_splits_at_once_and_streams_are_refused(tmp_path, raw):
             datasets.DatasetDict(train=raw, test=raw),
             "train_dataset is a dictionary of train, test; give one of these.",
         ),
+        (iter(tiny.images(2)), "train_dataset is a stream, which cannot be "),
         (
             raw.to_iterable_dataset(),
             "train_dataset is a stream, which cannot be indexed; give a dataset with a",
@@ -179,6 +180,16 @@ def test_an_evaluation_without_labels_ends_with_a_sentence_not_without_a_score(t
         trainer.train() if while_training else trainer.evaluate()
     assert trainer.state.global_step == 0
     assert trainer.predict(tiny.images(2, labels=False)).predictions.shape[0] == 2
+
+
+def test_an_evaluation_without_a_pixel_to_score_ends_with_a_sentence(tmp_path):
+    blank = [{**item, "labels": torch.full_like(item["labels"], 255)} for item in tiny.images(2)]
+    trainer = tiny.trainer(tmp_path, rule="mean_teacher", trainer_options={"eval_dataset": blank})
+    with pytest.raises(
+        ValueError, match="^No pixel of the evaluated images has a class, so there is nothing to score"
+    ):
+        trainer.evaluate()
+    assert trainer.evaluate(tiny.images(2))["eval_teacher_mean_iou"] >= 0
 
 
 def test_rows_that_a_view_refuses_stay_refused(raw):
