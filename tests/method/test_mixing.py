@@ -85,8 +85,9 @@ def test_cut_mix_cuts_with_the_given_probability():
     device = torch.device("cpu")
     assert cut_mask(50, (8, 8), device, 0.0).all()
     assert not cut_mask(50, (8, 8), device, 1.0).flatten(1).all(1).any()
-    share = (~cut_mask(2000, (8, 8), device, 0.3)).flatten(1).any(1).double().mean().item()
-    assert share == pytest.approx(0.3, abs=0.05)
+    inside = ~cut_mask(2000, (8, 8), device, 0.3)
+    assert inside.flatten(1).any(1).double().mean().item() == pytest.approx(0.3, abs=0.05)
+    assert inside[:, 0, [0, -1]].any(0).all() and inside[:, 0, :, [0, -1]].any(0).all()  # anywhere, all the same
 
 
 def test_masks_depend_on_the_torch_seed_alone():
