@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import types
+import typing
 from collections.abc import Callable
+from pathlib import Path
 
 import datasets
 
@@ -24,7 +27,7 @@ from hf_fst.data.synthia import synthia
 from hf_fst.data.views import View
 from hf_fst.data.voc import LABELS as VOC
 from hf_fst.data.voc import voc
-from hf_fst.errors import DataError, UserError, did_you_mean
+from hf_fst.errors import DataError, UserError, did_you_mean, refuse_below
 
 DATASETS: dict[str, Callable[..., datasets.DatasetDict]] = {
     "street": street,
@@ -43,6 +46,8 @@ PALETTES = (
     (CAMVID.names, CAMVID.palette),
     (VOC.names, VOC.palette),
 )
+# the types of plain options
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
 
 
 def load(
@@ -65,6 +70,20 @@ def load(
     for option in options:
         if option not in accepted:
             raise UserError(f"The dataset {name!r} has no option {option!r}; it has {', '.join(accepted) or 'none'}.")
+    hints = typing.get_type_hints(function)
+    for option, value in options.items():
+        kinds = typing.get_args(hints[option]) or (hints[option],)
+        also = {str: (Path,), float: (int,)}.get(kinds[0], ())
+        if (
+            not set(kinds) <= set(WORDS)
+            or isinstance(value, (*kinds, *also))
+            and (type(value) is not bool or bool in kinds)
+        ):
+            continue
+        raise UserError(
+            f"{option} of the dataset {name!r} is {value!r}; give {' or '.join(WORDS[kind] for kind in kinds)}."
+        )
+    refuse_below(0, seed=options.get("seed") or 0)
     return function(data_dir, streaming=streaming, **options)
 
 

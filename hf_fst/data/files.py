@@ -114,7 +114,10 @@ def tell_unused(unused: dict[Path, str], root: Path) -> None:
 
 def read_text(path: str | Path) -> str:
     """Reads text in UTF-8 or UTF-16, with or without a byte order mark. Raises `UserError` for other encodings."""
-    content = Path(path).read_bytes()
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise MissingError(f"{path} cannot be read ({error.strerror}); give the path of a text file.") from error
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     elif b"\0" in content[:4]:

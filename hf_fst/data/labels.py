@@ -52,7 +52,7 @@ def id_list(id_map: Sequence[int] | dict | None) -> list[int] | None:
         return None
     try:
         pairs = {
-            int(raw): None if train is None else int(train)
+            int(str(raw)): None if train is None else int(str(train))  # int() alone cuts off what 0.5 has more than 0
             for raw, train in (id_map.items() if isinstance(id_map, dict) else enumerate(id_map))
         }
     except (TypeError, ValueError):

@@ -56,7 +56,7 @@ class StrongAugmentation:
         }[like]
         self.jitter = kind(s, s, s, hue, p=self._each(jitter_probability))
         self.gray = K.RandomGrayscale(p=self._each(gray_probability))
-        self.blurs: dict[int, nn.Module] = {}
+        self.blurs: dict[tuple[int, ...], nn.Module] = {}
         self.statistics: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,7 @@ class StrongAugmentation:
         if self._happens(self.gray_probability):
             images = self.gray(images)
         if self._happens(self.blur_probability):
-            images = self._blur(images.shape[-2])(images)
+            images = self._blur(*images.shape[-2:])(images)
         return (images - mean) / std
 
     def _statistics(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,11 +90,11 @@ class StrongAugmentation:
     def _happens(self, probability: float) -> bool:
         return probability > 0 and (self.draw == "image" or torch.rand(()).item() < probability)
 
-    def _blur(self, height: int) -> nn.Module:
-        if height not in self.blurs:
+    def _blur(self, *size: int) -> nn.Module:
+        if size not in self.blurs:
             import kornia.augmentation as K
 
-            kernel = blur_kernel(height)
+            kernel = min(blur_kernel(size[0]), 2 * min(size) - 1)  # its border is mirrored in the image
             p = self._each(self.blur_probability)
-            self.blurs[height] = K.RandomGaussianBlur((kernel, kernel), self.sigma, p=p)
-        return self.blurs[height]
+            self.blurs[size] = K.RandomGaussianBlur((kernel, kernel), self.sigma, p=p)
+        return self.blurs[size]

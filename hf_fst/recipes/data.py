@@ -315,4 +315,9 @@ def _rare(view: View, recipe: Recipe, crop: tuple[int, int], pixels: np.ndarray 
     for key in numbers:
         if key not in _RARE:
             raise UsageError(f"rare_class_sampling has no {key!r}; it has {', '.join(_RARE)}.")
+        kinds, words = {"tries": ((int,), "a whole number"), "scale_by_crop": ((bool,), "true or false")}.get(
+            key, ((int, float), "a number")
+        )
+        if type(numbers[key]) not in kinds:
+            raise UsageError(f"{key} of rare_class_sampling is {numbers[key]!r}; give {words}.")
     return RareClasses(view, pixels, crop=crop if numbers.pop("scale_by_crop", False) else None, **numbers)

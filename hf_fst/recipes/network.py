@@ -15,7 +15,8 @@ from hf_fst.errors import MissingError, RunError, UsageError, did_you_mean
 from hf_fst.method.objectives.base import labels_itself
 from hf_fst.models import BUILDS, AuxiliaryDecoders, TwoBranches, build
 from hf_fst.models.auxiliary_decoders import PUBLISHED
-from hf_fst.models.loading import default_processor, load_network, processor_of, words
+from hf_fst.models.faults import LOADING, words
+from hf_fst.models.loading import default_processor, load_network, processor_of
 from hf_fst.models.segmentation import classifier_of
 from hf_fst.recipes.keys import Recipe
 
@@ -77,8 +78,8 @@ def _network(recipe: Recipe, options: dict, names: list[str], labels: dict) -> P
             return build(recipe.model, len(names), recipe.pretrained_backbone, **options, **labels)
         except (MissingError, RunError):  # of the backbone's weights
             raise
-        except (TypeError, ValueError, StrictDataclassError) as error:
-            raise UsageError(f"model {recipe.model!r} cannot be built: {words(error)}") from error
+        except LOADING as error:
+            raise UsageError(f"model {recipe.model!r} cannot be built: {_why(error)}") from error
     if recipe.pretrained_backbone:
         raise UsageError(f"pretrained_backbone is for named builds ({', '.join(BUILDS)}); leave it out.")
     if recipe.model is None:
@@ -111,6 +112,11 @@ def _refuse_unknown(config: PreTrainedConfig, given: dict, where: str = "model_c
             _refuse_unknown(inner, value, f"{where}.{key}")
 
 
+def _why(error: Exception) -> str:
+    plain = isinstance(error, TypeError | ValueError | StrictDataclassError)  # whose words say it
+    return words(error) if plain else f"{type(error).__name__}: {words(error)}"
+
+
 def _from_config(options: dict, labels: dict) -> PreTrainedModel:
     kind = options.pop("model_type", None)
     if kind is None:
@@ -123,8 +129,8 @@ def _from_config(options: dict, labels: dict) -> PreTrainedModel:
         return AutoModelForSemanticSegmentation.from_config(config)
     except UsageError:
         raise
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise UsageError(f"model_config of model_type {kind!r} gives no segmentation model: {words(error)}") from error
+    except LOADING as error:
+        raise UsageError(f"model_config of model_type {kind!r} gives no segmentation model: {_why(error)}") from error
 
 
 def _from_pretrained(recipe: Recipe, options: dict, labels: dict) -> PreTrainedModel:

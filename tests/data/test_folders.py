@@ -167,6 +167,26 @@ def test_unknown_datasets_and_options_are_one_sentence(tmp_path):
     assert str(caught.value) == "The dataset 'gta5' has no option 'labelled'; it has skip."
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("images", 3, "images of the dataset 'folder' is 3; give text."),
+        ("mask_suffix", True, "mask_suffix of the dataset 'folder' is True; give text or null."),
+        ("nested", "no", "nested of the dataset 'folder' is 'no'; give true or false."),
+        ("validation_share", "50%", "validation_share of the dataset 'folder' is '50%'; give a number."),
+        ("validation_share", True, "validation_share of the dataset 'folder' is True; give a number."),
+        ("seed", 0.5, "seed of the dataset 'folder' is 0.5; give a whole number."),
+        ("seed", -1, "seed is -1, but at least 0 is needed."),
+        ("colors", "red.json", "red.json cannot be read (No such file or directory); give the path of a text file."),
+        ("id_map", {0: 0.5}, "id_map is {0: 0.5}; give the train id (or 255) of each raw id, as a list or as {raw "),
+    ],
+)
+def test_options_of_another_type_are_one_sentence(tmp_path, option, value, message):
+    trees.folder(tmp_path)
+    assert message in fails(ValueError, tmp_path, **{option: value})
+    assert load("folder", tmp_path, images=Path("images"), validation_share=0, seed=3)["train"]
+
+
 @pytest.mark.parametrize("names", [["road", "car"], {0: "road", 1: "car"}, {"1": "car", "0": "road"}])
 def test_class_names_may_be_given_themselves(tmp_path, names):
     trees.folder(tmp_path, names=("road", "car"))

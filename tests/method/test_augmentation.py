@@ -57,6 +57,12 @@ def test_blur_smooths_and_keeps_the_colour():
     assert torch.allclose(out.mean((2, 3)), images.mean((2, 3)), atol=0.05)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (64, 2), (2, 64)])
+def test_images_of_a_few_pixels_are_blurred_as_far_as_they_go(size):
+    images = torch.randn(2, 3, *size)
+    assert StrongAugmentation(0.0, 0.0, 1.0)(images).isfinite().all()
+
+
 def test_a_constant_image_is_untouched_by_blur_and_geometry_never_moves():
     image = torch.zeros(1, 3, 24, 32)
     image[..., 10:14, 12:16] = 1.0

@@ -236,3 +236,10 @@ def test_id2label_is_for_datasets_that_do_not_name_their_classes(tmp_path):
     trees.camvid(tmp_path)
     with pytest.raises(UsageError, match="the dataset 'camvid' names its classes itself; leave it out."):
         data_of({"dataset": "camvid", "data_dir": str(tmp_path), "labeled": 2, "id2label": "names.json"})
+
+
+@pytest.mark.parametrize(("key", "value"), [("min_pixels", "lots"), ("tries", 1.5), ("scale_by_crop", "yes")])
+def test_numbers_of_rare_class_sampling_that_are_none_are_one_sentence(tmp_path, key, value):
+    keys = tiny.folders(tmp_path) | {"rare_class_sampling": {key: value}}
+    with pytest.raises(UsageError, match=f"^{key} of rare_class_sampling is {value!r}; give "):
+        data_of(keys)

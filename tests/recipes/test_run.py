@@ -15,11 +15,11 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, B
 
 from hf_fst import cli
 from hf_fst.data.transforms import Normalization
-from hf_fst.errors import UserError
+from hf_fst.errors import UsageError, UserError
 from hf_fst.models import build
 from hf_fst.models.loading import default_processor
 from hf_fst.recipes import load_recipe
-from hf_fst.recipes.load import to_config
+from hf_fst.recipes.load import make_recipe, to_config
 from hf_fst.recipes.network import build_network, build_processor
 from hf_fst.recipes.output import shareable
 from hf_fst.recipes.results import score
@@ -267,3 +267,17 @@ def test_the_numbers_of_other_backbones():
     for name, mean in {"upernet-beit-base": 0.5, "daformer-mit-b0": 0.485, "deeplabv2-resnet101": 0.485}.items():
         with torch.device("meta"):
             assert default_processor(build(name).config).image_mean[0] == mean
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [
+        ("hidden_act", "nope", "KeyError: 'nope'"),
+        ("hidden_sizes", [8, 8, 8, 0], "ZeroDivisionError: "),
+        ("hidden_sizes", [8, 8, 8, -3], "RuntimeError: "),
+    ],
+)
+def test_numbers_that_make_no_network_are_one_sentence(key, value, why):
+    recipe = make_recipe({"model_config": {**tiny.MODEL, key: value}})
+    with pytest.raises(UsageError, match=f"model_type 'segformer' gives no segmentation model: {why}"):
+        build_network(recipe, ["a", "b"])
