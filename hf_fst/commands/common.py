@@ -96,19 +96,16 @@ def _resize_of_run(model: str) -> list[int] | None:
 
     try:
         values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        values = f" ({in_a_line(error)})"
-    if not isinstance(values, dict):
-        why = values if isinstance(values, str) and values.startswith(" (") else ""
+        if not isinstance(values, dict):
+            raise ValueError("it is not a recipe")
+        size = next((values[key] for key in ("eval_resize", "unlabeled_resize", "resize") if key in values), None)
+        if size is not None and not (isinstance(size, list) and [type(side) for side in size] == [int, int]):
+            raise ValueError(f"{size!r} is not [width, height]")
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(
-            f"{recipe}, which says at what size the run was evaluated, is not a recipe{why}; give --resize, or correct "
+            f"{recipe} does not say at what size the run was evaluated ({in_a_line(error)}); give --resize, or correct "
             "it."
-        )
-    size = next((values[key] for key in ("eval_resize", "unlabeled_resize", "resize") if key in values), None)
-    if size is not None and not (isinstance(size, list) and len(size) == 2 and all(type(s) is int for s in size)):
-        raise UserError(
-            f"{recipe} says that the run was evaluated at {size!r}, which is not [width, height]; give --resize."
-        )
+        ) from error
     return size
 
 

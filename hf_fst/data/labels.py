@@ -136,11 +136,6 @@ class LabelMap(datasets.Image):
                 f"{len(self.names) - 1}; correct either."
             )
 
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Class names by train id, as a model's config wants them."""
-        return dict(enumerate(self.names or []))
-
     def onto(self, names: Sequence[str], classes: dict[str, str]) -> LabelMap:
         """The same masks with the classes `names`; a class takes the color of the first of its own that becomes it.
 

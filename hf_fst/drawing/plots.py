@@ -69,10 +69,10 @@ def curves(
     best_step: int | None = None,
     names: Sequence[str] = (),
     palette: Sequence[Sequence[int]] | None = None,
-) -> bool:
+) -> None:
     """Write the curves of a run: losses, mIoU, pseudo-label quality, how much pseudo labels move, and their classes.
 
-    Panels without data are left out.
+    Panels without data are left out; without any no file is written.
 
     Args:
         log_history: dicts with "step" and the keys the trainer logs; fractions in 0..1.
@@ -81,9 +81,6 @@ def curves(
             highest mIoU.
         names: class names, (C,), for the shares of the classes among pseudo labels.
         palette: colors of the classes, (C, 3) in 0..255.
-
-    Returns:
-        Whether there was anything to draw; without data no file is written.
     """
     keys = {key for entry in log_history for key in entry}
     terms = sorted(key for key in keys if key.endswith("_loss") and not key.startswith(("eval_", "test_", "train_")))
@@ -98,7 +95,7 @@ def curves(
         if data := {key: (label, steps, values) for key, (label, steps, values) in data.items() if len(steps)}:
             panels[title] = data
     if not panels:
-        return False
+        return
 
     columns, rows = min(2, len(panels)), math.ceil(len(panels) / 2)
     last_step = max(entry["step"] for entry in log_history)
@@ -119,7 +116,6 @@ def curves(
         if title != LOSS:
             _percent_axis(axes)
     figure.savefig(path)
-    return True
 
 
 def _style(axes: Axes, title: str, last_step: int, wide: bool) -> None:

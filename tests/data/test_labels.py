@@ -105,10 +105,6 @@ def test_the_feature_and_the_masks_survive_parquet(tmp_path):
     assert np.asarray(read[0]["label"]).tolist() == [[0, 1, 255], [255, 255, 0]]
 
 
-def test_id2label_is_what_a_model_config_wants():
-    assert LabelMap(names=["road", "car"]).id2label == {0: "road", 1: "car"}
-
-
 def fails(path, label_map=None):
     with pytest.raises(DataError) as caught:
         (label_map or LabelMap(names=["a", "b"])).decode_example(stored(path))

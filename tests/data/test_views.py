@@ -73,7 +73,7 @@ def test_the_transform_is_applied_to_both(tmp_path):
 def test_the_dataset_and_its_label_map_stay_at_hand(tmp_path):
     made, _, _ = make(tmp_path)
     view = View(made, identity)
-    assert view.dataset is made and view.label_map.id2label == {0: "a", 1: "b"}
+    assert view.dataset is made and view.label_map.names == ["a", "b"]
 
 
 def test_a_mask_of_another_size_than_its_image_is_one_sentence(tmp_path):

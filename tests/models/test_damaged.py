@@ -136,9 +136,7 @@ def test_an_adapter_of_itself_is_one_sentence(folder):
 
 def test_a_processor_of_texts_is_one_sentence(folder):
     (folder / "preprocessor_config.json").write_text('{"image_processor_type": "CLIPTokenizer"}')
-    with pytest.raises(
-        UserError, match="cannot be read.*: It is a CLIPTokenizer. Try again, mend preprocessor_config"
-    ):
+    with pytest.raises(UserError, match="cannot be read.*: It is a CLIPTokenizer. Try again, fix preprocessor_config"):
         processor_of(folder)
 
 
