@@ -7,6 +7,7 @@ A field of a rule or an objective refers to its row in `TABLE` and holds the pub
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 import typing
@@ -26,6 +27,7 @@ KINDS = {
     list: ((list, tuple), "a list"),
     dict: (dict, "a mapping"),
 }
+hints_of = functools.cache(typing.get_type_hints)  # of each field of a class; finding them takes milliseconds
 
 
 def alternatives(annotation: Any) -> list:
@@ -292,7 +294,7 @@ def check(made: Any) -> None:
     Raises:
         UserError: see `Option.check`.
     """
-    hints = typing.get_type_hints(type(made))
+    hints = hints_of(type(made))
     for name, (field, component) in options_of(made).items():
         if component is None:
             TABLE[name].check(name, getattr(made, field.name), hints[field.name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import itertools
 import re
 import typing
@@ -17,7 +18,7 @@ from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.transforms import MOST_SCALED
 from hf_fst.errors import UsageError, did_you_mean, in_a_line
 from hf_fst.method.objectives import OBJECTIVES
-from hf_fst.method.options import KINDS, alternatives, defaults_of
+from hf_fst.method.options import KINDS, alternatives, defaults_of, hints_of
 from hf_fst.method.rules import RULES
 from hf_fst.recipes.keys import Recipe, own_keys
 from hf_fst.recipes.names import LIBRARY, find_recipe
@@ -216,11 +217,12 @@ def _choose(points: dict[str, dict], sweep: str | None, path: str) -> tuple[str,
     raise UsageError(f"The sweep of {path} has no point {sweep!r}; {hint}")
 
 
+@functools.cache
 def _hints() -> dict[str, object]:
     """The type of every key."""
-    own = typing.get_type_hints(Recipe)
+    own = hints_of(Recipe)
     hints = {key: own[key] for key in own_keys()}
-    config = typing.get_type_hints(FSTConfig)
+    config = hints_of(FSTConfig)
     for item in dataclasses.fields(FSTConfig):
         if item.init and item.name not in (*_NOT_KEYS, *own):  # eval_classes of a recipe takes names too
             hints[item.name] = config[item.name]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 
@@ -16,7 +15,7 @@ from hf_fst.data.pairing import BAD_IMAGES
 from hf_fst.errors import UserError, did_you_mean, in_a_line
 from hf_fst.method.lookahead import FOLLOWS, STATES, WARMUP_COUNTS
 from hf_fst.method.objectives import OBJECTIVES
-from hf_fst.method.options import MOST, TABLE, Option, defaults_of
+from hf_fst.method.options import MOST, TABLE, Option, defaults_of, hints_of
 from hf_fst.method.presets import PRESETS
 from hf_fst.method.rules import RULES
 from hf_fst.method.teacher import BUFFER_POLICIES
@@ -320,7 +319,7 @@ class FSTConfig(TrainingArguments):
         Raises:
             UserError: one sentence with the name, the value and what is accepted.
         """
-        hints = typing.get_type_hints(type(self))
+        hints = hints_of(type(self))
         for name, known in options(self).items():
             known.check(name, getattr(self, name), hints[name])
         for name, value in vars(self).items():
