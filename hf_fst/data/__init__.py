@@ -72,7 +72,8 @@ def load(
             raise UserError(f"The dataset {name!r} has no option {option!r}; it has {', '.join(accepted) or 'none'}.")
     hints = typing.get_type_hints(function)
     for option, value in options.items():
-        kinds = typing.get_args(hints[option]) or (hints[option],)
+        is_union = typing.get_origin(hints[option]) in (typing.Union, types.UnionType)
+        kinds = typing.get_args(hints[option]) if is_union else (hints[option],)
         also = {str: (Path,), float: (int,)}.get(kinds[0], ())
         if (
             not set(kinds) <= set(WORDS)
