@@ -4,8 +4,9 @@ import datasets
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
-from hf_fst.data import DataError, LabelMap, View
+from hf_fst.data import DataError, LabelMap, View, geometry
 
 TURN = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -82,3 +83,32 @@ def test_a_size_that_no_turn_explains_is_one_sentence_about_exif(tmp_path):
         DataError, match=r"is 30 x 64 pixels, but its image .*image\.png is 40 x 64; .*EXIF orientation 6"
     ):
         view.read(0)
+
+
+@pytest.mark.parametrize(("strengths", "clear"), [((1.4, 1.0), False), ((1.6, 1.0), True), ((0.0, 0.0), False)])
+def test_edges_decide_where_they_are_clearly_stronger_in_one_reading(monkeypatch, strengths, clear):
+    ids, pixels = scene((32, 32))
+    mask, picture = PIL.Image.fromarray(ids), torch.from_numpy(pixels).permute(2, 0, 1)
+    known = {mask.tobytes(): strengths[0]}
+    monkeypatch.setattr(geometry, "_edges", lambda way, picture: known.get(way.tobytes(), strengths[1]))
+    arguments = mask, 1, picture, 6, None, ("m.png", "i.jpg")
+    if clear:
+        assert geometry.brought_together(*arguments).tobytes() == mask.tobytes()
+    else:
+        with pytest.raises(DataError, match="give mask_orientation"):
+            geometry.brought_together(*arguments)
+
+
+def test_edges_count_above_the_mean_step_and_from_a_few_borders_on():
+    slope = torch.arange(32).repeat(3, 32, 1).to(torch.uint8) * 4  # equal steps everywhere
+    ids = np.zeros((32, 32), np.uint8)
+    ids[:, 16:] = 1
+    steep = slope.clone()
+    steep[..., 16:] += 60
+    found = [geometry._edges(PIL.Image.fromarray(mask), image) for mask, image in ((ids, slope), (ids, steep))]
+    assert found[0] == pytest.approx(2, abs=0.2) and found[1] == pytest.approx(61, abs=1)  # half of the steps are 0
+    for side, enough in ((3, False), (4, True)):  # 12 and 16 pairs of pixels at the border
+        ids = np.zeros((32, 32), np.uint8)
+        ids[8 : 8 + side, 8 : 8 + side] = 1
+        image = torch.from_numpy(ids * 200).expand(3, -1, -1)
+        assert (geometry._edges(PIL.Image.fromarray(ids), image) > 0) is enough

@@ -119,3 +119,13 @@ def test_animations_are_refused_whatever_holds_them(tmp_path, suffix):
     first.save(tmp_path / f"file.{suffix}", save_all=True, append_images=[second])
     with pytest.raises(DataError, match="is an animation of 2 frames; save one image per file"):
         decode_image({"path": str(tmp_path / f"file.{suffix}"), "bytes": None})
+
+
+@pytest.mark.parametrize("highest", [0, 1 << 13, (1 << 14) - 1, 1 << 14])
+def test_fourteen_bits_in_sixteen_are_refused_and_more_are_read(tmp_path, highest):
+    path = png(np.full((2, 3, 3), highest, np.uint16), 16)(tmp_path)
+    if highest < 1 << 14:  # of three bands Pillow keeps the high bytes, so that 0 may be anything up to 255
+        with pytest.raises(DataError, match="14 of them"):
+            decode_image(stored(path))
+    else:
+        assert np.asarray(decode_image(stored(path))[0]).max() == highest >> 8

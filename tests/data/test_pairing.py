@@ -285,3 +285,16 @@ def test_items_of_own_datasets_are_read_where_they_are_unmistakable(change):
 def test_items_of_own_datasets_that_are_wrong_are_one_sentence(change, message):
     with pytest.raises(ValueError, match=message):
         Pairs(Own(change), num_labels=3)[0]
+
+
+def test_a_shorter_set_comes_in_a_new_order_each_time_in_an_epoch():
+    few, many = (
+        [
+            {"pixel_values": torch.full((3, 1, 1), float(i)), "labels": torch.zeros(1, 1, dtype=torch.long)}
+            for i in range(n)
+        ]
+        for n in (6, 24)
+    )
+    pairs = Pairs(few, many, seed=0)
+    orders = [[pairs[6 * time + i]["pixel_values"][0, 0, 0].item() for i in range(6)] for time in range(4)]
+    assert all(sorted(order) == [*range(6)] for order in orders) and len(set(map(tuple, orders))) == 4

@@ -191,6 +191,8 @@ def test_palettes_that_disagree_are_one_sentence_with_both_files(tmp_path):
     red, blue = [200, 0, 0], [0, 0, 200]
     save("1", [[0, 1], [1, 0]], [[0, 0, 0], red])
     save("2", [[0, 0], [0, 0]], [[0, 0, 0], blue])  # does not use the index that differs
+    for name, color in (("4", red), ("5", blue)):  # of what is ignored
+        save(name, [[0, 255], [0, 0]], [*[[0, 0, 0]] * 255, color])
     quiet(lambda: load("folder", tmp_path))
     save("3", [[0, 1], [1, 0]], [[0, 0, 0], blue])
     with pytest.raises(DataError, match=re.escape(f"In the palette of {tmp_path}/masks/")) as caught:
@@ -198,7 +200,7 @@ def test_palettes_that_disagree_are_one_sentence_with_both_files(tmp_path):
     assert "1.png index 1 is (" in str(caught.value) and "3.png" in str(caught.value)
     made = load("folder", tmp_path, colors=[[0, 0, 0], red, blue], id_map=[0, 1, 1])
     assert made["train"].features["label"].palette == [[0, 0, 0], red]  # pictures have the colors of the masks
-    assert [np.asarray(row["label"])[0, 1] for row in made["train"]] == [1, 0, 1]
+    assert [np.asarray(row["label"])[0, 1] for row in made["train"]] == [1, 0, 1, 255, 255]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])

@@ -137,6 +137,12 @@ class TestViews:
         plain = segment(PerPixel(), images, look=Look(flip=True))
         torch.testing.assert_close(plain, segment(PerPixel(), images).log_softmax(1))
 
+    @pytest.mark.parametrize("scale", [0.5, 1.5])
+    def test_a_scaled_view_is_antialiased_where_it_is_smaller(self, images, scale):
+        size = [round(side * scale) for side in images.shape[-2:]]
+        view = F.interpolate(images, size, mode="bilinear", antialias=scale < 1)
+        assert torch.equal(segment(Strided(), images, look=Look(scales=(scale,))), segment(Strided(), view, (24, 40)))
+
     def test_average_of_probabilities_by_hand(self, images):
         model = Strided()
         with torch.no_grad():
