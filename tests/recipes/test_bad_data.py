@@ -86,7 +86,8 @@ def test_stems_that_do_not_match_end_training_with_one_sentence(capsys, tmp_path
     assert says(capsys, ["train", recipe, "-o", str(tmp_path / "out")]) == (
         f"1 of 4 images have no mask, the first is {tmp_path}/labeled/images/1.png, and 1 of 4 masks have no image, the "
         f"first is {tmp_path}/labeled/masks/one.png; give each a partner, or remove it: images/ and masks/ with "
-        "files of the same stems (unlabeled images have a folder of their own)."
+        "files of the same stems (unlabeled images have a folder of their own); or say how the names of a pair end, as "
+        "--dataset_options.image_suffix and --dataset_options.mask_suffix."
     )
 
 
