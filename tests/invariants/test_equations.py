@@ -34,8 +34,23 @@ RULES = [
 ]
 
 
+# of other methods one case of each rule runs by default, all the others among the long tests
+DEFAULT = {
+    ("mean_teacher", 0, None, None),
+    ("naive_fst", 1, "different", None),
+    ("improved_fst", 1, "same", None),
+    ("fst_d", 3, "same", None),
+    ("fst_w", 3, "different", "present"),
+}
+
+
 def name_of(case) -> str:
     return "-".join(str(part) for part in case if part is not None)
+
+
+METHOD_CASES = [
+    pytest.param(case, id=name_of(case), marks=[] if case in DEFAULT else pytest.mark.slow) for case in RULES[1:]
+]
 
 
 class Noise(TrainerCallback):

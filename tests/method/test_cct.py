@@ -20,7 +20,7 @@ from hf_fst.models import AuxiliaryDecoders
 from hf_fst.models.pspnet import PixelShuffleUp
 from tests import tiny
 from tests.device import DEVICE
-from tests.invariants.test_equations import DIGITS, RULES, compare, name_of
+from tests.invariants.test_equations import DIGITS, METHOD_CASES, RULES, compare
 from tests.plain import Plain
 from tests.recorded import FOLDER, recorded
 
@@ -158,7 +158,7 @@ class PlainCCT(Plain):
         return F.interpolate(logits, (8, 8), mode="bilinear")
 
 
-@pytest.mark.parametrize("case", RULES[1:], ids=name_of)
+@pytest.mark.parametrize("case", METHOD_CASES)
 def test_training_is_a_plain_loop_under_every_rule(tmp_path, monkeypatch, case):
     vat = "vat", lambda self, z, decoder: z + adversarial(z, decoder, START.to(z)[: len(z)], self.vat_step)
     drop = "feature_drop", lambda self, z: without_most_active(z, 0.8)

@@ -17,7 +17,7 @@ from hf_fst.method.objectives import CPSObjective, cps
 from hf_fst.models.two_branches import TwoBranchesOutput
 from tests import tiny
 from tests.device import DEVICE
-from tests.invariants.test_equations import DIGITS, RULES, compare, name_of
+from tests.invariants.test_equations import DIGITS, METHOD_CASES, RULES, compare
 from tests.plain import Plain
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "competitors"
@@ -170,7 +170,7 @@ class PlainCPSWithoutBoxes(PlainCPS):
     boxes = False
 
 
-@pytest.mark.parametrize("case", RULES[1:], ids=name_of)
+@pytest.mark.parametrize("case", METHOD_CASES)
 @pytest.mark.parametrize("cuts", [True, False])
 def test_training_is_a_plain_loop_under_every_rule(tmp_path, monkeypatch, cuts, case):
     monkeypatch.setattr(cps, "toggled_cut_mask", lambda count, *_: ~BOX[:count].unsqueeze(1).to(DEVICE))

@@ -42,7 +42,7 @@ def test_what_the_head_takes_is_changed_and_nothing_else(name):
     assert torch.equal(again, plain) and not head_of(model)._forward_pre_hooks
 
 
-@pytest.mark.parametrize("objective", ["unimatch", "unimatch_v2"])
+@pytest.mark.parametrize("objective", [pytest.param("unimatch", marks=pytest.mark.slow), "unimatch_v2"])
 @pytest.mark.parametrize("name", [*architectures.ARCHITECTURES, OURS[0], "dpt-dinov2-small"])
 def test_networks_take_a_step_with_a_look_ahead(name, objective, tmp_path):
     model, pixels = network(name)

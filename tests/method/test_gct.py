@@ -17,7 +17,7 @@ from hf_fst.method.teacher import EMATeacher
 from hf_fst.models.flaw_detector import FlawDetector
 from tests import tiny
 from tests.device import DEVICE, on_device
-from tests.invariants.test_equations import DIGITS, RULES, compare, name_of
+from tests.invariants.test_equations import DIGITS, METHOD_CASES, RULES, compare
 from tests.plain import Plain
 from tests.recorded import FOLDER, recorded
 
@@ -167,7 +167,7 @@ class PlainGCT(Plain):
         return F.interpolate(logits, (8, 8), mode="bilinear")
 
 
-@pytest.mark.parametrize("case", RULES[1:], ids=name_of)
+@pytest.mark.parametrize("case", METHOD_CASES)
 def test_training_is_a_plain_loop_under_every_rule(tmp_path, case):
     number = RULES.index(case)
     student, teacher = compare(

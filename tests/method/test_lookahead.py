@@ -113,7 +113,10 @@ class Drawing(tiny.TinySegmenter):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "optimizer",
+    [name if name in ("adamw", "nested") else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS],
+)
 def test_student_optimizer_and_randomness_are_bitwise_what_they_were(tmp_path, rule, optimizer):
     torch.manual_seed(0)
     network = Drawing(tiny.TinyConfig(num_labels=3, batch_norm=True, dropout=0.3)).to(DEVICE, torch.float64)

@@ -16,7 +16,7 @@ from hf_fst.method.mixing import first_fitting, rectangle, small_cut_mask
 from hf_fst.method.objectives import UniMatchObjective, UniMatchV2Objective, unimatch, unimatch_v2, weak_to_strong
 from tests import tiny
 from tests.device import DEVICE
-from tests.invariants.test_equations import DIGITS, RULES, compare, name_of
+from tests.invariants.test_equations import DIGITS, METHOD_CASES, RULES, compare
 from tests.plain_unimatch import BOXES, DROPPED, THRESHOLD, PlainUniMatch, PlainUniMatchV2
 
 RECORDINGS = Path(__file__).parents[1] / "data" / "competitors"
@@ -166,7 +166,7 @@ def given_masks(monkeypatch):
 LOOPS = {"unimatch": PlainUniMatch, "unimatch_v2": PlainUniMatchV2}
 
 
-@pytest.mark.parametrize("case", RULES[1:], ids=name_of)
+@pytest.mark.parametrize("case", METHOD_CASES)
 @pytest.mark.parametrize("objective", LOOPS)
 def test_training_is_a_plain_loop_under_every_rule(tmp_path, given_masks, objective, case):
     number = RULES.index(case)

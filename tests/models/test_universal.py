@@ -132,7 +132,9 @@ def test_adapter_agrees_with_the_wrapped_model_learns_and_survives_saving(kind, 
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("rule", list(RULES))
+@pytest.mark.parametrize(
+    "rule", [rule if rule == "fst_d" else pytest.param(rule, marks=pytest.mark.slow) for rule in RULES]
+)
 @pytest.mark.parametrize("kind", ["mask2former", "oneformer", "eomt"])
 def test_every_rule_trains_it(kind, rule, tmp_path):
     model = adapter(kind)
