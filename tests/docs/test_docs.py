@@ -70,8 +70,7 @@ QUICKER = {
     "save_steps=500": "save_steps=1",
     "pretrained_backbone=True": "hidden_size=16",
     '"output_dir": "runs/first"}': f'"output_dir": "runs/first", "model_config.hidden_size": 16, **{SMALL}}}',
-    "training(512)": "training(32)",
-    "training(512, random": "training(32, random",
+    "training(512": "training(32",
 }
 
 
@@ -328,10 +327,11 @@ def test_the_python_of_the_readme_is_the_recipe():
     assert f'build("{recipe.model}", id2label=names, pretrained_backbone=True)' in block
 
 
+LONG = {"predict.md": pytest.mark.slow, "models.md": pytest.mark.slow}  # exports, and a network of each kind
 PAGES_WITH_CODE = [page for page in PAGES if blocks(page, "python") and page.name != "how-it-works.md"]
 
 
-@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=name_of)
+@pytest.mark.parametrize("page", [pytest.param(p, marks=LONG.get(p.name, ())) for p in PAGES_WITH_CODE], ids=name_of)
 def test_python_blocks_run_and_print_what_the_comments_say(page, data, capsys):
     space = {}
     there = find_spec("albumentations")

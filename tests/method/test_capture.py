@@ -66,7 +66,9 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("spoiled", [False, True], ids=["", "a step that is not finite"])
+@pytest.mark.parametrize(
+    "spoiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "a step that is not finite"]
+)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_replayed_passes_are_those_that_are_not(tmp_path, stand_in, options, spoiled):
     runs = []

@@ -132,7 +132,9 @@ def test_student_optimizer_and_randomness_are_bitwise_what_they_were(tmp_path, r
 LABELED_BY_A_TEACHER = [name for name, kind in OBJECTIVES.items() if kind.needs_unlabeled and not kind.fixed_labels]
 
 
-@pytest.mark.parametrize("rule", [DeepFST(2, "different"), WideFST(2, "same")], ids=repr)
+@pytest.mark.parametrize(
+    "rule", [DeepFST(2, "different"), pytest.param(WideFST(2, "same"), marks=pytest.mark.slow)], ids=repr
+)
 @pytest.mark.parametrize("objective", LABELED_BY_A_TEACHER)
 def test_so_it_is_with_every_objective_with_all_that_it_draws(tmp_path, objective, rule):
     network = tiny.network_of(objective, batch_norm=True, dropout=0.3)
