@@ -76,7 +76,7 @@ def test_eval_takes_windows_scales_and_classes_and_writes_files(capsys, street_r
         (["--resize", "3"], 2, "--resize is '3'; give 2 numbers with commas between them."),
         (["--options", "look"], 2, "--options has 'look'; give KEY=VALUE, the value as YAML."),
         (["--stride", "3"], 1, "stride is 3, but there is no window to slide; give a window too."),
-        (["--split", "val"], 1, "The dataset has no split 'val': it has train, validation, test."),
+        (["--split", "val"], 1, "The dataset has no split 'val' (it has train, validation, test); choose another."),
     ],
 )
 def test_eval_says_what_is_wrong(says, capsys, street_run, options, code, sentence):

@@ -134,7 +134,7 @@ def test_what_is_not_used_is_named(tmp_path):
     for split in ("train", "val"):
         pair(tmp_path, f"{split}/images/1.png", f"{split}/masks/1.png")
     (tmp_path / "id2label.json").write_text('["a", "b"]')
-    with pytest.warns(UserWarning, match=r"images, masks \(a folder that is no split\)"):
+    with pytest.warns(UserWarning, match=r"images, masks \(a folder that is not a split\)"):
         assert sizes(load("folder", tmp_path)) == {"train": 1, "validation": 1}
 
 

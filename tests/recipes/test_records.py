@@ -108,7 +108,7 @@ def test_a_refused_resume_of_a_damaged_checkpoint_changes_nothing(says, run):
     interrupt(out)
     (out / "checkpoint-1/optimizer.pt").write_bytes(b"damaged")
     before = contents(out)
-    assert "optimizer.pt is not as it was written" in says([*argv, "--resume", "--license", "mit"], 1)
+    assert "optimizer.pt has changed since it was written" in says([*argv, "--resume", "--license", "mit"], 1)
     assert contents(out) == before
 
 
