@@ -25,9 +25,10 @@ Trust = Annotated[bool, Option("--trust_remote_code", help="Run code that comes 
 Resize = Annotated[
     str | None,
     Option(
-        metavar="W,H",
-        help="Width, then height: images are resized to fit into this, keeping their ratio. `model`: as its image "
-        "processor does; `none`: full size. Default: as the run was evaluated in training, full size for others.",
+        metavar="H,W",
+        help="Height, then width: images are resized to fit into this, upright ones into the reverse, keeping their "
+        "ratio. `model`: as its image processor does; `none`: full size. Default: as the run was evaluated in "
+        "training, full size for others.",
         rich_help_panel=VIEWS,
     ),
 ]
@@ -88,7 +89,7 @@ def which(student: bool) -> str:
 
 
 def _resize_of_run(model: str) -> list[int] | None:
-    """[width, height] of the recipe beside the model, or beside the checkpoints it is one of; None without one."""
+    """[height, width] of the recipe beside the model, or beside the checkpoints it is one of; None without one."""
     recipe = (Path(model).parent if Path(model).name.startswith("checkpoint-") else Path(model)) / "recipe.yaml"
     if not recipe.is_file():
         return None
@@ -100,7 +101,7 @@ def _resize_of_run(model: str) -> list[int] | None:
             raise ValueError("it is not a recipe")
         size = next((values[key] for key in ("eval_resize", "unlabeled_resize", "resize") if key in values), None)
         if size is not None and not (isinstance(size, list) and [type(side) for side in size] == [int, int]):
-            raise ValueError(f"{size!r} is not [width, height]")
+            raise ValueError(f"{size!r} is not [height, width]")
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(
             f"{recipe} does not say at what size the run was evaluated ({in_a_line(error)}); give --resize, or correct "

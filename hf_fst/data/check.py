@@ -43,7 +43,7 @@ class Images:
     Args:
         view: the images, with their masks where these are read.
         crop: (height, width) of the crops; None where images are not cropped.
-        scale: (width, height) that they are resized into first.
+        scale: (height, width) that they are resized into first.
         random_scale: (low, high) of the random resizing.
     """
 

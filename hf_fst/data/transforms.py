@@ -2,8 +2,8 @@
 
 Images are `tv_tensors.Image` (3,H,W) uint8 and become float32, normalized as by the network's image processor;
 masks are `tv_tensors.Mask` (H,W) uint8 or None. Images are resized bilinearly, masks by nearest neighbor.
-All randomness comes from torch's global CPU generator. Sizes are (height, width), or one number for a square;
-scales are (width, height) as the protocols print them.
+All randomness comes from torch's global CPU generator. Sizes and scales are (height, width), or one number
+for a square.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.labels import IGNORED
 from hf_fst.errors import UserError
 
-SCALES = {"gta5": (1280, 720), "synthia": (1280, 760), "cityscapes": (1024, 512)}
+SCALES = {"gta5": (720, 1280), "synthia": (760, 1280), "cityscapes": (512, 1024)}
 
 MOST_SCALED = 100  # times that a random factor may make an image larger
 
@@ -53,7 +53,7 @@ class Padding(tv_tensors.TVTensor, metaclass=_LikeMask):
 def size_within(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int]:
     """The largest size (H,W) with the ratio of `size` whose long and short sides fit those of `scale`; may be larger.
 
-    The rounding is that of the published pipelines: 1052 x 1914 within (1280, 720) is 704 x 1280.
+    The rounding is that of the published pipelines: 1052 x 1914 within (720, 1280) is 704 x 1280.
     """
     factor = min(max(scale) / max(size), min(scale) / min(size))
     return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
@@ -76,7 +76,7 @@ def _random(low: float, high: float) -> float:
 
 
 class ResizeWithin(v2.Transform):
-    """Resizes into a scale (width, height), keeping the ratio (`size_within`), without antialiasing, as published."""
+    """Resizes into a scale (height, width), keeping the ratio (`size_within`), without antialiasing, as published."""
 
     def __init__(self, scale: tuple[int, int]):
         super().__init__()
@@ -263,7 +263,7 @@ def training(
 
     Args:
         crop: size of what comes out.
-        scale: (width, height) to resize into first, keeping the ratio; None keeps the size.
+        scale: (height, width) to resize into first, keeping the ratio; None keeps the size.
         random_scale: the (low, high) of `ResizeRandomly`; None for none.
         cat_max_ratio: of `Crop`, in (0, 1].
         flip: probability of mirroring.

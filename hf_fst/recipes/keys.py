@@ -78,7 +78,8 @@ class Recipe:
     )
 
     resize: list[int] | None = _key(
-        "Crops", "[width, height] into which labeled images are resized, keeping the ratio"
+        "Crops",
+        "[height, width] into which labeled images are resized, upright ones into the reverse, keeping the ratio",
     )
     unlabeled_resize: list[int] | None = _key("Crops", "the same for unlabeled images; default `resize`")
     random_resize: list[float] | None = _key("Crops", "[low, high] of a random factor: half the time below 1")

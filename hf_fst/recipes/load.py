@@ -303,7 +303,7 @@ def _check(recipe: Recipe) -> None:
     for key in ("resize", "unlabeled_resize", "eval_resize"):
         value = getattr(recipe, key)
         if value is not None and (len(value) != 2 or not 1 <= min(value) <= max(value) <= MAX_SIDE):
-            raise UsageError(f"{key} is {value}; give [width, height] in pixels, {MAX_SIDE} at most.")
+            raise UsageError(f"{key} is {value}; give [height, width] in pixels, {MAX_SIDE} at most.")
     for key, accepted in (("crop_size", "a side or [height, width]"), ("eval_crop", "a side")):
         value = getattr(recipe, key)
         sides = value if isinstance(value, list) else [value, value]

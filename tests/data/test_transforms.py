@@ -25,7 +25,7 @@ def test_sizes_within_a_scale_are_the_published_ones():
     assert T.size_within((760, 1280), T.SCALES["synthia"]) == (760, 1280)
     assert T.size_within((1024, 2048), T.SCALES["cityscapes"]) == (512, 1024)
     assert T.size_within((100, 100), (1024, 512)) == (512, 512)
-    assert T.size_within((1914, 1052), (1280, 720)) == (1280, 704)
+    assert T.size_within((1914, 1052), (720, 1280)) == T.size_within((1914, 1052), (1280, 720)) == (1280, 704)
 
 
 def test_images_are_resized_bilinearly_without_blur_and_masks_by_nearest_neighbor():

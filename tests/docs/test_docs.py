@@ -70,7 +70,8 @@ QUICKER = {
     "save_steps=500": "save_steps=1",
     "pretrained_backbone=True": "hidden_size=16",
     '"output_dir": "runs/first"}': f'"output_dir": "runs/first", "model_config.hidden_size": 16, **{SMALL}}}',
-    "training(512": "training(32",
+    "training(512)": "training(32)",
+    "training(512, random": "training(32, random",
 }
 
 
