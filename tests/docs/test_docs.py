@@ -50,13 +50,7 @@ WRITTEN = {
     r"^(\.venv/bin|\$\(BIN\))/hf-fst": "hf-fst",
 }
 # lines of a terminal that are not about this project
-ELSEWHERE = (
-    "source .venv/bin/activate",
-    "hf auth login",
-    "tensorboard --logdir ",
-    "trackio show",
-    "accelerate config",
-)
+ELSEWHERE = ("source .venv/", "hf auth login", "tensorboard --logdir ", "trackio show", "accelerate config")
 # one step of a small network on what there is
 SMALL = {
     **{"max_steps": 1, "crop_size": 32, "pretrained_backbone": "null", "per_device_train_batch_size": 2},
