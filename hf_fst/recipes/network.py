@@ -159,7 +159,8 @@ def build_processor(recipe: Recipe, network: PreTrainedModel) -> Any:
     scale = recipe.eval_resize or recipe.unlabeled_resize or recipe.resize
     changes = dict.fromkeys(CHANGES_SIZE & processor.to_dict().keys(), False) | {"resample": Resampling.BILINEAR}
     if scale is not None:
-        changes |= {"do_resize": True, "size": {"max_width": scale[0], "max_height": scale[1]}}
+        short, long = sorted(scale)
+        changes |= {"do_resize": True, "size": {"shortest_edge": short, "longest_edge": long}}
     return type(processor).from_dict(processor.to_dict() | changes)
 
 

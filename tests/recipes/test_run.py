@@ -14,7 +14,7 @@ import yaml
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, BeitImageProcessor
 
 from hf_fst import cli
-from hf_fst.data.transforms import Normalization
+from hf_fst.data.transforms import Normalization, size_within
 from hf_fst.errors import UsageError, UserError
 from hf_fst.models import build
 from hf_fst.models.loading import default_processor
@@ -222,7 +222,7 @@ def test_the_written_recipe_is_complete(street_run):
 
 
 def test_a_recipe_trains_with_the_processor_of_its_model_and_saves_it(tmp_path):
-    keys = {**tiny.STREET, "resize": [72, 48], "max_steps": 1, "save_strategy": "no", "load_best_model_at_end": False}
+    keys = {**tiny.STREET, "resize": [48, 72], "max_steps": 1, "save_strategy": "no", "load_best_model_at_end": False}
     run(load_recipe(tiny.write(tmp_path / "a.yaml", keys), {"output_dir": str(tmp_path / "a"), "eval_strategy": "no"}))
     BeitImageProcessor(size={"height": 8, "width": 8}, image_mean=[0.7] * 3).save_pretrained(tmp_path / "a")
     changes = {"output_dir": str(tmp_path / "b"), "model": str(tmp_path / "a")}
@@ -233,7 +233,9 @@ def test_a_recipe_trains_with_the_processor_of_its_model_and_saves_it(tmp_path):
     score(work, None)
     made = AutoImageProcessor.from_pretrained(tmp_path / "b")
     assert list(made.image_mean) == [0.7] * 3 and list(made.image_std) == [0.5] * 3
-    assert made.do_resize and dict(made.size) == {"max_width": 72, "max_height": 48} and not made.do_center_crop
+    assert made.do_resize and dict(made.size) == {"shortest_edge": 48, "longest_edge": 72} and not made.do_center_crop
+    upright = made(images=np.zeros((96, 64, 3), np.uint8), return_tensors="pt")["pixel_values"]
+    assert upright.shape[-2:] == size_within((96, 64), keys["resize"]) == (72, 48)
     picture = np.asarray(work.data.validation.dataset[0]["image"])
     seen = made(images=picture, return_tensors="pt")["pixel_values"][0]
     assert torch.allclose(work.trainer.eval_dataset[0]["pixel_values"], seen, atol=0.02)
