@@ -6,6 +6,7 @@ import itertools
 import textwrap
 from pathlib import Path
 
+from hf_fst.data.files import read_text
 from hf_fst.errors import MissingError, did_you_mean
 
 LIBRARY = Path(__file__).parent / "library"
@@ -18,7 +19,7 @@ def recipe_names() -> list[str]:
 
 def comment_of(path: Path) -> list[str]:
     """The lines of the comment at the top of a recipe's file, with their `#`."""
-    return list(itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines()))
+    return list(itertools.takewhile(lambda line: line.startswith("#"), read_text(path).splitlines()))
 
 
 def described_recipes(width: int | None = None) -> str:
