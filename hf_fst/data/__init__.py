@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 import types
 import typing
 from collections.abc import Callable
@@ -46,8 +47,14 @@ PALETTES = (
     (CAMVID.names, CAMVID.palette),
     (VOC.names, VOC.palette),
 )
-# the types of plain options
-WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
+# what plain options accept for each type, and the type in words
+KINDS = {
+    str: ((str, Path), "text"),
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+    bool: (bool, "true or false"),
+    types.NoneType: (types.NoneType, "null"),
+}
 
 
 def load(
@@ -74,16 +81,12 @@ def load(
     for option, value in options.items():
         is_union = typing.get_origin(hints[option]) in (typing.Union, types.UnionType)
         kinds = typing.get_args(hints[option]) if is_union else (hints[option],)
-        also = {str: (Path,), float: (int,)}.get(kinds[0], ())
-        if (
-            not set(kinds) <= set(WORDS)
-            or isinstance(value, (*kinds, *also))
-            and (type(value) is not bool or bool in kinds)
-        ):
+        if not set(kinds) <= set(KINDS):
             continue
-        raise UserError(
-            f"{option} of the dataset {name!r} is {value!r}; give {' or '.join(WORDS[kind] for kind in kinds)}."
-        )
+        fits = isinstance(value, tuple(KINDS[kind][0] for kind in kinds))
+        if not fits or (isinstance(value, bool) and bool not in kinds):
+            accepted = " or ".join(KINDS[kind][1] for kind in kinds)
+            raise UserError(f"{option} of the dataset {name!r} is {value!r}; give {accepted}.")
     refuse_below(0, seed=options.get("seed") or 0)
     return function(data_dir, streaming=streaming, **options)
 

@@ -52,7 +52,7 @@ def id_list(id_map: Sequence[int] | dict | None) -> list[int] | None:
         return None
     try:
         pairs = {
-            int(str(raw)): None if train is None else int(str(train))  # int() alone cuts off what 0.5 has more than 0
+            _whole(raw): None if train is None else _whole(train)
             for raw, train in (id_map.items() if isinstance(id_map, dict) else enumerate(id_map))
         }
     except (TypeError, ValueError):
@@ -64,6 +64,11 @@ def id_list(id_map: Sequence[int] | dict | None) -> list[int] | None:
             f"{{raw id: train id}}, all of 0 to {IGNORED}."
         )
     return [pairs.get(raw) for raw in range(max(pairs) + 1)]
+
+
+def _whole(number: Any) -> int:
+    """A whole number, also as text or as 1.0. `int()` alone would make 0 of 0.5 and 1 of True."""
+    return int(f"{number}".removesuffix(".0"))
 
 
 def filled(labels: Any) -> Any:

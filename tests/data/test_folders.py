@@ -184,7 +184,7 @@ def test_unknown_datasets_and_options_are_one_sentence(tmp_path):
 def test_options_of_another_type_are_one_sentence(tmp_path, option, value, message):
     trees.folder(tmp_path)
     assert message in fails(ValueError, tmp_path, **{option: value})
-    assert load("folder", tmp_path, images=Path("images"), validation_share=0, seed=3)["train"]
+    assert load("folder", tmp_path, images=Path("images"), validation_share=0, seed=np.int64(3))["train"]
 
 
 @pytest.mark.parametrize("names", [["road", "car"], {0: "road", 1: "car"}, {"1": "car", "0": "road"}])

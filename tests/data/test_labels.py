@@ -6,10 +6,12 @@ import datasets
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from hf_fst.data import DataError, LabelMap, View, collate
 from hf_fst.data.images import MAX_SIDE, decode_image
+from hf_fst.data.labels import id_list
 from hf_fst.errors import UserError
 from tests.data.trees import save_gray, save_palette, save_png16
 
@@ -221,6 +223,11 @@ def test_errors_in_workers_reach_the_user_as_the_same_sentence(tmp_path):
 def test_colors_that_are_none_are_refused_before_a_mask_is_blamed(colors):
     with pytest.raises(ValueError, match=r"^colors is .*; give an \[r, g, b\] of 0 to 255 for each raw id"):
         LabelMap(names=["a"], colors=colors)
+
+
+@pytest.mark.parametrize("given", [[0.0, 255.0], np.array([0, 255]), {"0": 0, 1: "255"}, torch.tensor([0, 255])])
+def test_ids_are_whole_numbers_of_any_type(given):
+    assert id_list(given) == [0, 255]
 
 
 @pytest.mark.parametrize(
