@@ -159,9 +159,8 @@ def _look_at_tiff(opened: Opened) -> None:
     if 2 in kinds and opened.depth <= 8:
         raise DataError(f"{opened.name} holds signed {opened.depth}-bit numbers; save it with unsigned ones.")
     size = [tags.get(side) for side in (256, 257)]  # seeking changes the directory itself
-    for frame in range(
-        1, image.n_frames
-    ):  # smaller frames are previews and pyramids; bits 1 and 4 mark these and masks
+    # smaller frames are previews and pyramids; bits 1 and 4 mark these and masks
+    for frame in range(1, image.n_frames):
         image.seek(frame)
         if [image.tag_v2.get(side) for side in (256, 257)] == size and not image.tag_v2.get(254, 0) & 5:
             raise DataError(f"{opened.name} holds {image.n_frames} pages; save one image per file.")

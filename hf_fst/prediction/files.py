@@ -87,7 +87,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
     Raises `RunError` in one sentence where it cannot be written.
     """
-    short = hashlib.sha256(path.name.encode()).hexdigest()[:16]  # a name of a few more bytes may be too long
+    short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]  # a name of a few more bytes may be too long
     part = path.with_name(f".{short}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
