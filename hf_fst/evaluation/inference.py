@@ -191,7 +191,8 @@ def explain_size(network: nn.Module, pixels: torch.Tensor, error: Exception, cur
                 f"{type(network).__name__} does not take images of {given[0]}x{given[1]} pixels ({in_a_line(error)}), "
                 f"but takes {size[0]}x{size[1]}; {cure}."
             ) from error
-        if vars(network.config).get("backbone_config") is not None:
+        dtype = next(network.parameters(), pixels).dtype  # another one is the caller's fault
+        if vars(network.config).get("backbone_config") is not None and dtype == pixels.dtype:
             raise UserError(
                 f"{type(network).__name__} takes images of no size that was tried ({in_a_line(error)}): its head does "
                 f"not go with its backbone, {network.config.backbone_config.model_type}; choose another backbone."

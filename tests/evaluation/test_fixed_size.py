@@ -173,6 +173,13 @@ def test_a_backbone_that_gives_no_maps_is_one_sentence():
             segment(network, noise(*size))
 
 
+def test_images_of_another_type_are_no_fault_of_the_backbone():
+    network = on("convnext", hidden_sizes=[8] * 4, depths=[1] * 4).to(torch.bfloat16)
+    with pytest.raises(RuntimeError, match="same|dtype") as caught:
+        segment(network, noise(32, 32))
+    assert "backbone" not in str(caught.value)
+
+
 def test_gray_images_for_a_network_that_does_not_say_its_channels_are_one_sentence(tmp_path):
     sets = [[{**item, "pixel_values": item["pixel_values"][:1]} for item in tiny.images(4, seed)] for seed in (1, 2)]
     with pytest.raises(UserError, match="have 1 channels, but TinySegmenter takes 3; give"):
