@@ -37,13 +37,13 @@ PACE = {
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number and no key stands twice, as in YAML 1.2."""
+    """YAML in which 1e-3 is a number and no key is given twice, as in YAML 1.2."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.composer.ComposerError(None, None, f"{twice[0]} stands there twice, keep one", node.start_mark)
+            raise yaml.composer.ComposerError(f"{twice[0]} is given twice", node.start_mark, "keep one")
         return node
 
 
