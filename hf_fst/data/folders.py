@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def read_id2label(given: str | Path | Sequence | dict, source: str = "id2label")
 
     Args:
         given: `{"0": "road", "1": "car"}`, `["road", "car"]`, a JSON file of either, or a text file (`.txt`) with a name
-            in each line, where a comment (#) and labelme's `__ignore__`, which has no id, are left out.
+            in each line, where a comment (#) and labelme's `__ignore__`, which has no id, are left out, as is
+            what CVAT writes after a name (`road:128,64,128::`).
         source: what to call names that come from no file, in errors.
 
     Raises:
@@ -68,7 +70,8 @@ def read_id2label(given: str | Path | Sequence | dict, source: str = "id2label")
             )
         if path.suffix.lower() == ".txt":
             lines = map(str.strip, read_text(path).splitlines())
-            content = [name for name in lines if name and name != "__ignore__" and name[0] != "#"]
+            named = [line for line in lines if line and line != "__ignore__" and line[0] != "#"]
+            content = [re.sub(r":\d+,\d+,\d+:[^:]*:[^:]*$", "", line) for line in named]
         elif path.suffix.lower() in (".csv", ".xml", ".yaml", ".yml"):
             raise UserError(f"{path} is neither JSON nor a .txt file; give the class names in either, or as a list.")
         else:

@@ -91,7 +91,7 @@ def test_id2label_may_be_a_list(tmp_path):
 
 def test_names_may_stand_in_a_text_file_one_in_each_line(tmp_path):
     trees.folder(tmp_path)
-    (tmp_path / "names.TXT").write_text("# ours\n__ignore__\nroad\n\n  night sky \ncar\n", encoding="utf-8")
+    (tmp_path / "names.TXT").write_text("# ours\n__ignore__\nroad\n\n  night sky \ncar:9,0,9::\n", encoding="utf-8")
     label_map = load("folder", tmp_path, id2label=str(tmp_path / "names.TXT"))["train"].features["label"]
     assert label_map.names == ["road", "night sky", "car"]
 
