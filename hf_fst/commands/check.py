@@ -12,7 +12,7 @@ from typer import Option
 
 from hf_fst.commands.parser import Command
 from hf_fst.commands.train import RecipeName, Train
-from hf_fst.errors import printable
+from hf_fst.errors import UsageError, UserError, printable
 
 
 class Check(Train):
@@ -48,9 +48,23 @@ def check(
     from hf_fst.recipes.load import load_recipe
 
     loaded = load_recipe(recipe, ctx.obj, sweep)
+    if json is not None:
+        _refuse_file(Path(json))
     report, notes = check_recipe(loaded)
     print(printable(page(report, notes, loaded.name, shutil.get_terminal_size().columns)), end="")
     if json is not None:
         found = {"recipe": loaded.name, **report.as_dict(), "notes": notes}
         Path(json).write_text(json_module.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return {"failed": bool(report.findings)}
+
+
+def _refuse_file(path: Path) -> None:
+    """Refuses a file that cannot be written, or that is no place for JSON, before hours of reading."""
+    if path.suffix != ".json":  # perhaps the recipe
+        raise UsageError(f"--json is {str(path)!r}; name a file that ends with .json.")
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise UserError(
+            f"--json is {str(path)!r}, which cannot be written ({error.strerror}); name another."
+        ) from error

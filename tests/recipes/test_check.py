@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -60,6 +61,20 @@ def test_what_is_wrong_is_on_the_page_and_in_the_file_with_code_1(keys, tmp_path
     content = json.loads(found.read_text())
     assert [finding["kind"] for finding in content["findings"]] == ["unreadable", "padding", "padding", "duplicates"]
     assert content["parts"]["labeled"]["unreadable"] == 1 and content["parts"]["unlabeled"]["sizes"] == {"48x40": 5}
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [("r.yaml", "name a file that ends with .json"), ("none/found.json", "cannot be written (No such file")],
+)
+def test_a_file_for_the_findings_that_cannot_be_one_is_refused_before_anything_is_read(
+    keys, tmp_path, capsys, name, why
+):
+    recipe = tiny.write(tmp_path / "r.yaml", keys)
+    written = Path(recipe).read_text()
+    assert cli.main(["check", recipe, "--json", str(tmp_path / name)]) > 0
+    said = capsys.readouterr()
+    assert why in said.err and not said.out and Path(recipe).read_text() == written
 
 
 def test_masks_that_are_in_the_way_of_choosing_the_labeled_images_are_all_named(keys, tmp_path, capsys):
