@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForSemanticSegmentation, MobileViTImageProcessor, SegformerImageProcessor
 
 from hf_fst import cli
+from hf_fst.errors import UserError
+from hf_fst.models import build
 from hf_fst.prediction import export as module
 from tests import architectures
 from tests.evaluation.conftest import NAMES, run_dir, tiny_model  # noqa: F401  the fixture
@@ -22,8 +24,10 @@ NETWORKS = {
     "deeplabv3plus": lambda: tiny("deeplabv3plus-resnet101-unimatch"),
     "upernet-convnext": lambda: architectures.make("upernet_convnext"),
     "upernet-swin": lambda: tiny("upernet-swin-base"),
+    "fpn-efficientnet": lambda: build("fpn-efficientnet-lite0", num_labels=3),
 }
-FIXED = {"upernet-convnext": (64, 96), "upernet-swin": (64, 64)}  # pyramid pooling
+# pyramid pooling, and padding that depends on the size
+FIXED = {"upernet-convnext": (64, 96), "upernet-swin": (64, 64), "fpn-efficientnet": (64, 96)}
 
 
 @pytest.mark.slow  # tracing takes seconds each; the tests below run one network in the default suite
@@ -100,6 +104,12 @@ def test_pyramid_pooling_needs_a_size(tmp_path, capsys):
     assert cli.main(["export", str(tmp_path / "model"), "-o", str(tmp_path / "x.onnx")]) == 1
     assert "give --size HEIGHT,WIDTH to export it for one size." in capsys.readouterr().err
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_padding_by_the_size_of_the_input_needs_a_size(tmp_path):
+    build("fpn-efficientnet-lite0", num_labels=3).save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match="pads by the size of its input.*give --size HEIGHT,WIDTH"):
+        module.export_onnx(tmp_path / "model", tmp_path / "x.onnx")
 
 
 def test_wrong_options(run_dir, tmp_path, capsys, monkeypatch):  # noqa: F811
