@@ -166,10 +166,11 @@ def train(
     if print_config:
         import yaml
 
+        from hf_fst.data.files import read_text
         from hf_fst.recipes.load import as_dict
         from hf_fst.recipes.names import comment_of, find_recipe
 
-        typer.echo("".join(f"{line}\n" for line in comment_of(find_recipe(recipe))), nl=False)
+        typer.echo("".join(f"{line}\n" for line in comment_of(read_text(find_recipe(recipe)))), nl=False)
         typer.echo(yaml.safe_dump(as_dict(loaded), sort_keys=False, allow_unicode=True), nl=False)
         return {}
     if dry_run:

@@ -6,7 +6,6 @@ import itertools
 import textwrap
 from pathlib import Path
 
-from hf_fst.data.files import read_text
 from hf_fst.errors import MissingError, did_you_mean
 
 LIBRARY = Path(__file__).parent / "library"
@@ -17,9 +16,9 @@ def recipe_names() -> list[str]:
     return sorted(path.stem.replace("_", "-") for path in LIBRARY.glob("*.yaml"))
 
 
-def comment_of(path: Path) -> list[str]:
-    """The lines of the comment at the top of a recipe's file, with their `#`."""
-    return list(itertools.takewhile(lambda line: line.startswith("#"), read_text(path).splitlines()))
+def comment_of(text: str) -> list[str]:
+    """The lines of the comment at the top of a recipe, with their `#`."""
+    return list(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
 
 
 def described_recipes(width: int | None = None) -> str:
@@ -30,7 +29,7 @@ def described_recipes(width: int | None = None) -> str:
     """
     lines = []
     for name in recipe_names():
-        words = " ".join(line[1:].strip() for line in comment_of(find_recipe(name)))
+        words = " ".join(line[1:].strip() for line in comment_of(find_recipe(name).read_text(encoding="utf-8")))
         line = f"{name:26} {words.partition('. ')[0].rstrip('.:')}."
         lines.append(line if width is None else textwrap.fill(line, max(width, 40), subsequent_indent=" " * 27))
     return "\n".join(lines)
