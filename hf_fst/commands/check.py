@@ -12,7 +12,7 @@ from typer import Option
 
 from hf_fst.commands.parser import Command
 from hf_fst.commands.train import RecipeName, Train
-from hf_fst.errors import UsageError, UserError, printable
+from hf_fst.errors import UserError, printable
 
 
 class Check(Train):
@@ -59,12 +59,8 @@ def check(
 
 
 def _refuse_file(path: Path) -> None:
-    """Refuses a file that cannot be written, or that is no place for JSON, before hours of reading."""
-    if path.suffix != ".json":  # perhaps the recipe
-        raise UsageError(f"--json is {str(path)!r}; name a file that ends with .json.")
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise UserError(
-            f"--json is {str(path)!r}, which cannot be written ({error.strerror}); name another."
-        ) from error
+    """Refuses a file that cannot be written, or that holds something else, before everything is read."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UserError(f"--json is {str(path)!r}, but there is no folder for such a file; name another.")
+    if path.exists() and b'"findings"' not in path.read_bytes():  # perhaps the recipe, or the names of the classes
+        raise UserError(f"--json is {str(path)!r}, which holds something other than findings; name another file.")

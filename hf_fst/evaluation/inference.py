@@ -277,11 +277,11 @@ def _views(model: nn.Module, pixel_values: torch.Tensor, look: Look) -> Iterator
         for mirrored in (False, True) if look.flip else (False,):
             pixels = view.flip(-1) if mirrored else view
             logits = _logits(model, pixels) if look.window is None else _slide(model, pixels, look, whole)
-            if not logits.amax(1).isfinite().all():  # a network may rule out some classes by -inf
+            if not logits.isfinite().all():  # -inf too: resizing makes nan of it, which argmax prefers
                 raise UserError(
                     f"The logits of {type(model).__name__} are not finite, so that they tell no class: its weights or "
                     f"the pixels are too large for {str(pixels.dtype).removeprefix('torch.')}; use an earlier "
-                    "checkpoint, or one of float32."
+                    "checkpoint, or one of float32, and rule out a class by a large negative number."
                 )
             yield logits.flip(-1) if mirrored else logits
 

@@ -93,7 +93,7 @@ def export_onnx(
         raise UserError(f"{output} is there already; give another file, or --overwrite to replace it.")
     network, processor = load(model, which, trust_remote_code=trust_remote_code)
     normalization, size = Normalization.of(processor), size or fixed_size(network.config)
-    if size is None and any(type(part).__name__ == "Conv2dSame" for part in network.modules()):  # of timm
+    if size is None and any(type(part).__name__.endswith("2dSame") for part in network.modules()):  # of timm
         raise UserError(
             f"The backbone of {type(network).__name__} pads by the size of its input, as TensorFlow does, and tracing "
             "that for any size does not end; give --size HEIGHT,WIDTH to export it for one size."

@@ -191,6 +191,16 @@ class TestPredict:
         got = predict(Strided(20), images, (33, 51), look)
         assert torch.equal(got, segment(Strided(20), images, (33, 51), look).argmax(1))
 
+    def test_a_class_ruled_out_by_infinity_is_refused_since_resizing_would_choose_it(self, images):
+        class RulingOut(Strided):
+            def forward(self, pixel_values):
+                logits = super().forward(pixel_values).logits
+                logits[:, 1] = -torch.inf
+                return SimpleNamespace(logits=logits)
+
+        with pytest.raises(UserError, match="are not finite.*by a large negative number"):
+            predict(RulingOut(), images, (33, 51))
+
 
 class TestLook:
     def test_sizes_are_kept_as_pairs_and_the_stride_is_two_thirds(self):

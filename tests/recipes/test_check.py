@@ -58,6 +58,7 @@ def test_what_is_wrong_is_on_the_page_and_in_the_file_with_code_1(keys, tmp_path
     assert "Note: With --on_bad_image skip, hf-fst train leaves out" in text
     assert text.endswith(f"\nPaths are relative to {tmp_path}/.\n")
     assert max(map(len, text.splitlines()[:-1])) <= 80
+    assert cli.main(["check", recipe, "--json", str(found), "--crop_size=100"]) == 1  # over its own findings
     content = json.loads(found.read_text())
     assert [finding["kind"] for finding in content["findings"]] == ["unreadable", "padding", "padding", "duplicates"]
     assert content["parts"]["labeled"]["unreadable"] == 1 and content["parts"]["unlabeled"]["sizes"] == {"48x40": 5}
@@ -65,16 +66,22 @@ def test_what_is_wrong_is_on_the_page_and_in_the_file_with_code_1(keys, tmp_path
 
 @pytest.mark.parametrize(
     "name, why",
-    [("r.yaml", "name a file that ends with .json"), ("none/found.json", "cannot be written (No such file")],
+    [
+        ("r.yaml", "holds something other than findings"),
+        ("labeled/id2label.json", "holds something other than findings"),
+        ("none/found.json", "there is no folder for such a file"),
+        ("labeled", "there is no folder for such a file"),
+    ],
 )
 def test_a_file_for_the_findings_that_cannot_be_one_is_refused_before_anything_is_read(
     keys, tmp_path, capsys, name, why
 ):
     recipe = tiny.write(tmp_path / "r.yaml", keys)
-    written = Path(recipe).read_text()
+    files = [Path(recipe), tmp_path / "labeled/id2label.json"]
+    written = [file.read_text() for file in files]
     assert cli.main(["check", recipe, "--json", str(tmp_path / name)]) > 0
     said = capsys.readouterr()
-    assert why in said.err and not said.out and Path(recipe).read_text() == written
+    assert why in said.err and not said.out and [file.read_text() for file in files] == written
 
 
 def test_masks_that_are_in_the_way_of_choosing_the_labeled_images_are_all_named(keys, tmp_path, capsys):
