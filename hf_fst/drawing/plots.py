@@ -249,10 +249,13 @@ def curves_over_time(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]
         points = [[point for point in points if point[0] in shared] for points in seeds.values()]
         minutes = np.array([[seconds / 60 for _, seconds, _ in row] for row in points]).mean(axis=0)
         spread = [interval([miou for *_, miou in column]) for column in zip(*points, strict=True)]
-        mean, width = np.array([m for m, _ in spread]), np.array([w if len(seeds) > 2 else 0 for _, w in spread])
+        mean, width = np.array(spread).T
         look = {"color": LINE_COLORS[index % len(LINE_COLORS)], "linestyle": DASHES[index // len(LINE_COLORS) % 4]}
         axes.plot(minutes, mean, label=name, marker="o", markersize=4, **look)
-        axes.errorbar(minutes, mean, width, color=look["color"], alpha=0.45, linestyle="none", capsize=3, linewidth=1)
+        if len(seeds) > 2:
+            axes.errorbar(
+                minutes, mean, width, color=look["color"], alpha=0.45, linestyle="none", capsize=3, linewidth=1
+            )
     _percent_axis(axes)
     axes.set_xlim(left=0)
     axes.set_xlabel("minutes of training", fontsize=10)
