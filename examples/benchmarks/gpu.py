@@ -6,8 +6,10 @@ r"""What a training step takes on a GPU: the trainer, a bare loop of the same pa
 
 Networks have random weights; a step sees 4 labeled and 4 unlabeled random images of 512x512 pixels, which are made once
 and lie in pinned memory, so that no loader is waited for; how many images a second a loader gives is measured apart.
-Cases run in a process of their own, the most telling first. Results are written after each one, and a case that fails,
-crashes or hangs is noted under `failed` while the others go on. Writes docs/results/gpu.json, or `--out`.
+Cases run in a process of their own, the most telling first. The speed of a host changes from minute to minute, so the
+trainer and the bare loop of the SegFormers take turns for several rounds: a cell is the median of the rounds, a ratio
+that of the ratios within a round. Results are written after each case, and one that fails, crashes or hangs is noted
+under `failed` while the others go on. Writes docs/results/gpu.json, or `--out`.
 
 The file holds the table, and for each case, under `synchronizations`, where the host waits for the GPU in a step.
 """
@@ -19,13 +21,14 @@ import datetime
 import gc
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
@@ -46,18 +49,25 @@ COLUMNS = (
 )
 
 
+ROUNDS = 3  # of the SegFormers' trainer and bare loop
+
+
 def plan(networks: list[str]) -> list[Case]:
     """The cases, the most telling first."""
-    pairs = [("trainer", 3), ("bare", 3), ("trainer", 0), ("bare", 0), ("captured", 3), ("captured", 0)]
+    turns, others = [("trainer", 3), ("bare", 3), ("trainer", 0), ("bare", 0)], [("captured", 3), ("captured", 0)]
     cases = []
     for network in networks:
-        cases += [Case(network, "bf16", form, steps) for form, steps in pairs]
-        if network == "SegFormer-B0":
-            cases += [Case(network, "bf16", form, 3, 12) for form in ("trainer", "captured")]
+        now_and_then = network == "SegFormer-B0"
+        for number in range(ROUNDS if network.startswith("SegFormer") else 1):
+            cases += [Case(network, "bf16", form, steps, round=number) for form, steps in turns]
+            cases += [Case(network, "bf16", "trainer", 3, 12, number)] * now_and_then
+        cases += [Case(network, "bf16", form, steps) for form, steps in others]
+        if now_and_then:
+            cases += [Case(network, "bf16", "captured", 3, 12)]
             cases += [Case(LOADER, "", "", workers) for workers in (2, 4, 8)]
         if network.startswith("DPT"):  # without BatchNorm
             cases += [Case(network, "bf16", "joint", steps) for steps in (3, 0)]
-    return cases + [Case(network, "fp32", form, steps) for network in networks for form, steps in pairs]
+    return cases + [Case(network, "fp32", form, steps) for network in networks for form, steps in turns + others]
 
 
 # the process that measures
@@ -159,14 +169,22 @@ def one_line(entry: dict) -> str:
 
 
 def cells(case: Case, found: dict[Case, dict]) -> dict[str, float | None]:
-    """The row of a case: its numbers, and their ratios to those of other cases where these are there."""
+    """The row of a case: the medians over its rounds."""
+    rounds = [replace(case, round=number) for number in range(ROUNDS)]
+    rows = [numbers_of(turn, found) for turn in rounds if turn in found]
+    known = {key: [row[key] for row in rows if row[key] is not None] for key in rows[0]}
+    return {key: statistics.median(values) if values else None for key, values in known.items()}
+
+
+def numbers_of(case: Case, found: dict[Case, dict]) -> dict[str, float | None]:
+    """The numbers of a case, and their ratios to those of the same round's other cases where these are there."""
     own = found[case]
 
     def over(key: str, value: float | None, other: float | None) -> float | None:
         return None if value is None or not other else value / other
 
     def of(form: str, steps: int) -> dict:
-        return found.get(Case(case.network, case.precision, form, steps, case.every if steps else 1), {})
+        return found.get(replace(case, form=form, steps=steps, every=case.every if steps else 1), {})
 
     bare, teacher = of("bare", case.steps), of("trainer", 0)
     copied = teacher.get("peak") and teacher["peak"] + own.get("held", 0)
@@ -184,11 +202,15 @@ def content(args, given: list[str], cases: list[Case], found: dict[Case, dict], 
     """The file of results, in the form that tables.py describes."""
     from hf_fst.evaluation.machine import hardware, versions
 
-    steps = [case for case in cases if case in found and case.network != LOADER]
-    loaders = {case.steps: found[case]["images_per_second"] for case in cases if case in found and case not in steps}
+    loaders = {
+        case.steps: found[case]["images_per_second"] for case in cases if case in found and case.network == LOADER
+    }
+    steps = [case for case in cases if case in found and case.network != LOADER and not case.round]
     note = "Tiny networks and images in float32: this shows only that the script runs. " if args.quick else ""
     note += "A step sees 4 labeled and 4 unlabeled images of 512x512 pixels (DPT: 518x518), ClassMix with jitter and "
     note += "blur. Kernels: the time in which one runs. "
+    if any(case.round for case in found):
+        note += f"Trainer and bare loop of the SegFormers in bf16: medians of {ROUNDS} rounds. "
     if loaders:
         rates = ", ".join(f"{rate:.0f}" for rate in loaders.values())
         note += f"The training pipeline loads {rates} images a second with {', '.join(map(str, loaders))} workers. "

@@ -29,14 +29,15 @@ WINDOWS = 3
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: `form` of a step with K = `steps` virtual ones at every `every`-th step; or a loader, whose
-    number of workers is `steps`."""
+    """What is measured: `form` of a step with K = `steps` virtual ones at every `every`-th step, for the `round`-th time
+    (all but the wall time is measured in round 0); or a loader, whose number of workers is `steps`."""
 
     network: str
     precision: str
     form: str
     steps: int
     every: int = 1
+    round: int = 0
 
     @property
     def name(self) -> str:
@@ -181,6 +182,8 @@ def measured(device: torch.device, case: Case, seconds: float, found: dict) -> I
         synchronize(device)
         walls.append((time.perf_counter() - start) * 1000 / steps)
     found["wall"] = statistics.median(walls)
+    if case.round:
+        return
     if device.type == "cuda":
         found["peak"] = torch.cuda.max_memory_allocated()
     with synchronizations(device) as where:
