@@ -6,10 +6,10 @@ r"""Seconds and memory of one iteration under each rule or with each method, as 
     python examples/benchmarks/cost.py --name cost_camvid --recipe hf_fst/recipes/library/base/camvid_semi.yaml -- \
         --data_dir camvid
 
-Trains the model of a recipe for a few steps with each in turn, several rounds, and each time the control right before it,
-since the speed of a machine changes from minute to minute. A round gives the mean of its steps, which are a multiple of
-12, so that look-aheads now and then count in full, and the ratio to the control; the table has the medians of the rounds.
-On a CPU the seconds are those of the processor.
+Trains the model of a recipe with each, and beside it the control: the two trainings take turns of 12 steps in one
+process, since the speed of a machine changes from minute to minute, and look-aheads at every 12th step count in full. A
+turn gives the mean of its steps and the ratio to the turn of the control before it; the table has the medians of the
+turns. On a CPU the seconds are those of the processor.
 What stands after `--` goes to the recipe. Writes docs/results/NAME.json.
 """
 
@@ -22,8 +22,9 @@ import shlex
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -68,17 +69,18 @@ METHODS = {
 SETS = {"rules": (RULES, "mean teacher"), "methods": (METHODS, "supervised")}  # what is measured, and its control
 
 
-class Clock(TrainerCallback):
-    """Seconds of each step, on a CPU those of the processor."""
+CYCLE = 12  # steps of a turn, a multiple of every M
 
-    def __init__(self):
-        self.seconds: list[float] = []
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.start = self.now(args.device)
+class Turn(TrainerCallback):
+    """One of two trainings that take turns of `CYCLE` steps; times each turn, loading included, on a CPU in its seconds.
 
-    def on_step_end(self, args, state, control, **kwargs):
-        self.seconds.append(self.now(args.device) - self.start)
+    Args:
+        begins: whether it takes the first turn.
+    """
+
+    def __init__(self, begins: bool):
+        self.may_go, self.begins, self.seconds = threading.Semaphore(int(begins)), begins, []
 
     def now(self, device: torch.device) -> float:
         if device.type == "cpu":
@@ -86,36 +88,71 @@ class Clock(TrainerCallback):
         torch.cuda.synchronize()
         return time.perf_counter()
 
+    def wait(self, device: torch.device) -> None:
+        self.may_go.acquire()
+        self.start = self.now(device)
 
-def measure(recipe_file: str, settings: dict[str, str], steps: int, warm_up: int) -> tuple[list[float], int]:
-    """Seconds of the steps after the warm-up, and bytes that the look-ahead holds beside student and teacher."""
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.wait(args.device)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % CYCLE:
+            return
+        self.seconds.append((self.now(args.device) - self.start) / CYCLE)
+        self.other.may_go.release()
+        if self.begins or state.global_step < state.max_steps:  # the last one has nobody to wait for
+            self.wait(args.device)
+
+
+def trainer_of(recipe_file: str, settings: dict[str, str], cycles: int, turn: Turn, directory: str) -> FSTTrainer:
+    """A trainer of a recipe that takes turns and writes nothing but its end."""
+    fixed = {
+        "output_dir": directory,
+        "max_steps": str(CYCLE * cycles),
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": "false",
+        "eval_on_start": "false",
+        "logging_strategy": "no",
+        "disable_tqdm": "true",
+        "report": "false",
+        "check": "false",
+    }
+    recipe = load_recipe(recipe_file, {**fixed, **settings})
+    config = to_config(recipe)
+    set_seed(0)
+    data = build_data(recipe, config, resolve(config).objective)
+    return FSTTrainer(
+        model=build_network(recipe, data.names),
+        args=config,
+        train_dataset=data.labeled,
+        unlabeled_dataset=data.unlabeled,
+        callbacks=[turn],
+    )
+
+
+def measure(recipe_file: str, settings: list[dict[str, str]], cycles: int) -> tuple[list[list[float]], int]:
+    """Seconds of a step in each turn of a control and of another, and bytes that the other's look-ahead holds.
+
+    The first turn of both, in which memory is allocated, is left out.
+    """
+    turns = [Turn(begins=True), Turn(begins=False)]
+    turns[0].other, turns[1].other = turns[1], turns[0]
     with tempfile.TemporaryDirectory() as directory:
-        fixed = {
-            "output_dir": directory,
-            "max_steps": str(steps + warm_up),
-            "eval_strategy": "no",
-            "save_strategy": "no",
-            "load_best_model_at_end": "false",
-            "eval_on_start": "false",
-            "logging_strategy": "no",
-            "disable_tqdm": "true",
-            "report": "false",
-            "check": "false",
-        }
-        recipe = load_recipe(recipe_file, {**fixed, **settings})
-        config = to_config(recipe)
-        set_seed(0)
-        data = build_data(recipe, config, resolve(config).objective)
-        clock = Clock()
-        trainer = FSTTrainer(
-            model=build_network(recipe, data.names),
-            args=config,
-            train_dataset=data.labeled,
-            unlabeled_dataset=data.unlabeled,
-            callbacks=[clock],
-        )
-        trainer.train()
-        return clock.seconds[warm_up:], trainer.lookahead_memory()
+        trainers = [
+            trainer_of(recipe_file, one, cycles + 1, turn, f"{directory}/{turn.begins}")
+            for one, turn in zip(settings, turns, strict=True)
+        ]
+
+        def train(turn: Turn, trainer: FSTTrainer) -> None:
+            try:
+                trainer.train()
+            finally:  # where one fails, the other goes on
+                turn.other.may_go.release(cycles + 1)
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(train, turns, trainers))
+        return [turn.seconds[1:] for turn in turns], trainers[1].lookahead_memory()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -123,28 +160,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--name", default="cost", help="of the table: docs/results/NAME.json")
     parser.add_argument("--set", choices=SETS, default="rules", help="what is measured")
     parser.add_argument("--recipe", default="hf_fst/recipes/library/base/street_da.yaml")
-    parser.add_argument("--steps", type=int, default=12, help="of a round, a multiple of 12")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=8, help=f"of {CYCLE} steps each")
     own = sys.argv[1:] if arguments is None else arguments
     split = own.index("--") if "--" in own else len(own)
     args, more = parser.parse_args(own[:split]), own[split + 1 :]
-    if args.steps % 12:
-        parser.error(f"--steps is {args.steps}, but a round needs whole rounds of M = 12 steps; give a multiple of 12")
     given = {key.removeprefix("--"): value for key, value in zip(more[::2], more[1::2], strict=True)}
     measures, control = SETS[args.set]
-    seconds, ratios, memory = defaultdict(list), defaultdict(list), {}
-    for _ in range(args.rounds):
-        for name, settings in measures.items():
-            before, _ = measure(args.recipe, {**given, **measures[control]}, args.steps, warm_up=2)
-            measured, memory[name] = measure(args.recipe, {**given, **settings}, args.steps, warm_up=2)
-            seconds[name].append(statistics.fmean(measured))
-            ratios[name].append(seconds[name][-1] / statistics.fmean(before))
-    rows, clock = [], "seconds" if torch.cuda.is_available() else "processor seconds"
-    for name in measures:
-        median, ratio = statistics.median(seconds[name]), statistics.median(ratios[name])
-        values = {"seconds": median, "ratio": ratio, "memory": memory[name] / 2**20}
+    rows = []
+    for name, settings in measures.items():
+        both = [{**given, **measures[control]}, {**given, **settings}]
+        (before, own), memory = measure(args.recipe, both, args.turns)
+        ratio = statistics.median(b / a for a, b in zip(before, own, strict=True))
+        values = {"seconds": statistics.median(own), "ratio": ratio, "memory": memory / 2**20}
         rows.append({"name": name, "seeds": {"0": values}})
-    words = f"--set {args.set} --name {args.name} --recipe {args.recipe} --steps {args.steps} --rounds {args.rounds}"
+        print(f"{name}: {ratio:.3f} of {control}", flush=True)
+    clock = "seconds" if torch.cuda.is_available() else "processor seconds"
+    words = f"--set {args.set} --name {args.name} --recipe {args.recipe} --turns {args.turns}"
     if given:
         words += " -- " + shlex.join(more).replace(given.get("data_dir", "DATA_DIR"), "DATA_DIR")
     content = {
@@ -159,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
             {"key": "memory", "title": "held for the look-ahead (MiB)", "format": "number"},
         ],
         "rows": rows,
-        "note": f"Medians of {args.rounds} rounds of {args.steps} iterations, each right after as many of the control; "
+        "note": f"Medians of {args.turns} turns of {CYCLE} iterations, each right after a turn of the control; "
         "loading of images is included. The memory is that of the kept present and, for FST-W, of the mean future.",
     }
     target = ROOT / "docs" / "results" / f"{args.name}.json"
