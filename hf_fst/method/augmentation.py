@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -16,6 +17,17 @@ def blur_kernel(height: int) -> int:
     """Odd kernel size of about a tenth of the image's height: 51 at 512, 63 at 640 (DACS)."""
     tenth = math.ceil(0.1 * height)
     return max(3, math.floor(tenth - 0.5 + tenth % 2))
+
+
+def _without_padding(contrast: Callable, valid: torch.Tensor | None, images: torch.Tensor, factor: torch.Tensor):
+    """torchvision's contrast of images (B,3,H,W), away from their mean gray, here that of their `valid` pixels alone."""
+    if valid is not None:
+        from kornia.color import rgb_to_grayscale  # see below
+
+        inside = valid.unsqueeze(1)
+        gray = rgb_to_grayscale(images).where(inside, 0).sum((2, 3), keepdim=True)
+        images = images.where(inside, gray / inside.sum((2, 3), keepdim=True).clamp(min=1))
+    return contrast(images, factor)
 
 
 class StrongAugmentation:
@@ -55,16 +67,19 @@ class StrongAugmentation:
             "unimatch": (K.ColorJitter, s / 2, (0.1, 2.0)),
         }[like]
         self.jitter = kind(s, s, s, hue, p=self._each(jitter_probability))
+        self.contrast = self.jitter._contrast_fn if like == "unimatch" else None
         self.gray = K.RandomGrayscale(p=self._each(gray_probability))
         self.blurs: dict[tuple[int, ...], nn.Module] = {}
         self.statistics: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Augmented `pixel_values` (B,3,H,W), normalized like the input."""
+    def __call__(self, pixel_values: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+        """Augmented `pixel_values` (B,3,H,W), normalized like the input; `valid` (B,H,W) is False on padding."""
         if not (self.jitter_probability or self.gray_probability or self.blur_probability):
             return pixel_values
         mean, std = self._statistics(pixel_values.device, pixel_values.dtype)
         images = (pixel_values * std + mean).clamp(0, 1)
+        if self.contrast is not None:
+            self.jitter._contrast_fn = partial(_without_padding, self.contrast, valid)
         if self._happens(self.jitter_probability):
             images = self.jitter(images)
         if self._happens(self.gray_probability):

@@ -37,7 +37,8 @@ class Perturbations:
 
     def vat(self, features: torch.Tensor, decoder: nn.Module) -> torch.Tensor:
         """z + r, r being the direction that changes the decoder's output most."""
-        return features + adversarial(features, decoder, torch.rand_like(features) - 0.5, self.vat_step)
+        start = torch.rand_like(features) - 0.5
+        return features + adversarial(features, decoder, start, self.vat_step, inside=self.inside)
 
     def dropout(self, features: torch.Tensor) -> torch.Tensor:
         """Each channel dropped with probability ½."""
@@ -86,7 +87,12 @@ def without_most_active(
 
 
 def adversarial(
-    features: torch.Tensor, decoder: nn.Module, start: torch.Tensor, step: float, length: float = 2.0
+    features: torch.Tensor,
+    decoder: nn.Module,
+    start: torch.Tensor,
+    step: float,
+    length: float = 2.0,
+    inside: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """ε·∇_d KL(p(z) ‖ p(z + ξd)), normalized (virtual adversarial training, Miyato et al., 2018; one power iteration).
 
@@ -96,14 +102,18 @@ def adversarial(
         start: the direction d, of any length.
         step: ξ. With the authors' 1e-6 the gradient is far below the 1e-8 of the norm, and r near 0.
         length: ε.
+        inside: where d and KL are not 0 (B,H,W) bool, of any size; everywhere by default.
     """
     dtype = next(decoder.parameters()).dtype
-    features, direction = features.detach().to(dtype), _normalized(start.to(dtype)).requires_grad_()
+    inside = torch.ones_like(features[:, 0], dtype=torch.bool) if inside is None else inside
+    features, there = features.detach().to(dtype), _mask(inside, features).to(dtype)
+    direction = _normalized(start.to(dtype) * there).requires_grad_()
     with torch.enable_grad(), torch.autocast(features.device.type, enabled=False):
         target = decoder(features).detach().softmax(dim=1)
         moved = decoder(features + step * direction).log_softmax(dim=1)
-        [gradient] = torch.autograd.grad(F.kl_div(moved, target, reduction="batchmean"), direction)
-    return length * _normalized(gradient)
+        change = (F.kl_div(moved, target, reduction="none") * _mask(inside, moved)).sum() / len(moved)
+        [gradient] = torch.autograd.grad(change, direction)
+    return length * _normalized(gradient * there)
 
 
 def _normalized(direction: torch.Tensor) -> torch.Tensor:

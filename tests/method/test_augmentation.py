@@ -94,3 +94,18 @@ def test_the_torch_seed_alone_decides():
 def test_blur_kernel_is_odd_and_a_tenth_of_the_height(height, kernel):
     # DACS: floor(ceil(0.1 H) - 0.5 + ceil(0.1 H) % 2)
     assert blur_kernel(height) == kernel
+
+
+@pytest.mark.parametrize("like", ["dacs", "unimatch"])
+def test_padding_does_not_change_the_colors_of_the_image_beside_it(like):
+    images = normalized(6) * torch.linspace(0.1, 1.5, 6).view(-1, 1, 1, 1)
+    padded = torch.nn.functional.pad(images, (0, 40, 0, 30))
+    valid = torch.nn.functional.pad(torch.ones(6, 24, 32, dtype=torch.bool), (0, 40, 0, 30))
+    augment = StrongAugmentation(0.8, 0.5, 0.0, like=like)
+    for seed in range(4):  # the order of the steps is drawn
+        torch.manual_seed(seed)
+        alone = augment(images)
+        torch.manual_seed(seed)
+        beside = augment(padded, valid)[..., :24, :32]
+        torch.testing.assert_close(beside, alone, atol=1e-5, rtol=0)
+        assert not torch.allclose(alone, images, atol=0.1)

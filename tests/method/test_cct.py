@@ -231,3 +231,17 @@ def test_the_answer_is_the_networks_and_the_decoders_start_apart():
     assert torch.equal(output.logits, network(images).logits) and torch.equal(whole(images).logits, output.logits)
     first, second = (branch.logits for branch in output.branches[1:])
     assert first.shape == output.logits.shape and not torch.allclose(first, second)
+
+
+def test_padding_has_no_part_in_the_adversarial_direction():
+    torch.manual_seed(0)
+    z, start = torch.randn(2, 2, 5, 4, 4, dtype=torch.float64)
+    labels = torch.zeros(2, 8, 8, dtype=torch.long)
+    labels[:, :, 4:] = 255
+    decoder = nn.Sequential(nn.Conv2d(5, 3, 1, bias=False), nn.Upsample(scale_factor=2)).double()
+    found = adversarial(z, decoder, start, 0.1, inside=labels != 255)
+    expected = adversarial(z[..., :2], decoder, start[..., :2], 0.1)  # of the images without their padding
+    torch.testing.assert_close(found[..., :2], expected, atol=1e-12, rtol=0)
+    assert (found[..., 2:] == 0).all()
+    torch.manual_seed(1)
+    assert (Perturbations(labels, 0.1)("vat", z, decoder)[..., 2:] == z[..., 2:]).all()

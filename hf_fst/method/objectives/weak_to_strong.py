@@ -76,17 +76,18 @@ class WeakToStrongObjective(Objective):
         (2B,...)."""
         batch = super().prepare(teacher, batch)
         images = batch["unlabeled_pixel_values"]
-        labels, confidence = self.label(teacher, images, batch.get("unlabeled_valid"))
+        valid, others_valid = batch.get("unlabeled_valid"), batch.get("unlabeled_partner_valid")
+        labels, confidence = self.label(teacher, images, valid)
         if self.needs_partner:
             others = batch["unlabeled_partner_pixel_values"]
-            others_labels = self.label(teacher, others, batch.get("unlabeled_partner_valid"))
+            others_labels = self.label(teacher, others, others_valid)
         views = []
         for _ in range(2):
-            strong = self.augment(images)
-            own = strong, labels, confidence
-            pasted = (
-                (self.augment(others), *others_labels) if self.needs_partner else [x.roll(-1, dims=0) for x in own]
-            )
+            own = self.augment(images, valid), labels, confidence
+            if self.needs_partner:
+                pasted = (self.augment(others, others_valid), *others_labels)
+            else:
+                pasted = [x.roll(-1, dims=0) for x in own]
             mask = small_cut_mask(
                 len(images), images.shape[-2:], images.device, self.cut_probability, self.augmentation_draw
             )
