@@ -67,9 +67,28 @@ def default_processor(config: PreTrainedConfig | None = None) -> SegformerImageP
     return SegformerImageProcessor(do_resize=False, **numbers)
 
 
-def class_names(config: PreTrainedConfig) -> list[str]:
-    """The class names of a network, by id."""
-    return [str(config.id2label[index]) for index in range(config.num_labels)]
+def class_names(config: PreTrainedConfig, where: str = "The model's config") -> list[str]:
+    """The class names of a network, by id.
+
+    Raises:
+        UserError: ids are not those from 0 on, or two names are one in logs, where blanks are underscores.
+    """
+    ids = list(config.id2label)
+    if not ids or sorted(ids) != list(range(len(ids))):
+        raise UserError(
+            f"{where} names the classes {', '.join(map(str, ids[:9])) or 'of no id'} in id2label, but all of 0 to "
+            f"{max(len(ids), 1) - 1} are needed; correct it there."
+        )
+    names = [str(config.id2label[index]) for index in range(len(ids))]
+    seen: dict[str, int] = {}
+    for index, name in enumerate(names):
+        first = seen.setdefault("_".join(name.split()), index)
+        if first != index:
+            raise UserError(
+                f"{where} names the classes {first} and {index} {names[first]!r} and {name!r} in id2label, which are one "
+                "name in logs; give each class a name of its own, there or as id2label."
+            )
+    return names
 
 
 def saved_processor(model: str | Path, subfolder: str = "", trust_remote_code: bool = False) -> Any | None:
@@ -199,7 +218,7 @@ def load_network(
 
     def named(config: PreTrainedConfig, is_adapter: bool) -> None:
         if id2label is None:
-            _check_names(config, where)
+            config.id2label = dict(enumerate(class_names(config, f"config.json of {where}")))
         elif is_adapter and config.num_labels != len(id2label):
             raise UserError(
                 f"{where} is an adapter whose network has {config.num_labels} classes, but {len(id2label)} are wanted; "
@@ -286,17 +305,6 @@ def _refuse_code(name: str, subfolder: str, where: str) -> None:
     config, _ = PreTrainedConfig.get_config_dict(name, subfolder=subfolder)
     if "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING:
         raise UserError(_UNASKED.format(where))
-
-
-def _check_names(config: PreTrainedConfig, where: str) -> None:
-    """Refuses a configuration whose classes are not named from 0 on. Raises `UserError`."""
-    ids = list(config.id2label)
-    if not ids or sorted(ids) != list(range(len(ids))):
-        raise UserError(
-            f"config.json of {where} names the classes {', '.join(map(str, ids[:9])) or 'of no id'} in id2label, but all "
-            f"of 0 to {max(len(ids), 1) - 1} are needed; correct it there."
-        )
-    config.id2label = {index: str(name) for index, name in config.id2label.items()}
 
 
 def _give_names(config: PreTrainedConfig, id2label: dict[int, str], replace_head: bool, name: str) -> None:

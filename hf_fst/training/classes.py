@@ -27,11 +27,12 @@ def follow_names(trainer, model: nn.Module | None) -> None:
         model: its student, not yet wrapped; its configuration is changed.
 
     Raises:
-        UserError: another number of classes, or the same names in another order.
+        UserError: another number of classes, the same names in another order, or two classes of one name.
     """
     config = getattr(model, "config", None)
     if not isinstance(config, PreTrainedConfig) or config.num_labels < 2:
         return
+    class_names(config)  # refuses two of one name
     for where in ("train_dataset", "unlabeled_dataset", "eval_dataset"):
         for view in views_of(getattr(trainer, where)):
             if view.with_labels and view.label_map.names:

@@ -109,6 +109,10 @@ DAMAGED = {
         config(id2label={"1": "a", "2": "b", "3": "c", "4": "d"}),
         "all of 0 to 3 are needed; correct it there",
     ),
+    "two of one name": (
+        config(id2label={"0": "a", "1": "traffic light", "2": "b", "3": "traffic_light"}),
+        "config.json of .* names the classes 1 and 3 'traffic light' and 'traffic_light' in id2label, which are one name",
+    ),
     "no class": (config(id2label={}), "names the classes of no id"),
     "a list of classes": (config(id2label=NAMES), "damaged"),
     "other classes": (config(id2label={"0": "a"}), r"other shapes .* with \(4,\) for \(1,\)"),

@@ -113,3 +113,8 @@ def test_each_model_of_a_search_gets_the_names(tmp_path):
 def test_labels_of_the_unlabeled_set_need_not_fit(tmp_path):
     sets = (View(rows(NAMES), training(16)), View(rows([*NAMES, "tree"]), training(16)))
     assert tiny.trainer(tmp_path, named(*NAMES), sets=sets).model.config.id2label == dict(enumerate(NAMES))
+
+
+def test_two_classes_of_one_name_are_refused(tmp_path):
+    with pytest.raises(UserError, match="^The model's config names the classes 0 and 2 'sky' and 'sky' in id2label"):
+        trainer(tmp_path, named("sky", "road", "sky"))
