@@ -6,8 +6,11 @@ catch `ValueError` or `FileNotFoundError`. Any other error is a fault of ours an
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
@@ -28,6 +31,10 @@ class WriteError(UserError, OSError):
 
 class RunError(UserError, RuntimeError):
     """Something on this machine prevents a run."""
+
+
+class NotFiniteError(UserError):
+    """A network gives logits that are nan or infinite."""
 
 
 class PushError(RunError):
@@ -55,6 +62,26 @@ def refuse_below(least: int, **numbers: int) -> None:
     for name, number in numbers.items():
         if number < least:
             raise UserError(f"{name} is {number}, but at least {least} is needed.")
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Refuses a folder in which no file can be made, before the work whose results it should hold; leaves no trace.
+
+    Raises:
+        UserError: with why.
+    """
+    made = []
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
+        raise UserError(f"{folder} cannot be written to ({reason}); give another place.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
 
 
 class Gathered:

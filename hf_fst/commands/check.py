@@ -12,7 +12,7 @@ from typer import Option
 
 from hf_fst.commands.parser import Command
 from hf_fst.commands.train import RecipeName, Train
-from hf_fst.errors import UserError, printable
+from hf_fst.errors import UserError, printable, refuse_unwritable
 
 
 class Check(Train):
@@ -64,3 +64,4 @@ def _refuse_file(path: Path) -> None:
         raise UserError(f"--json is {str(path)!r}, but there is no folder for such a file; name another.")
     if path.exists() and b'"findings"' not in path.read_bytes():  # perhaps the recipe, or the names of the classes
         raise UserError(f"--json is {str(path)!r}, which holds something other than findings; name another file.")
+    refuse_unwritable(path.parent)

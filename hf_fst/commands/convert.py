@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from typer import Argument, Option
 
 from hf_fst.commands.common import Output
-from hf_fst.errors import UsageError, UserError, did_you_mean
+from hf_fst.errors import UsageError, UserError, did_you_mean, refuse_unwritable
 
 
 def convert(
@@ -44,6 +44,7 @@ def convert(
     directory = Path(output)
     if directory.exists() and not overwrite and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is not empty; give another --output, or --overwrite to write into it.")
+    refuse_unwritable(directory)
     if model not in BUILDS:
         raise UsageError(f"There is no network {model!r}; {did_you_mean(model, BUILDS)}")
     names = read_id2label(id2label) if id2label else {19: CITYSCAPES, 21: VOC}[BUILDS[model].num_labels]

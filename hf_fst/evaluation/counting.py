@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import nn
+from transformers.utils import logging
 
-from hf_fst.errors import UserError
+from hf_fst.errors import NotFiniteError, UserError
 from hf_fst.evaluation.confusion import confusion_matrix, scores
 from hf_fst.evaluation.inference import WHOLE, Look, evaluation_mode, predict, segment
 
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 #: a score that needs no labels
 LABEL_FREE = "label_free"
+FAILED = -(2**48)  # a count of a network whose logits are not finite: sums with it stay negative
+
+logger = logging.get_logger(__name__)
 
 
 def is_label_free(metric: str | None) -> bool:
@@ -99,17 +104,35 @@ class StreamingScores:
         self.counts: torch.Tensor | None = None
         self.sums: torch.Tensor | float = 0
 
-    def count(self, networks: Mapping[str, nn.Module], inputs: dict, num_labels: int, look: Look):
+    def count(
+        self,
+        networks: Mapping[str, nn.Module],
+        inputs: dict,
+        num_labels: int,
+        look: Look,
+        goes_on: bool = False,
+    ):
         """Confusion counts (B,N,C,C) of N networks; with `label_free` in a pair with the last network's `certainty`.
 
         Args:
             networks: by name.
             inputs: a batch with `pixel_values` and `labels`; with `label_free` it may lack labels, and counts are 0 then.
             num_labels, look: as of `count`.
+            goes_on: whether the scores of a network whose logits are not finite become nan, or that is an error.
 
         Raises:
             UserError: there are no labels, and the score without labels is not asked for.
+            NotFiniteError: see `goes_on`.
         """
+
+        def finite(values: Callable[[], torch.Tensor], size: tuple[int, ...], otherwise: float) -> torch.Tensor:
+            try:
+                return values()
+            except NotFiniteError:
+                if not goes_on:
+                    raise
+                return torch.full((len(pixel_values), *size), otherwise, device=pixel_values[0].device)
+
         pixel_values, labels = inputs["pixel_values"], inputs.get("labels")
         if not self.label_free:
             refuse_no_labels(inputs)
@@ -117,9 +140,16 @@ class StreamingScores:
             size = (len(pixel_values), len(networks), num_labels, num_labels)
             counts = torch.zeros(size, dtype=torch.int64, device=pixel_values[0].device)
         else:
-            found = [count(network, pixel_values, labels, num_labels, look) for network in networks.values()]
+            size = (num_labels, num_labels)
+            found = [
+                finite(partial(count, network, pixel_values, labels, num_labels, look), size, FAILED)
+                for network in networks.values()
+            ]
             counts = torch.stack(found, dim=1)
-        return (counts, certainty([*networks.values()][-1], pixel_values, look)) if self.label_free else counts
+        if not self.label_free:
+            return counts
+        last = [*networks.values()][-1]
+        return counts, finite(partial(certainty, last, pixel_values, look), (num_labels + 1,), math.nan)
 
     def __call__(self, prediction, compute_result: bool = True) -> dict[str, float]:
         """Scores such as `teacher_mean_iou` and `teacher_iou_road` after the last batch, nothing before it."""
@@ -141,10 +171,15 @@ class StreamingScores:
         for network, matrix in zip(networks, self.counts, strict=True):
             if self.label_free and not matrix.any():  # no labels
                 continue
-            result = scores(matrix, self.scored)
+            result, failed = scores(matrix, self.scored), bool((matrix < 0).any())
+            if failed:
+                logger.warning(
+                    f"The logits of the {network} were not finite, so its scores are nan; the run goes on, and these "
+                    "weights are not chosen as the best."
+                )
             for key in SCORES:
-                metrics[f"{network}_{key}"] = result[key]
+                metrics[f"{network}_{key}"] = math.nan if failed else result[key]
             for name, iou in zip(classes, result["per_category_iou"], strict=True):
-                metrics[f"{network}_iou_{name}"] = iou
+                metrics[f"{network}_iou_{name}"] = math.nan if failed else iou
         self.counts = None
         return metrics

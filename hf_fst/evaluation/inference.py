@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_fst.data.images import MAX_SIDE
-from hf_fst.errors import UserError, in_a_line
+from hf_fst.errors import NotFiniteError, UserError, in_a_line
 from hf_fst.method.losses import resize_to
 
 MOST = 100  # times that a view may be larger than the image
@@ -278,7 +278,7 @@ def _views(model: nn.Module, pixel_values: torch.Tensor, look: Look) -> Iterator
             pixels = view.flip(-1) if mirrored else view
             logits = _logits(model, pixels) if look.window is None else _slide(model, pixels, look, whole)
             if not logits.isfinite().all():  # -inf too: resizing makes nan of it, which argmax prefers
-                raise UserError(
+                raise NotFiniteError(
                     f"The logits of {type(model).__name__} are not finite, so that they tell no class: its weights or "
                     f"the pixels are too large for {str(pixels.dtype).removeprefix('torch.')}; use an earlier "
                     "checkpoint, or one of float32, and rule out a class by a large negative number."

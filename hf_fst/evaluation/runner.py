@@ -22,7 +22,7 @@ from hf_fst.data.labels import LabelMap
 from hf_fst.data.pairing import collate
 from hf_fst.data.transforms import Normalization, PadTo, ResizeWithin
 from hf_fst.data.views import View
-from hf_fst.errors import UserError, printable, refuse_below
+from hf_fst.errors import UserError, printable, refuse_below, refuse_unwritable
 from hf_fst.evaluation.boundary import BoundaryIoU
 from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, scores
 from hf_fst.evaluation.inference import WHOLE, Look, fitting, predict
@@ -171,14 +171,14 @@ def evaluate_model(
         UserError: for options, models, and data that do not fit, each with what to do.
     """
     refuse_below(1, batch_size=batch_size)
-    if output_dir is not None and Path(output_dir).is_file():
-        raise UserError(f"{output_dir} is a file; give a folder for what is written.")
     if isinstance(classes, str):
         if classes not in CLASS_LISTS:
             raise UserError(f"There is no class list {classes!r}: choose one of {', '.join(CLASS_LISTS)}.")
         classes = CLASS_LISTS[classes]
     # without cpu=True, processes on CPUs do not find each other
     state = PartialState(cpu=not torch.accelerator.is_available())
+    if output_dir is not None and state.is_main_process:
+        refuse_unwritable(Path(output_dir))
     if isinstance(model, PreTrainedModel):
         network, name, processor = model, model.config.name_or_path or type(model).__name__, processor
     else:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.transforms import Normalization
-from hf_fst.errors import RunError, UserError
+from hf_fst.errors import RunError, UserError, refuse_unwritable
 from hf_fst.evaluation.inference import aligns_corners, fixed_size, resize_logits
 from hf_fst.models.loading import class_names, load, locate
 from hf_fst.prediction.segmenter import palette_of, revision_of
@@ -91,6 +91,9 @@ def export_onnx(
     output = Path(output)
     if output.exists() and not overwrite:
         raise UserError(f"{output} is there already; give another file, or --overwrite to replace it.")
+    if output.is_dir():
+        raise UserError(f"{output} is a folder; give a file.")
+    refuse_unwritable(output.parent)
     network, processor = load(model, which, trust_remote_code=trust_remote_code)
     normalization, size = Normalization.of(processor), size or fixed_size(network.config)
     if size is None and any(type(part).__name__.endswith("2dSame") for part in network.modules()):  # of timm

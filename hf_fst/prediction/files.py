@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from hf_fst.data.files import OTHER_KIND, SUFFIXES, walk
-from hf_fst.errors import MissingError, RunError, UserError, printable
+from hf_fst.errors import MissingError, RunError, UserError, printable, refuse_unwritable
 from hf_fst.evaluation.results import without_nan
 
 PART = ".part"
@@ -165,8 +165,7 @@ def claimed(
 
 
 def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} is a file; give a folder for what is written.")
+    refuse_unwritable(output)
     output.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=0)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from hf_fst.drawing.overlays import TITLES, default_palette, grid
-from hf_fst.errors import UserError
+from hf_fst.errors import UserError, refuse_unwritable
 from hf_fst.models.loading import STUDENT_DIR, refuse_broken_files
 from hf_fst.publishing.card import as_comparison, write_card
 from hf_fst.publishing.facts import RunFacts
@@ -69,6 +69,7 @@ def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), *
     """
     directory = Path(directory)
     facts = RunFacts.load(directory)
+    refuse_unwritable(directory)
     for folder in (directory, directory / STUDENT_DIR):
         refuse_broken_files(folder)
     if compared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def score(work: Work, command: str | None) -> tuple[dict, list[Evaluation]]:
         "memory_of": memory_of,
     }
     key = f"eval_{LABEL_FREE}"
-    if unlabeled := [(entry["step"], entry[key]) for entry in trainer.state.log_history if key in entry]:
+    history = trainer.state.log_history
+    if unlabeled := [(entry["step"], entry[key]) for entry in history if math.isfinite(entry.get(key, math.nan))]:
         results[LABEL_FREE] = unlabeled
     if trainer.is_world_process_zero():
         write_json(output_dir / RESULTS_FILE, results)

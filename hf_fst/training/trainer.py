@@ -281,7 +281,8 @@ class FSTTrainer(Trainer):
             step = partial(super().prediction_step, prediction_loss_only=prediction_loss_only, ignore_keys=ignore_keys)
             return of_any_size(step, model, inputs)
         with self.accelerator.autocast():
-            counts = self._scores.count(self.networks(), inputs, self._num_labels(), look_of(self.settings))
+            given = self.networks(), inputs, self._num_labels(), look_of(self.settings)
+            counts = self._scores.count(*given, goes_on=self.is_in_train)
         return None, counts, counts[0].new_zeros(len(inputs["pixel_values"]))
 
     def evaluation_loop(self, *args, **kwargs):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import EvalPrediction, TrainerCallback
+from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from hf_fst.errors import UserError
+from hf_fst.evaluation.counting import LABEL_FREE, StreamingScores
+from hf_fst.evaluation.inference import WHOLE
 from tests import tiny
 from tests.architectures import make
 
@@ -118,3 +125,64 @@ def test_predict_gives_the_students_logits_and_evaluation_still_scores(tmp_path)
     found = trainer.predict(items).predictions
     assert np.allclose(found, logits(trainer.model, pixels).numpy(), atol=1e-6)
     assert "eval_teacher_mean_iou" in trainer.evaluate()
+
+
+class Overflows(TrainerCallback):
+    """Makes the student's logits infinite at one evaluation, as half precision may."""
+
+    def __init__(self, network, step):
+        self.network, self.step = network, step
+
+    def on_step_end(self, args, state, control, **others):
+        self.handle = None
+        if state.global_step == self.step:
+            self.handle = self.network.head.register_forward_hook(lambda *given: given[-1] / 0)
+
+    def on_evaluate(self, args, state, control, **others):
+        if self.handle is not None:
+            self.handle.remove()
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_evaluation_that_fails_does_not_end_the_run_and_is_not_the_best(tmp_path, caplog, step):
+    network = tiny.model(dtype=torch.float32)
+    run = tiny.trainer(
+        tmp_path,
+        network,
+        max_steps=2,
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="student_mean_iou",
+        callbacks=[Overflows(network, step)],
+        trainer_options={"eval_dataset": tiny.images(2, dtype=torch.float32)},
+    )
+    run.train()
+    scores = {entry["step"]: entry for entry in run.state.log_history if "eval_student_mean_iou" in entry}
+    assert math.isnan(scores[step]["eval_student_mean_iou"]) and math.isnan(scores[step]["eval_student_iou_LABEL_0"])
+    assert math.isfinite(scores[3 - step]["eval_student_mean_iou"])
+    assert all(math.isfinite(entry["eval_teacher_mean_iou"]) for entry in scores.values())
+    assert run.state.best_model_checkpoint.endswith(f"checkpoint-{3 - step}")
+    said = [record.message for record in caplog.records if "were not finite" in record.message]
+    assert said == [
+        "The logits of the student were not finite, so its scores are nan; the run goes on, and these weights are not "
+        "chosen as the best."
+    ]
+    network.head.register_forward_hook(lambda *given: given[-1] / 0)
+    with pytest.raises(UserError, match="are not finite"):  # after the run it is what was asked for
+        run.evaluate()
+
+
+def test_the_score_without_labels_is_nan_where_logits_are_not_finite():
+    def broken(pixel_values):
+        return SemanticSegmenterOutput(logits=torch.full((1, 3, 4, 4), math.nan))
+
+    network = nn.Module()
+    network.forward = broken
+    scores = StreamingScores(lambda: (["student"], ["a", "b", "c"]), best=LABEL_FREE)
+    counts, sums = scores.count(
+        {"student": network}, {"pixel_values": torch.zeros(1, 3, 8, 8)}, 3, WHOLE, goes_on=True
+    )
+    assert math.isnan(scores(EvalPrediction((counts, sums), None))[LABEL_FREE])
