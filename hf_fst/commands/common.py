@@ -137,17 +137,14 @@ def options(pairs: list[str]) -> dict[str, object]:
     Raises:
         UsageError: one has no `=`, or its value is no YAML.
     """
-    import yaml
+    from hf_fst.recipes.load import parse_option
 
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            equals = ""
         if not equals:
             raise UsageError(f"--options has {pair!r}; give KEY=VALUE, the value as YAML.")
+        found[key] = parse_option([key], value)
     return found
 
 

@@ -164,14 +164,12 @@ def train(
                 raise KeyboardInterrupt(f"Stopped. To go on: {again}") from stop
     loaded = load_recipe(recipe, overrides, sweep)
     if print_config:
-        import yaml
-
         from hf_fst.data.files import read_text
-        from hf_fst.recipes.load import as_dict
+        from hf_fst.recipes.load import as_dict, as_text
         from hf_fst.recipes.names import comment_of, find_recipe
 
         typer.echo("".join(f"{line}\n" for line in comment_of(read_text(find_recipe(recipe)))), nl=False)
-        typer.echo(yaml.safe_dump(as_dict(loaded), sort_keys=False, allow_unicode=True), nl=False)
+        typer.echo(as_text(as_dict(loaded)), nl=False)
         return {}
     if dry_run:
         from hf_fst.recipes.dry_run import dry_run

@@ -46,6 +46,9 @@ def check_recipe(recipe: Recipe) -> tuple[Report, list[str]]:
             plain = replace(plain, labeled=None, target_labeled=None)
             objective = objective if "unlabeled" in sides(plain) else "supervised"
             report = build_data(plain, config, objective).report
+    unreadable = [found.part for found in report.findings if found.kind == "unreadable"]
+    if config.on_bad_image == "stop" and not set(unreadable) <= {*EVALUATED}:
+        notes.append("With --on_bad_image skip, hf-fst train leaves out images and masks that it cannot use.")
     return report, notes
 
 
@@ -75,8 +78,6 @@ def page(report: Report, notes: list[str], title: str, width: int) -> str:
     lines = [f"{title}: {images:,} images, {verdict}.", "", _parts(report, width), _classes(report, width)]
     root = _common_root(report)
     lines += [_described(number, finding, root, width) for number, finding in enumerate(report.findings, start=1)]
-    if any(finding.kind == "unreadable" and finding.part not in EVALUATED for finding in report.findings):
-        notes = [*notes, "With --on_bad_image skip, hf-fst train leaves out images and masks that it cannot use."]
     lines += [_wrapped(f"Note: {note}", "", "  ", root, width) for note in notes]
     if root and any(root in line for finding in report.findings for line in (finding.sentence, *finding.details)):
         lines.append(f"Paths are relative to {root}.")

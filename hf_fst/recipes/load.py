@@ -37,19 +37,41 @@ PACE = {
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number and no key is given twice, as in YAML 1.2."""
+    """YAML in which no key is given twice, as in YAML 1.2, and 1e3 is a number, 010 ten, and 1:30 and a date are text."""
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.composer.ComposerError(f"{twice[0]} is given twice", node.start_mark, "keep one")
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")]
+        seen: set = set()
+        for key in keys:
+            both = {key.value, self.construct_object(key)}  # "1" and 1 are one id, yes and true one value
+            if seen & both:
+                raise yaml.composer.ComposerError(f"{key.value} is given twice", node.start_mark, "keep one")
+            seen |= both
         return node
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """As the base; a number is decimal unless it begins with 0x or 0b."""
+        digits = node.value.lower().replace("_", "")
+        return int(digits, 0 if "x" in digits or "b" in digits else 10)
 
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+
+class Dumper(yaml.SafeDumper):
+    """Writes text in quotes where either YAML reads something else."""
+
+
+_READ_OTHERWISE = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp"))
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _READ_OTHERWISE]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _kind, _pattern in (
+    ("int", r"[-+]?(\d[\d_]*|0b[01_]+|0x[\da-fA-F_]+)$"),
+    ("float", r"[-+]?((\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"),
+):
+    for _each in (Loader, Dumper):
+        _each.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_pattern), list("-+.0123456789"))
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
 
 
 def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, sweep: str | None = None) -> Recipe:
@@ -79,7 +101,7 @@ def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, s
     for key, value in (overrides or {}).items():
         head, *inner = key.replace("-", "_").split(".")
         _known(head, hints)
-        value = parse(value, hints[head] if not inner else typing.Any)
+        value = parse(value, hints[head]) if not inner else parse_option(inner, value)
         for part in reversed(inner):
             value = {part: value}
         own = merge(own, {head: value})
@@ -161,6 +183,11 @@ def as_dict(recipe: Recipe) -> dict[str, object]:
     """The keys that differ from their defaults, as a recipe would hold them."""
     own = {key: getattr(recipe, key) for key, default in own_keys().items() if getattr(recipe, key) != default}
     return {**own, **recipe.options}
+
+
+def as_text(values: dict[str, object]) -> str:
+    """The keys as a file."""
+    return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_keys(path: Path, inside: tuple[Path, ...] = ()) -> dict[str, object]:
@@ -249,6 +276,13 @@ def parse(value: object, hint: object) -> object:
     if isinstance(parsed, str) and "," in parsed and any(typing.get_origin(kind) is list for kind in kinds):
         return yaml.load(f"[{parsed}]", Loader)
     return value if kinds == [str] and parsed is not None else parsed
+
+
+def parse_option(path: list[str], value: object) -> object:
+    """`parse` for an option of a dataset, by the type that it has in all of them, or for another key of a mapping."""
+    hints = [typing.get_type_hints(function).get(path[0]) for function in DATASETS.values()] if len(path) == 1 else []
+    kinds = {str(hint): hint for hint in hints if hint is not None}
+    return parse(value, kinds.popitem()[1] if len(kinds) == 1 else typing.Any)
 
 
 def _typed(key: str, value: object, hint: object) -> object:

@@ -19,7 +19,7 @@ from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN
 from hf_fst.publishing.push import CARD
 from hf_fst.publishing.report import HISTORY_FILE
 from hf_fst.recipes.keys import Recipe, own_keys
-from hf_fst.recipes.load import Loader, as_dict, load_recipe, make_recipe, parse
+from hf_fst.recipes.load import Dumper, Loader, as_dict, load_recipe, make_recipe, parse
 from hf_fst.training.checkpoints import all_checkpoints, complete_checkpoints
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.pictures import FOLDER as PICTURES
@@ -129,7 +129,7 @@ def refuse_other_settings(recipe: Recipe, directory: Path) -> None:
         return
     defaults = own_keys() | {field.name: field.default for field in fields(FSTConfig)}
     before, now = (
-        defaults | shareable(as_dict(make_recipe(yaml.load(yaml.safe_dump(values), Loader))))
+        defaults | shareable(as_dict(make_recipe(yaml.load(yaml.dump(values, Dumper=Dumper), Loader))))
         for values in (as_dict(load_recipe(directory / RECIPE_FILE)), as_dict(recipe))
     )
     differ = [key for key in now if now[key] != before.get(key) and not MAY_CHANGE.fullmatch(key)]
@@ -142,7 +142,11 @@ def refuse_other_settings(recipe: Recipe, directory: Path) -> None:
 
 
 def _shown(value: object) -> str:
-    return "none" if value is None else yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    return (
+        "none"
+        if value is None
+        else yaml.dump(value, Dumper=Dumper, default_flow_style=True).removesuffix("...\n").strip()
+    )
 
 
 def remove_run(output_dir: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from accelerate import PartialState
 from transformers import TrainerCallback
 
@@ -13,7 +12,7 @@ from hf_fst.drawing.plots import sampling_bars
 from hf_fst.drawing.tables import columns_of_terminal, percent, text_table
 from hf_fst.recipes.data import RunData
 from hf_fst.recipes.keys import Recipe
-from hf_fst.recipes.load import as_dict
+from hf_fst.recipes.load import as_dict, as_text
 from hf_fst.recipes.output import CLASS_SAMPLING, LOCAL_FILE, RECIPE_FILE, local_keys, remove_run, shareable
 from hf_fst.recipes.progress import Stopwatch
 from hf_fst.training.trainer import FSTTrainer
@@ -36,8 +35,7 @@ class Records(TrainerCallback):
             if self.overwrite:
                 remove_run(output_dir)
             for name, content in ((RECIPE_FILE, shareable(values)), (LOCAL_FILE, local_keys(values))):
-                text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-                (output_dir / name).write_text(text, encoding="utf-8")
+                (output_dir / name).write_text(as_text(content), encoding="utf-8")
             if self.data.rare is not None:
                 _show_sampling(self.data.rare.table(), output_dir / CLASS_SAMPLING)
         PartialState().wait_for_everyone()

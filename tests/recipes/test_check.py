@@ -59,6 +59,9 @@ def test_what_is_wrong_is_on_the_page_and_in_the_file_with_code_1(keys, tmp_path
     assert text.endswith(f"\nPaths are relative to {tmp_path}/.\n")
     assert max(map(len, text.splitlines()[:-1])) <= 80
     assert cli.main(["check", recipe, "--json", str(found), "--crop_size=100"]) == 1  # over its own findings
+    capsys.readouterr()
+    assert cli.main(["check", recipe, "--on_bad_image", "skip"]) == 1
+    assert "--on_bad_image" not in capsys.readouterr().out
     content = json.loads(found.read_text())
     assert [finding["kind"] for finding in content["findings"]] == ["unreadable", "padding", "padding", "duplicates"]
     assert content["parts"]["labeled"]["unreadable"] == 1 and content["parts"]["unlabeled"]["sizes"] == {"48x40": 5}

@@ -6,10 +6,11 @@ import pytest
 import yaml
 
 from hf_fst import cli
+from hf_fst.commands import common
 from hf_fst.errors import MissingError, UsageError
 from hf_fst.recipes import load_recipe, sweep_points
 from hf_fst.recipes.keys import key_table
-from hf_fst.recipes.load import Loader, as_dict, make_recipe, to_config
+from hf_fst.recipes.load import Loader, as_dict, as_text, make_recipe, to_config
 from hf_fst.recipes.names import LIBRARY, recipe_names
 
 
@@ -199,6 +200,9 @@ def test_a_key_that_stands_twice_is_refused_wherever_it_does(tmp_path):
     for text in ("seed: 1\nseed: 2\n", "model_config: {seed: 1, seed: 1}\n"):
         with pytest.raises(UsageError, match="is not YAML .seed is given twice in .*, line 1, .* keep one"):
             load_recipe(write(tmp_path / "r.yaml", text))
+    for one, other in (("'1'", "1"), ("1", "0x1"), ("yes", "true"), ("1", "1.0")):  # one id, or one value
+        with pytest.raises(UsageError, match=f"is not YAML .{other} is given twice"):
+            load_recipe(write(tmp_path / "r.yaml", f"dataset_options: {{id2label: {{{one}: a, {other}: b}}}}\n"))
     more = "model_config: &a {x: 1, y: 1}\nmodel_kwargs: &b {<<: *a, x: 2}\n<<: *b\n"
     assert yaml.load(more, Loader)["x"] == 2
 
@@ -227,9 +231,16 @@ def test_yaml_no_counts_as_the_word():
 
 def test_the_written_recipe_gives_the_same_recipe(tmp_path):
     recipe = make_recipe(
-        {"crop_size": [3, 4], "dataset": "camvid", "labeled": "1/8", "rule": "fst_w", "learning_rate": "1e-4"}
+        {
+            "dataset_options": {"x": ["08", "1e3", "1:30", "no", "2024-11-28"]},
+            "crop_size": [3, 4],
+            "dataset": "camvid",
+            "labeled": "1/8",
+            "rule": "fst_w",
+            "learning_rate": "1e-4",
+        }
     )
-    again = load_recipe(write(tmp_path / "run.yaml", yaml.safe_dump(as_dict(recipe))))
+    again = load_recipe(write(tmp_path / "run.yaml", as_text(as_dict(recipe))))
     assert again == recipe
 
 
@@ -259,3 +270,31 @@ def test_a_rule_above_labels_alone_keeps_the_objective_of_the_recipe(tmp_path):
     write(tmp_path / "several.yaml", "rule: [fst_d]\n")
     with pytest.raises(UsageError, match="rule is "):
         load_recipe(tmp_path / "several.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [("010", 10), ("-08", -8), ("0512", 512), ("0x1F", 31), ("0b11", 3), ("1_000", 1000), ("1:30", "1:30")]
+    + [
+        ("2024-11-28", "2024-11-28"),
+        ("1e3", 1000.0),
+        ("-.5", -0.5),
+        ("1.", 1.0),
+        ("1.2.3", "1.2.3"),
+        ("0o17", "0o17"),
+    ],
+)
+def test_numbers_are_what_they_look_like(text, value):
+    [read] = yaml.load(f"[{text}]", Loader)
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_text_of_digits_stays_text_where_an_option_of_the_dataset_takes_text(tmp_path):
+    file = write(tmp_path / "r.yaml", "dataset: folder\n")
+    given = {"dataset_options.images": "010", "dataset_options.masks": "null", "dataset_options.seed": "010"}
+    assert load_recipe(file, given).dataset_options == {"images": "010", "masks": None, "seed": 10}
+    assert common.options(["look=2024", "size=[3, 4]", "splits=1e3"]) == {
+        "look": "2024",
+        "size": [3, 4],
+        "splits": "1e3",
+    }
