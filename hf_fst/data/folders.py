@@ -25,7 +25,7 @@ from hf_fst.data.files import (
     split_of,
     tell_unused,
 )
-from hf_fst.data.labels import LabelMap, check_names
+from hf_fst.data.labels import LabelMap, check_names, plain
 from hf_fst.data.masks import check_palettes
 from hf_fst.errors import Gathered, MissingError, UserError
 
@@ -56,9 +56,10 @@ def read_id2label(given: str | Path | Sequence | dict, source: str = "id2label")
     Raises:
         UserError: the file is missing, or this is not a name for each id from 0 on.
     """
-    if isinstance(given, list | tuple | dict):
+    given = plain(given)
+    if isinstance(given, list | dict):
         path = source
-        content = {str(key): name for key, name in given.items()} if isinstance(given, dict) else list(given)
+        content = {str(key): name for key, name in given.items()} if isinstance(given, dict) else given
         content = content if len(content) == len(given) else None  # 0 and "0"
     elif not isinstance(given, str | Path):
         path, content = f"{source} is {given!r}, but", None
@@ -103,8 +104,9 @@ def folder(
     """Loads a folder of images and index masks with the same stems, or of images alone.
 
     `data_dir` holds `images/`, `masks/` and `id2label.json`, and everything becomes `train`; or there is one folder per
-    split, `train/`, `val/` (`valid/`, `validation/`) and `test/`, above or inside these. Unused files are named in a
-    warning. Masks are lossless (PNG, BMP, TIFF), gray or with a palette whose *indices* are the ids; 255 is ignored.
+    split, `train/`, `val/` (`valid/`, `validation/`) and `test/`, above or inside these; `test` may lack masks. Unused
+    files are named in a warning. Masks are lossless (PNG, BMP, TIFF), gray or with a palette whose *indices* are the ids;
+    255 is ignored.
 
     Args:
         data_dir: the folder.
@@ -169,7 +171,7 @@ def folder(
     }
     tell_unused({path: reason for path, reason in unused.items() if path not in used}, root)
     if masks is not None and colors is None:
-        check_palettes([mask for found in splits.values() for _, mask in found])
+        check_palettes([mask for found in splits.values() for _, mask in found if mask is not None])
     if not 0 <= validation_share < 1:
         raise UserError(f"validation_share is {validation_share}, but it must be at least 0 and less than 1.")
     if validation_share and "validation" not in splits:
@@ -211,27 +213,31 @@ def _split_folders(place: Path) -> dict[str, Path]:
 def _places(
     root: Path, images: str, masks: str | None, layout: str, unused: dict[Path, str]
 ) -> dict[str, tuple[Path, Path | None]]:
-    """The folders of images and masks of each split; other folders go to `unused`."""
+    """The folders of images and masks of each split; other folders go to `unused`. A test split may lack masks."""
+
+    def labels(split: str, pictures: Path, place: Path, relative: str) -> Path | None:
+        if masks is not None and split == "test" and not in_any_case(place, relative).is_dir():
+            unused[pictures] = "its images have no masks, so they are not scored"
+            return None
+        return None if masks is None else find_folder(place, relative, layout)
+
     above, inside = _split_folders(root), _split_folders(in_any_case(root, images)) if images != "." else {}
     if "train" in above:
         rest = {path: "a folder that is not a split" for path in root.iterdir() if path.is_dir()}
         places = {
-            split: (find_folder(place, images, layout), None if masks is None else find_folder(place, masks, layout))
+            split: (find_folder(place, images, layout), labels(split, place, place, masks or ""))
             for split, place in above.items()
         }
     elif "train" in inside:
         rest = dict.fromkeys(in_any_case(root, images).iterdir(), "not in the folder of a split")
         rest |= dict.fromkeys(above.values(), f"the splits are in {images}/")
         places = {
-            split: (place, None if masks is None else find_folder(root, f"{masks}/{place.name}", layout))
-            for split, place in inside.items()
+            split: (place, labels(split, place, root, f"{masks}/{place.name}")) for split, place in inside.items()
         }
         above = inside
     else:
         rest = dict.fromkeys(above.values(), "a split, but there is no train/ beside it")
-        places = {
-            "train": (find_folder(root, images, layout), None if masks is None else find_folder(root, masks, layout))
-        }
+        places = {"train": (find_folder(root, images, layout), labels("train", root, root, masks or ""))}
         above = {}
     unused |= {path: why for path, why in rest.items() if path not in above.values() and path.name[0] != "."}
     return places

@@ -78,6 +78,13 @@ def filled(labels: Any) -> Any:
     return np.where(np.ma.getmaskarray(labels), np.int64(IGNORED), labels.data)
 
 
+def plain(value: Any) -> Any:
+    """Tuples, numpy arrays and what is in them as plain lists and numbers, which are stored with a dataset."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def _check_colors(colors: Sequence[Sequence[int]]) -> None:
     try:
         values = np.asarray(colors)
@@ -122,6 +129,7 @@ class LabelMap(datasets.Image):
     _type: str = field(default="LabelMap", init=False, repr=False)
 
     def __post_init__(self):
+        self.names, self.palette, self.colors = plain(self.names), plain(self.palette), plain(self.colors)
         self.id_map = id_list(self.id_map)
         if self.orientation not in ORIENTATIONS:
             raise UserError(f"orientation is {self.orientation!r}; give 'upright', 'stored' or None.")

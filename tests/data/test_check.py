@@ -251,3 +251,12 @@ def test_images_to_score_need_a_pixel_with_a_class(tmp_path):
 
 def test_a_label_map_without_a_map_knows_its_ids():
     assert LabelMap(names=NAMES).known()[:4] == [0, 1, 2, None] and LabelMap(names=NAMES).known()[255] == 255
+
+
+def test_of_several_twins_the_first_labeled_one_is_named(tmp_path):
+    labeled, few, other = (scenes(tmp_path / name, GOOD, seed=i) for i, name in enumerate("lfu"))
+    for copy in ("l/images/1.png", "f/images/0.png", "u/images/1.png"):
+        PIL.Image.open(tmp_path / "l/images/0.png").save(tmp_path / copy)
+    ((kind, sentence),) = findings(labeled=labeled, labeled_target=few, unlabeled=other)
+    assert kind == "duplicates"
+    assert f"the first: {tmp_path}/u/images/1.png = {tmp_path}/l/images/0.png (labeled);" in sentence

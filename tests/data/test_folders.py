@@ -208,3 +208,20 @@ def test_names_with_a_gap_or_of_another_kind_are_refused_wherever_they_stand(tmp
     (tmp_path / "_classes.csv").write_text("Pixel Value, Class\n0, road\n1, car\n")
     with pytest.raises(UserError, match=message):
         load("folder", str(tmp_path), id2label=names)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_test_images_without_masks_have_no_labels_and_are_named(tmp_path, inside):
+    for split in ("train", "test"):
+        trees.folder(tmp_path / "made" / split, labeled=split == "train")
+    for part, split in (("images", "train"), ("masks", "train"), ("images", "test")):
+        place = tmp_path / "data" / (Path(part, split) if inside else Path(split, part))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "made" / split / part).rename(place)
+    place = "images/test" if inside else "test"
+    with pytest.warns(UserWarning, match=f"{place} .its images have no masks, so they are not scored"):
+        made = load("folder", tmp_path / "data", id2label=["road", "car", "sky"])
+    assert "label" in made["train"].features and made["test"].column_names == ["image"]
+    place = tmp_path / "data" / place
+    place.rename(place.with_name("val"))
+    assert "There is no folder" in fails(UserError, tmp_path / "data", id2label=["road", "car", "sky"])

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hf_fst.data import DataError, LabelMap, View, collate
+from hf_fst.data.folders import read_id2label
 from hf_fst.data.images import MAX_SIDE, decode_image
 from hf_fst.data.labels import id_list
 from hf_fst.errors import UserError
@@ -250,3 +251,14 @@ def test_a_masked_array_is_ignored_where_it_is_masked():
     features = datasets.Features(label=LabelMap(names=["a", "b", "c"]))
     made = datasets.Dataset.from_dict({"label": [given]}, features=features)
     assert np.asarray(made[0]["label"]).tolist() == [[0, 1], [2, 255]]
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array])
+def test_names_and_colors_may_be_tuples_and_arrays_and_are_stored_as_lists(tmp_path, kind):
+    colors = [[0, 0, 0], [255, 0, 0]]
+    given = LabelMap(names=kind(["road", "car"]), palette=kind(colors), colors=kind(colors), id_map=kind([0, 1]))
+    assert given == LabelMap(names=["road", "car"], palette=colors, colors=colors, id_map=[0, 1])
+    made = datasets.Dataset.from_dict({"label": [np.array([[0, 1]])]}, features=datasets.Features(label=given))
+    made.save_to_disk(tmp_path / "saved")
+    assert datasets.load_from_disk(tmp_path / "saved").features["label"] == given
+    assert read_id2label(kind(["road", "car"])) == ["road", "car"]

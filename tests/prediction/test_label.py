@@ -257,3 +257,13 @@ def test_several_views_have_probabilities_too(run_dir, images, tmp_path):  # noq
     stored = np.asarray(row["confidence"], dtype=float) / 255
     assert stored.mean() == pytest.approx(result["mean_confidence"], abs=2e-3)
     assert 0.25 <= stored.min() and torch.isfinite(torch.tensor(row["mean_confidence"]))
+
+
+def test_a_pixel_exactly_at_the_threshold_is_kept(run_dir, images, tmp_path):  # noqa: F811
+    segmenter = module.Segmenter(str(run_dir))
+    _, confidence = segmenter.confident_classes([segmenter.read({"bytes": None, "path": str(images / "0.png")})])[0]
+    threshold = np.sort(confidence, axis=None)[confidence.size // 2].item()  # that of a pixel
+    assert label(run_dir, images / "0.png", "-o", tmp_path / "out", "--confidence_threshold", repr(threshold)) == 0
+    (row,) = rows(tmp_path / "out")
+    ignored = np.asarray(row["label"]) == 255
+    assert np.array_equal(ignored, confidence < np.float32(threshold)) and not ignored[confidence == threshold].any()
