@@ -33,43 +33,48 @@ def student_labels(student, images: torch.Tensor, align_corners: bool = False) -
         return pseudo_labels(student(pixel_values=images).logits, images.shape[-2:], align_corners)[0]
 
 
-class PseudoLabelHealth:
-    """Statistics of one step: made before the look-ahead, completed after it.
+class Health(Watcher):
+    """Puts statistics of the pseudo-labels of logged steps into the trainer's journal.
 
-    Looks at the first micro-batch of the group. Nothing here changes the run: networks label in evaluation mode, and
-    buffers that this changes are restored.
-
-    Args:
-        images: (B,3,H,W) unlabeled images, as the teacher sees them.
-        names: class names, C of them.
-        threshold: confidence in [0, 1] that counts as confident.
-        align_corners: how the network wants its logits resized.
-        scored: ids of the classes that the accuracy and the mIoU of the pseudo-labels are over; None for all.
+    Nothing here changes the run: networks label in evaluation mode, and buffers that this changes are restored.
     """
 
-    def __init__(
-        self,
-        images: torch.Tensor,
-        names: list[str],
-        threshold: float,
-        align_corners: bool = False,
-        scored: list[int] | None = None,
-    ):
-        self.images, self.names, self.threshold, self.align_corners = images, names, threshold, align_corners
-        self.scored = scored
-        self.labels_before: torch.Tensor | None = None
+    def on_train_begin(self, args, state, control, **kwargs):
+        """None of the pseudo-labels that were looked at was above the threshold."""
+        self.none_yet = True
 
-    @torch.no_grad()
+    def watch(self, batch: dict) -> bool:
+        """Whether the step is logged and learns from pseudo-labels."""
+        trainer, self.images = self.trainer, batch.get("unlabeled_pixel_values")
+        by_steps = trainer.args.logging_strategy == "steps"
+        due = by_steps and (trainer.state.global_step + 1) % trainer.state.logging_steps == 0
+        return due and trainer.has_teacher and trainer.learning_objective.needs_unlabeled
+
     def before(self, teacher) -> None:
         """Keep the labels that the teacher gives now; the last call before a virtual step counts (φ')."""
-        self.labels_before = teacher_labels(teacher, self.images, self.align_corners)
+        self.labels_before = teacher_labels(teacher, self.images, self.trainer.learning_objective.align_corners)
+
+    def after(self, student, batch: dict) -> None:
+        """Over all processes."""
+        sums = sum_over_processes(self.trainer.accelerator, [self.sums(student, batch)])
+        self.trainer.journal.health = logs = self.logs(sums)
+        state, threshold = self.trainer.state, self.trainer.learning_objective.confidence_threshold
+        step = state.global_step + 1
+        self.none_yet = self.none_yet and not logs["pseudo_above_threshold"]
+        if self.none_yet and step >= PATIENCE and step - state.logging_steps < PATIENCE:
+            logger.warning(
+                f"After {step} steps no sampled pseudo-label is above the confidence threshold "
+                f"({threshold:g}; the mean is {logs['pseudo_confidence']:.2f}), so little or nothing is "
+                "learned from the unlabeled images. Train longer, from pretrained weights or with a higher "
+                "learning_rate, or lower confidence_threshold."
+            )
 
     @torch.no_grad()
-    def after(self, student, batch: dict) -> dict[str, torch.Tensor]:
+    def sums(self, student, batch: dict) -> dict[str, torch.Tensor]:
         """Sums over pixels, ready to be added over processes.
 
         Args:
-            student: the unwrapped student; labels in evaluation mode; its mode is restored.
+            student: the unwrapped student.
             batch: the prepared micro-batch, with `pseudo_labels` and `pseudo_confidence` of φ_{t+1}.
 
         Raises:
@@ -80,69 +85,35 @@ class PseudoLabelHealth:
                 f"prepare() of the objective gives no {' and no '.join(sorted(missing))}, which are logged; give both, "
                 "(B,H,W) each, or remove the callback hf_fst.training.health.Health."
             )
+        objective, classes = self.trainer.learning_objective, len(self.trainer.class_names)
         labels, confidence = batch["pseudo_labels"], batch["pseudo_confidence"]
-        own, valid = student_labels(student, self.images, self.align_corners), labels != IGNORE_INDEX  # no padding
+        own, valid = (
+            student_labels(student, self.images, objective.align_corners),
+            labels != IGNORE_INDEX,
+        )  # no padding
         sums = {
             "pixels": valid.sum(),
             "confidence": confidence.double().sum(),
-            "above_threshold": (valid & (confidence >= self.threshold)).sum(),
+            "above_threshold": (valid & (confidence >= objective.confidence_threshold)).sum(),
             "disagreement": (valid & (own != labels)).sum(),
             "changed": (valid & (self.labels_before != labels)).sum(),
-            "histogram": torch.bincount(labels[valid], minlength=len(self.names)),
+            "histogram": torch.bincount(labels[valid], minlength=classes),
         }
         if "unlabeled_labels" in batch:
             truth = ignore_as_255(batch["unlabeled_labels"]).masked_fill(~valid, IGNORE_INDEX)
-            sums["confusion"] = confusion_matrix(labels, truth, len(self.names)).sum(dim=0)
+            sums["confusion"] = confusion_matrix(labels, truth, classes).sum(dim=0)
         return sums
 
     def logs(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
-        """Shares in 0..1 from the summed counts, under their log keys."""
+        """Shares in 0..1 from the summed counts, under their log keys; true labels count over `eval_classes`."""
         pixels = max(1, sums["pixels"].item())
         logs = {
             f"pseudo_{key}": sums[key].item() / pixels
             for key in ("confidence", "above_threshold", "disagreement", "changed")
         }
-        for name, count in zip(self.names, sums["histogram"].tolist(), strict=True):
+        for name, count in zip(self.trainer.class_names, sums["histogram"].tolist(), strict=True):
             logs[f"pseudo_share_{name}"] = count / pixels
         if "confusion" in sums:
-            result = scores(sums["confusion"], self.scored)
+            result = scores(sums["confusion"], self.trainer.settings.eval_classes)
             logs["pseudo_accuracy"], logs["pseudo_mean_iou"] = result["overall_accuracy"], result["mean_iou"]
         return logs
-
-
-class Health(Watcher):
-    """Puts the statistics of steps that are logged, where there are pseudo-labels, into the trainer's journal."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """None of the pseudo-labels that were looked at was above the threshold."""
-        self.none_yet = True
-
-    def watch(self, batch: dict) -> bool:
-        """Whether the step is logged."""
-        trainer, objective = self.trainer, self.trainer.learning_objective
-        by_steps = trainer.args.logging_strategy == "steps"
-        due = by_steps and (trainer.state.global_step + 1) % trainer.state.logging_steps == 0
-        if not (due and trainer.has_teacher and objective.needs_unlabeled):
-            return False
-        threshold, scored = objective.confidence_threshold, trainer.settings.eval_classes
-        images = batch["unlabeled_pixel_values"]
-        self.seen = PseudoLabelHealth(images, trainer.class_names, threshold, objective.align_corners, scored)
-        return True
-
-    def before(self, teacher) -> None:
-        """See `PseudoLabelHealth`."""
-        self.seen.before(teacher)
-
-    def after(self, student, batch: dict) -> None:
-        """Over all processes."""
-        sums = sum_over_processes(self.trainer.accelerator, [self.seen.after(student, batch)])
-        self.trainer.journal.health = logs = self.seen.logs(sums)
-        step = self.trainer.state.global_step + 1
-        self.none_yet = self.none_yet and not logs["pseudo_above_threshold"]
-        if self.none_yet and step >= PATIENCE and step - self.trainer.state.logging_steps < PATIENCE:
-            logger.warning(
-                f"After {step} steps no sampled pseudo-label is above the confidence threshold "
-                f"({self.seen.threshold:g}; the mean is {logs['pseudo_confidence']:.2f}), so little or nothing is "
-                "learned from the unlabeled images. Train longer, from pretrained weights or with a higher "
-                "learning_rate, or lower confidence_threshold."
-            )

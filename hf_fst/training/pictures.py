@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
-from hf_fst.data.transforms import Normalization
 from hf_fst.drawing.overlays import colorize, default_palette, labels_in, legend, tiled
 from hf_fst.method.losses import IGNORE_INDEX
 from hf_fst.training.health import student_labels, teacher_labels
@@ -22,26 +21,30 @@ SAMPLES = 2  # images of a micro-batch that are shown, at most
 FADED = 0.2
 
 
-class Snapshot:
-    """What one step saw: made before its look-ahead, completed after it.
+class Pictures(Watcher):
+    """Draws what some steps see (`picture_steps`), on the first process only.
 
-    Looks at the first micro-batch of the group. Nothing here changes the run: networks label in evaluation mode, and
-    buffers that a labeling teacher moves are put back.
+    A picture is written to `output_dir/pictures/step-N.png` and sent to TensorBoard, trackio and W&B, if
+    `report_to` names them. Nothing here changes the run: networks label in evaluation mode, and buffers that this
+    changes are restored.
 
     Args:
-        batch: the micro-batch: `pixel_values` (B,3,H,W), `labels` (B,H,W), and `unlabeled_pixel_values` where the
-            objective learns from unlabeled images.
-        align_corners: how the network wants its logits resized.
-        normalization: of the images.
+        trainer: an `FSTTrainer`.
+        palette: colors of the classes, (C, 3); `overlays.default_palette` if not given.
     """
 
-    def __init__(self, batch: dict, align_corners: bool = False, normalization: Normalization | None = None):
-        self.images, self.align_corners = batch.get("unlabeled_pixel_values"), align_corners
-        self.colors = (normalization or Normalization()).colors
-        self.labels_before: torch.Tensor | None = None
-        self.labels_student: torch.Tensor | None = None
-        self.labels_mixed: torch.Tensor | None = None
-        self.batch: dict = batch
+    def __init__(self, trainer, palette: Sequence[Sequence[int]] | None = None):
+        super().__init__(trainer)
+        self.palette, self.batch = palette, None
+
+    def watch(self, batch: dict) -> bool:
+        """Whether the step gets a picture."""
+        every, step = self.trainer.settings.picture_steps, self.trainer.state.global_step + 1
+        due = bool(every) and (step == 1 or step % every == 0)
+        self.batch, self.images = batch if due else None, batch.get("unlabeled_pixel_values")
+        self.align_corners = self.trainer.learning_objective.align_corners
+        self.labels_before = self.labels_student = self.labels_mixed = None
+        return due
 
     def before(self, teacher) -> None:
         """Keep the labels that the teacher gives now; the last call before a virtual step counts (φ')."""
@@ -55,19 +58,27 @@ class Snapshot:
         if "mixed_pixel_values" in batch:
             self.labels_mixed = student_labels(student, batch["mixed_pixel_values"], self.align_corners)
 
-    def rows(self, palette: Sequence[Sequence[int]]) -> list[list[tuple[str, np.ndarray]]]:
-        """Titles and pictures, uint8 (H,W,3): one row an image without unlabeled images, else two.
+    def on_step_end(self, args, state, control, **kwargs):
+        """Draw, write, send."""
+        if self.batch is not None and state.is_world_process_zero:
+            names = self.trainer.class_names
+            picture = self.picture(names, default_palette(len(names)) if self.palette is None else self.palette)
+            folder = Path(args.output_dir, FOLDER)
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / f"step-{state.global_step}.png")
+            self._send(picture, state.global_step)
+        self.batch = None
 
-        Args:
-            palette: colors of the classes, (C, 3).
-        """
-        batch = self.batch
+    def rows(self, palette: Sequence[Sequence[int]]) -> list[list[tuple[str, np.ndarray]]]:
+        """Titles and pictures, uint8 (H,W,3), with colors (C,3) of the classes: one row an image without unlabeled
+        images, else two."""
+        batch, colors = self.batch, self.trainer.normalization.colors
         count = min(SAMPLES, len(batch["labels"] if self.images is None else self.images))
         rows = []
         for i in range(count):
             j = i % len(batch["labels"])  # with several unlabeled images for each labeled one
             labeled = [
-                ("labeled crop", self.colors(batch["pixel_values"][j])),
+                ("labeled crop", colors(batch["pixel_values"][j])),
                 (_labels_title("its labels", batch["labels"][j]), colorize(_array(batch["labels"][j]), palette)),
             ]
             if self.images is None:
@@ -77,7 +88,7 @@ class Snapshot:
                 labels, counts = batch["mixed_labels"][i], batch["mixed_weight"][i] > 0
                 title = "mixed labels" if counts.all() else "mixed labels (faded: weight 0)"
                 labeled += [
-                    ("mixed image", self.colors(batch["mixed_pixel_values"][i])),
+                    ("mixed image", colors(batch["mixed_pixel_values"][i])),
                     (title, marked(_array(labels), _array(counts), palette)),
                     ("student on it", colorize(_array(self.labels_mixed[i]), palette)),
                 ]
@@ -87,7 +98,7 @@ class Snapshot:
             pixels = valid.sum().clamp(min=1)
             share, mean = 100 * (changed.sum() / pixels).item(), (confidence.float().sum() / pixels).item()
             unlabeled = [
-                ("unlabeled crop", self.colors(self.images[i])),
+                ("unlabeled crop", colors(self.images[i])),
                 ("teacher before look-ahead", colorize(_array(self.labels_before[i]), palette)),
                 (f"teacher after it: {share:.1f} % changed", marked(_array(after), _array(changed), palette)),
                 (f"its confidence, mean {mean:.2f}", shades(_array(confidence.float()))),
@@ -103,53 +114,6 @@ class Snapshot:
         shown = labels_in(*(_array(labels[:SAMPLES]) for labels in maps if labels is not None))
         picture = tiled(self.rows(palette))
         return np.concatenate([picture, legend(names, palette, shown, picture.shape[1])])
-
-
-class Pictures(Watcher):
-    """Draws the snapshots of a trainer with `picture_steps`, on the first process only.
-
-    A picture is written to `output_dir/pictures/step-N.png` and sent to TensorBoard, trackio and W&B, if
-    `report_to` names them.
-
-    Args:
-        trainer: an `FSTTrainer`.
-        palette: colors of the classes, (C, 3); `overlays.default_palette` if not given.
-    """
-
-    def __init__(self, trainer, palette: Sequence[Sequence[int]] | None = None):
-        super().__init__(trainer)
-        self.palette = palette
-        self.taken: Snapshot | None = None
-
-    def watch(self, batch: dict) -> bool:
-        """Whether the step gets a picture."""
-        trainer = self.trainer
-        every, step = trainer.settings.picture_steps, trainer.state.global_step + 1
-        self.taken = None
-        if every and (step == 1 or step % every == 0):
-            self.taken = Snapshot(batch, trainer.learning_objective.align_corners, trainer.normalization)
-        return self.taken is not None
-
-    def before(self, teacher) -> None:
-        """See `Snapshot`."""
-        self.taken.before(teacher)
-
-    def after(self, student, batch: dict) -> None:
-        """See `Snapshot`."""
-        self.taken.after(student, batch)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """Draw, write, send."""
-        taken, self.taken = self.taken, None
-        if taken is None or not state.is_world_process_zero:
-            return
-        names = self.trainer.class_names
-        palette = default_palette(len(names)) if self.palette is None else self.palette
-        picture = taken.picture(names, palette)
-        folder = Path(args.output_dir, FOLDER)
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(folder / f"step-{state.global_step}.png")
-        self._send(picture, state.global_step)
 
     def _send(self, picture: np.ndarray, step: int) -> None:
         for callback in self.trainer.callback_handler.callbacks:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from hf_fst.method.objectives import ClassMixObjective, CutMixObjective, EntropyDropObjective, PseudoLabelObjective
-from hf_fst.training.health import PseudoLabelHealth
+from hf_fst.training.health import Health
 from tests import tiny
 from tests.device import on_device
 from tests.method.test_terms import BATCH, ONE, PLAIN, QUIET, ZERO, image, losses, teacher
@@ -87,14 +88,17 @@ def test_entropy_drop_ranks_and_counts_pixels_of_images_alone():
 
 
 def test_health_is_a_share_of_the_pixels_of_images():
-    health = PseudoLabelHealth(on_device(torch.zeros(1, 3, 1, 4)), ["a", "b", "c"], 0.9)
+    objective = SimpleNamespace(confidence_threshold=0.9, align_corners=False)
+    settings = SimpleNamespace(eval_classes=None)
+    health = Health(SimpleNamespace(class_names=["a", "b", "c"], learning_objective=objective, settings=settings))
+    health.images = on_device(torch.zeros(1, 3, 1, 4))
     health.labels_before = on_device(torch.tensor([[[0, 0, 1, 1]]]))
     batch = {
         "pseudo_labels": torch.tensor([[[0, 1, 1, 255]]]),
         "pseudo_confidence": torch.tensor([[[0.95, 0.5, 0.95, 0.0]]]),
         "unlabeled_labels": torch.tensor([[[0, 1, 0, 2]]]),
     }
-    found = health.logs(health.after(tiny.model(dtype=torch.float32), on_device(batch)))
+    found = health.logs(health.sums(tiny.model(dtype=torch.float32), on_device(batch)))
     assert found["pseudo_changed"] == pytest.approx(1 / 3) and found["pseudo_above_threshold"] == pytest.approx(2 / 3)
     assert found["pseudo_confidence"] == pytest.approx(2.4 / 3) and found["pseudo_accuracy"] == pytest.approx(2 / 3)
     assert math.isclose(sum(found[f"pseudo_share_{name}"] for name in "abc"), 1)

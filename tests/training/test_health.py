@@ -7,7 +7,6 @@ import torch
 
 from hf_fst.errors import UserError
 from hf_fst.training import health
-from hf_fst.training.health import PseudoLabelHealth
 
 SUMS = {
     "pixels": torch.tensor(8),
@@ -21,8 +20,15 @@ SUMS = {
 }
 
 
+def watcher(names=("sky", "road", "car"), scored=None, **more):
+    """The callback of a stand-in for a trainer."""
+    objective = SimpleNamespace(confidence_threshold=0.9, align_corners=False)
+    settings = SimpleNamespace(eval_classes=scored)
+    return health.Health(SimpleNamespace(class_names=names, settings=settings, learning_objective=objective, **more))
+
+
 def logs(scored=None):
-    return PseudoLabelHealth(torch.zeros(1, 3, 2, 4), ["sky", "road", "car"], 0.9, scored=scored).logs(SUMS)
+    return watcher(scored=scored).logs(SUMS)
 
 
 def test_shares_are_of_all_pixels():
@@ -41,9 +47,8 @@ def test_truth_is_over_the_scored_classes():
 
 
 def test_an_objective_that_gives_no_pseudo_labels_is_told_what_to_give():
-    seen = PseudoLabelHealth(torch.zeros(1, 3, 2, 4), ["sky", "road"], 0.9)
     with pytest.raises(UserError, match="gives no pseudo_confidence, which are logged"):
-        seen.after(None, {"pseudo_labels": torch.zeros(1, 2, 4, dtype=torch.int64)})
+        watcher().sums(None, {"pseudo_labels": torch.zeros(1, 2, 4, dtype=torch.int64)})
 
 
 @pytest.mark.parametrize(
@@ -54,11 +59,11 @@ def test_pseudo_labels_that_stay_below_the_threshold_are_warned_of_once(monkeypa
     monkeypatch.setattr(health, "sum_over_processes", lambda accelerator, sums: sums)
     monkeypatch.setattr(health.logger, "warning", lambda text: told.append(int(text.split()[1])))
     state = SimpleNamespace(global_step=0, logging_steps=50)
-    watcher = health.Health(SimpleNamespace(accelerator=None, state=state, journal=SimpleNamespace()))
-    watcher.on_train_begin(None, None, None)
+    watching = watcher(accelerator=None, state=state, journal=SimpleNamespace())
+    watching.on_train_begin(None, None, None)
     for step in range(50, 301, 50):
         logs = {"pseudo_above_threshold": shares.get(step, 0.0), "pseudo_confidence": 0.3}
-        watcher.seen = SimpleNamespace(after=lambda *_: {}, logs=lambda _, logs=logs: logs, threshold=0.9)
+        watching.sums, watching.logs = lambda *_: {}, lambda _, logs=logs: logs
         state.global_step = step - 1
-        watcher.after(None, {})
+        watching.after(None, {})
     assert told == warned_at

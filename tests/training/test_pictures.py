@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import random
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
@@ -15,7 +17,7 @@ from transformers.trainer_callback import TrainerState
 
 from hf_fst.data.transforms import Normalization
 from hf_fst.method.rules import RULES
-from hf_fst.training.pictures import Pictures, Snapshot
+from hf_fst.training.pictures import Pictures
 from hf_fst.training.settings import Settings
 from tests import tiny
 from tests.device import noise_state
@@ -91,7 +93,7 @@ def test_only_the_first_process_writes(tmp_path):
 
 
 class Kept:
-    """The snapshot of a trainer's last step."""
+    """The callback of a trainer as it was at the end of the last step."""
 
     def __init__(self, trainer):
         self.trainer, self.last = trainer, None
@@ -99,7 +101,7 @@ class Kept:
         draw = pictures.on_step_end
 
         def on_step_end(*args, **kwargs):
-            self.last = pictures.taken
+            self.last = copy.copy(pictures)
             draw(*args, **kwargs)
 
         pictures.on_step_end = on_step_end
@@ -149,10 +151,19 @@ class Says:
         return self
 
 
+def watching(batch):
+    """The callback of a stand-in for a trainer, at its first step."""
+    parts = {"state": SimpleNamespace(global_step=0), "normalization": Normalization()}
+    parts |= {"settings": SimpleNamespace(picture_steps=1), "learning_objective": SimpleNamespace(align_corners=False)}
+    seen = Pictures(SimpleNamespace(**parts))
+    assert seen.watch(batch)
+    return seen
+
+
 def test_changed_pixels_are_in_color_and_the_others_faded():
     crops = torch.zeros(1, 3, 2, 2)
     labels = torch.tensor([[[2, 255], [0, 0]]])
-    seen = Snapshot({"pixel_values": crops, "labels": labels, "unlabeled_pixel_values": crops})
+    seen = watching({"pixel_values": crops, "labels": labels, "unlabeled_pixel_values": crops})
     seen.before(Says([[0, 1], [1, 2]]))
     prepared = {
         "pseudo_labels": torch.tensor([[[0, 1], [1, 0]]]),
@@ -193,7 +204,7 @@ def test_changed_pixels_are_in_color_and_the_others_faded():
 
 def test_labeled_images_alone_make_one_row_each():
     batch = {"pixel_values": torch.zeros(3, 3, 2, 2), "labels": torch.zeros(3, 2, 2, dtype=torch.int64)}
-    seen = Snapshot(batch)
+    seen = watching(batch)
     seen.before(None)  # nobody labels
     seen.after(Says([[1, 1], [1, 1]]), batch)
     rows = seen.rows(PALETTE)
