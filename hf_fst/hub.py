@@ -39,7 +39,8 @@ def asked_once(name: str | Path) -> Iterator[str | None]:
     Args:
         name: an id on the Hub; nothing is asked for a file or a directory, or what can be no id.
     """
-    fault, before = silence(str(name)) if _may_be_there(name) else None, constants.HF_HUB_OFFLINE
+    may_be_there, before = is_repo_id(str(name)) and not Path(name).exists(), constants.HF_HUB_OFFLINE
+    fault = silence(str(name)) if may_be_there else None
     constants.HF_HUB_OFFLINE = before or fault is not None
     try:
         yield fault
@@ -49,11 +50,8 @@ def asked_once(name: str | Path) -> Iterator[str | None]:
 
 @contextmanager
 def hub(name: str | Path) -> Iterator[None]:
-    """As `asked_once`; failures become one sentence.
-
-    Raises:
-        RunError: the Hub does not answer and `name` was not downloaded before, or the connection breaks.
-    """
+    """As `asked_once`, but raises `RunError` if `name` was not downloaded before and the Hub does not answer, or the
+    connection breaks."""
     with asked_once(name) as fault:
         try:
             yield
@@ -73,12 +71,13 @@ def hub(name: str | Path) -> Iterator[None]:
             ) from error
 
 
-def _may_be_there(name: str | Path) -> bool:
+def is_repo_id(name: str) -> bool:
+    """Whether a name can be an id on the Hub, such as owner/name."""
     try:
-        validate_repo_id(str(name))
+        validate_repo_id(name)
     except HFValidationError:
         return False
-    return not Path(name).exists()
+    return True
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

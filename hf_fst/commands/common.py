@@ -6,7 +6,6 @@ Commands are imported for `--help` and completion too, so whatever takes time is
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
@@ -67,15 +66,19 @@ Workers = Annotated[
 
 
 def look(model: str, resize: str | None, window: int | None, stride: int | None, scales: str, flip: bool):
-    """The `Look` of the options above.
-
-    Raises:
-        UsageError: a list of numbers is none.
-    """
+    """The `Look` of the options above. Raises `UsageError` where a list of numbers is none."""
     from hf_fst.evaluation.inference import Look
+    from hf_fst.recipes.evaluation import recipe_of
 
     if resize is None:
-        size = _resize_of_run(model)
+        try:
+            recipe = recipe_of(model)
+        except UserError as error:
+            raise UserError(
+                f"recipe.yaml of {model} does not say at what size the run was evaluated ({in_a_line(error)}); give "
+                "--resize, or correct it."
+            ) from error
+        size = recipe and recipe.evaluated_size
     elif resize in ("none", "model"):
         size = None if resize == "none" else resize
     else:
@@ -88,28 +91,6 @@ def which(student: bool) -> str:
     return "student" if student else "teacher"
 
 
-def _resize_of_run(model: str) -> list[int] | None:
-    """[height, width] of the recipe beside the model, or beside the checkpoints it is one of; None without one."""
-    recipe = (Path(model).parent if Path(model).name.startswith("checkpoint-") else Path(model)) / "recipe.yaml"
-    if not recipe.is_file():
-        return None
-    import yaml
-
-    try:
-        values = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("it is not a recipe")
-        size = next((values[key] for key in ("eval_resize", "unlabeled_resize", "resize") if key in values), None)
-        if size is not None and not (isinstance(size, list) and [type(side) for side in size] == [int, int]):
-            raise ValueError(f"{size!r} is not [height, width]")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{recipe} does not say at what size the run was evaluated ({in_a_line(error)}); give --resize, or correct "
-            "it."
-        ) from error
-    return size
-
-
 def numbers(text: str, option: str, kind: type, count: int | None = None) -> list:
     """Numbers with commas between them, which is how every option takes a list of numbers.
 
@@ -120,7 +101,7 @@ def numbers(text: str, option: str, kind: type, count: int | None = None) -> lis
         count: how many there must be; None for one or more.
 
     Raises:
-        UsageError: one is not such a number, or there are too few or too many.
+        UsageError: it is anything else.
     """
     try:
         values = [kind(part) for part in text.split(",")]
@@ -132,11 +113,7 @@ def numbers(text: str, option: str, kind: type, count: int | None = None) -> lis
 
 
 def options(pairs: list[str]) -> dict[str, object]:
-    """`KEY=VALUE` pairs of a dataset's options, the values as YAML.
-
-    Raises:
-        UsageError: one has no `=`, or its value is no YAML.
-    """
+    """`KEY=VALUE` pairs of a dataset's options, the values as YAML. Raises `UsageError` for anything else."""
     from hf_fst.recipes.load import parse_option
 
     found = {}

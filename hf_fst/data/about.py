@@ -1,13 +1,16 @@
-"""What is known about each dataset without its files: its classes, and what a model card says about it."""
+"""What is known about each dataset without its files: its classes and their colors, and what a model card says of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_fst.data.camvid import NAMES as CAMVID
-from hf_fst.data.cityscapes import NAMES as CITYSCAPES
-from hf_fst.data.street.dataset import NAMES as STREET
-from hf_fst.data.voc import NAMES as VOC
+from hf_fst.data.camvid import LABELS
+from hf_fst.data.cityscapes import NAMES, PALETTE
+from hf_fst.data.street import dataset as street
+from hf_fst.data.voc import LABELS as VOC_LABELS
+
+CAMVID, VOC = (dict(zip(labels.names, labels.palette, strict=True)) for labels in (LABELS, VOC_LABELS))
+CITYSCAPES, STREET = dict(zip(NAMES, PALETTE, strict=True)), dict(zip(street.NAMES, street.PALETTE, strict=True))
 
 
 @dataclass(frozen=True)
@@ -16,14 +19,14 @@ class About:
 
     Args:
         title: display name.
-        classes: names of its classes; None if they come with the files.
+        classes: the color [r, g, b] of each class, by name; None if they come with the files.
         license: of the data, if it has one.
         source: URL of its home page.
         note: a sentence about its limitations.
     """
 
     title: str
-    classes: list[str] | None = None
+    classes: dict[str, list[int]] | None = None
     license: str | None = None
     source: str | None = None
     note: str | None = None

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 
 from hf_fst.data.files import split_of
 from hf_fst.data.folders import read_id2label, read_json
-from hf_fst.data.labels import LabelMap
+from hf_fst.data.labels import LabelMap, are_colors
 from hf_fst.errors import MissingError, UserError, in_a_line
 from hf_fst.hub import asked_once
 
@@ -20,6 +20,7 @@ from hf_fst.hub import asked_once
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg", "jpeg")
 LABEL_COLUMNS = ("label", "labels", "annotation", "mask", "segmentation", "label.png", "seg.png", "mask.png", "png")
 
+BYTES, TEXT = ("binary", "large_binary"), ("string", "large_string")  # Arrow's types
 LONGEST = 4096  # characters of a path
 
 
@@ -46,10 +47,7 @@ def hub(
         label: column of the masks; None for the first of `LABEL_COLUMNS`. Without any, the images are unlabeled.
         names: class names by train id: a list, an `{id: name}`, or a JSON file of either. Not needed where the masks
             are a `LabelMap` already, or for unlabeled images, or where a local path holds `id2label.json`.
-        id_map: train id (or 255) of each raw id, a list or `{raw id: train id}`, as in `LabelMap`; [255, 0, 1, ...] where
-            raw 0 means ignored.
-        colors: an `[r, g, b]` for each raw id, or a JSON file of them, for masks of colors.
-        mask_orientation: see `LabelMap`; for masks of images that EXIF rotates.
+        id_map, colors, mask_orientation: as for `folder`; id_map is [255, 0, 1, ...] where raw 0 means ignored.
         streaming: gives iterable datasets.
 
     Raises:
@@ -131,26 +129,24 @@ def _beside(row: dict, column: str, folder: str) -> dict:
     return {column: path if path is None or "://" in path else str(Path(folder, path))}
 
 
-def _holds_images(feature) -> bool:
-    """Whether a column holds images or what can be cast to them: bytes, paths, or both."""
+def holds_images(feature, paths: bool = True) -> bool:
+    """Whether a column holds images or what can be cast to them: bytes, `paths`, or both in a struct."""
     if isinstance(feature, dict):
-        return "bytes" in feature or set(feature) == {"path"}
+        return "bytes" in feature or (paths and set(feature) == {"path"})
     if isinstance(feature, datasets.Value):
-        return feature.dtype in ("binary", "large_binary", "string", "large_string")
+        return feature.dtype in (BYTES + TEXT if paths else BYTES)
     return isinstance(feature, datasets.Image)
 
 
 def _palette(count: int, data_dir: str) -> list[list[int]] | None:
     """The colors in the `palette.json` of a local dataset; None if there are none for `count` classes."""
     path = Path(data_dir) / "palette.json"
-    colors = read_json(path) if path.is_file() else []
-    if not isinstance(colors, list) or not all(_is_color(color) for color in colors):
+    if not path.is_file():
+        return None
+    colors = read_json(path)
+    if not are_colors(colors):
         raise UserError(f"{path} must hold an [r, g, b] of 0 to 255 for each class; correct it or remove it.")
     return colors if len(colors) == count else None
-
-
-def _is_color(color: object) -> bool:
-    return isinstance(color, list) and len(color) == 3 and all(type(c) is int and 0 <= c <= 255 for c in color)
 
 
 def _find(given: str | None, usual: tuple[str, ...], features: dict, what: str, needed: bool = True) -> str | None:
@@ -163,7 +159,7 @@ def _find(given: str | None, usual: tuple[str, ...], features: dict, what: str, 
     feature = features[found]
     if isinstance(feature, datasets.Value) and feature.dtype == "null":
         raise UserError(f"The column {found!r} should hold {what}, but it is empty in every row; name another.")
-    if not _holds_images(feature):
+    if not holds_images(feature):
         kind = type(feature).__name__
         raise UserError(
             f"The column {found!r} should hold {what} (feature Image, or their bytes or paths), but it holds {kind}; "

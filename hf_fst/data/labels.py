@@ -21,8 +21,8 @@ from hf_fst.errors import DataError, UserError
 
 IGNORED = 255
 ORIENTATIONS = (None, "upright", "stored")
-# What a decoded mask carries in its `info`, and a PNG made of it in its chunk tRNS: that ignored pixels are transparent.
-# Pillow passes it on through resize, crop, copy and the like, so that a mask of train ids is distinguished from raw ids.
+# In the `info` of a decoded mask, and in the tRNS chunk of its PNG: ignored pixels are transparent. Pillow keeps it
+# through resize, crop, copy and the like, so that train ids are not taken for raw ids.
 MARK = {"transparency": IGNORED}
 STORED_AS = "mask.png"  # name of a mask that was given as pixels
 
@@ -30,7 +30,9 @@ STORED_AS = "mask.png"  # name of a mask that was given as pixels
 def check_names(names: Sequence[str], source: str) -> None:
     """Checks that class names are unique, also after blanks become underscores as in logs. Raises `UserError`."""
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{source} has the class names {names!r}; give a list of text, in the order of the train ids.")
+        raise UserError(
+            f"{source} has the class names {names!r}; give a list of names, in the order of the train ids."
+        )
     if len(names) > IGNORED:
         raise UserError(f"{source} names {len(names)} classes, but {IGNORED} is the most ({IGNORED} means ignored).")
     spelled: dict[str, str] = {}
@@ -42,12 +44,14 @@ def check_names(names: Sequence[str], source: str) -> None:
         spelled[plain] = name
 
 
-def id_list(id_map: Sequence[int] | dict | None) -> list[int] | None:
-    """An id map as a list by raw id, from a list or a dict `{raw id: train id}`; raw ids that it leaves out are unknown.
+def plain_names(names: Sequence[str]) -> list[str]:
+    """Class names as they are compared: case, blanks and underscores do not matter."""
+    return ["".join(str(name).casefold().replace("_", " ").split()) for name in names]
 
-    Raises:
-        UserError: ids that are no whole numbers from 0 to 255.
-    """
+
+def id_list(id_map: Sequence[int] | dict | None) -> list[int] | None:
+    """An id map as a list by raw id, from a list or a dict `{raw id: train id}`; raw ids that it leaves out are
+    unknown. Raises `UserError` for ids that are no whole numbers from 0 to 255."""
     if id_map is None:
         return None
     try:
@@ -67,7 +71,7 @@ def id_list(id_map: Sequence[int] | dict | None) -> list[int] | None:
 
 
 def _whole(number: Any) -> int:
-    """A whole number, also as text or as 1.0. `int()` alone would make 0 of 0.5 and 1 of True."""
+    """A whole number, also as text or as 1.0. `int()` alone would turn 0.5 into 0 and True into 1."""
     return int(f"{number}".removesuffix(".0"))
 
 
@@ -85,16 +89,14 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _check_colors(colors: Sequence[Sequence[int]]) -> None:
+def are_colors(colors: Any) -> bool:
+    """Whether these are an [r, g, b] of 0 to 255 or more of them, in a list."""
     try:
         values = np.asarray(colors)
     except ValueError:  # lists of different lengths
-        values = np.zeros(0)
-    fits = values.ndim == 2 and values.shape[1] == 3 and values.dtype.kind in "iu"
-    if not fits or values.min() < 0 or values.max() > 255:
-        raise UserError(
-            f"colors is {colors!r}; give an [r, g, b] of 0 to 255 for each raw id, as [[0, 0, 0], [255, 0, 0]]."
-        )
+        return False
+    whole = values.ndim == 2 and values.shape[1] == 3 and values.dtype.kind in "iu"
+    return whole and values.min() >= 0 and values.max() <= 255
 
 
 @dataclass
@@ -113,8 +115,8 @@ class LabelMap(datasets.Image):
         colors: an `[r, g, b]` for each *raw* id; with it RGB(A) files are read by color, and palette images whose palette
             has these colors in another order.
         first_channel: the raw id is the first channel of an RGB file of 8 or 16 bits (SYNTHIA).
-        orientation: of masks beside images that EXIF turns: "upright" as the image is shown, "stored" as its pixels are
-            stored, None to find out from the sizes, and where these agree from the edges.
+        orientation: of masks of images that EXIF rotates: "upright" as the image is shown, "stored" as its pixels are
+            stored, None to go by the sizes, or by the edges where the sizes agree.
 
     Decoding raises `DataError`, naming the file, for an unreadable file, a kind of file not listed here, or an id or
     color that is not known.
@@ -133,8 +135,10 @@ class LabelMap(datasets.Image):
         self.id_map = id_list(self.id_map)
         if self.orientation not in ORIENTATIONS:
             raise UserError(f"orientation is {self.orientation!r}; give 'upright', 'stored' or None.")
-        if self.colors is not None:
-            _check_colors(self.colors)
+        if self.colors is not None and not are_colors(self.colors):
+            raise UserError(
+                f"colors is {self.colors!r}; give an [r, g, b] of 0 to 255 for each raw id, as [[0, 0, 0], [255, 0, 0]]."
+            )
         if self.names is None:
             return
         check_names(self.names, "The dataset")
@@ -150,7 +154,7 @@ class LabelMap(datasets.Image):
             )
 
     def onto(self, names: Sequence[str], classes: dict[str, str]) -> LabelMap:
-        """The same masks with the classes `names`; a class takes the color of the first of its own that becomes it.
+        """The same masks with the classes `names`, each in the color of the first old class that becomes it.
 
         Args:
             names: the new class names, by train id.
@@ -182,12 +186,12 @@ class LabelMap(datasets.Image):
         return image
 
     def known(self) -> list[int | None]:
-        """The train id of each raw id of 0 to 255, None where it is not known."""
+        """The train id of each raw id from 0 to 255, None where it is unknown."""
         train_ids = self.id_map if self.id_map is not None else range(len(self.names) if self.names else IGNORED)
         return [*train_ids, *[None] * (IGNORED - len(train_ids)), IGNORED][: IGNORED + 1]
 
     def train_ids(self, ids: np.ndarray, value: dict) -> PIL.Image.Image:
-        """The train ids, mode "L", of the raw ids (H,W) of the mask `value`. Raises `DataError` for unknown ones."""
+        """Raw ids (H,W) of the mask `value` as train ids, mode "L". Raises `DataError` for unknown ones."""
         known = self.known()
         unknown = np.unique(ids[(ids < 0) | (ids > IGNORED)]).tolist() if ids.dtype != np.uint8 else []
         image = PIL.Image.fromarray(ids.astype(np.uint8, copy=False))
@@ -213,11 +217,9 @@ class LabelMap(datasets.Image):
         return self.id_map is None and not self.first_channel
 
     def encode_example(self, value: Any) -> dict:
-        """Gives the stored form: of a file or its bytes as they are, of train ids (H,W) with the raw ids of these.
-
-        Raises:
-            DataError: train ids out of range or without a raw id, or bytes that could hold raw ids or train ids.
-        """
+        """The stored form: of a file or its bytes as they are, of train ids (H,W) with their raw ids. Raises
+        `DataError` for train ids out of range or without a raw id, and for bytes that could hold raw ids or train
+        ids."""
         if isinstance(value, list | np.ndarray):
             return self._store(self._checked(np.asarray(filled(value))))
         stored = super().encode_example(value)

@@ -18,7 +18,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 from transformers import ImageProcessingMixin, PreTrainedModel
 
-from hf_fst.data.labels import LabelMap
+from hf_fst.data.labels import LabelMap, plain_names
 from hf_fst.data.pairing import collate
 from hf_fst.data.transforms import Normalization, PadTo, ResizeWithin
 from hf_fst.data.views import View
@@ -34,14 +34,11 @@ logger = logging.getLogger(__name__)
 
 
 class Prepare:
-    """Turns image and mask into model input: the image processor's scaling and normalization, and a resize on request.
+    """Turns image and mask into model input: the image processor's scaling and normalization, and the resize of
+    `look`.
 
-    It never touches the mask, but for `crop`.
-
-    Args:
-        processor: the model's image processor.
-        look: says which size the image gets.
-        crop: side of the middle part of image and mask that alone is looked at, padded where smaller (0, 255).
+    It never touches the mask, but for `crop`: the side of the middle part of both that alone is looked at, padded
+    where smaller (0, 255).
     """
 
     def __init__(self, processor: Any, look: Look = WHOLE, crop: int | None = None):
@@ -67,11 +64,8 @@ class Prepare:
 
 
 def as_dataset(dataset: Any, split: str, names: list[str]) -> tuple[datasets.Dataset, str, bool]:
-    """Finds the split and the columns: (dataset, split's name, whether it has labels).
-
-    Raises:
-        UserError: a missing split or column, a streamed dataset, or one without a single image.
-    """
+    """Finds the split and the columns: (dataset, split's name, whether it has labels). Raises `UserError` for a
+    missing split or column, a streamed dataset, or one without images."""
     if isinstance(dataset, dict):
         if split not in dataset:
             raise UserError(f"The dataset has no split {split!r} (it has {', '.join(dataset)}); choose another.")
@@ -107,8 +101,9 @@ def check_classes(network: PreTrainedModel, label_map: LabelMap | None, name: st
             f"The model {name} has {len(names)} classes and the dataset {len(theirs)}: evaluate it on a dataset "
             "with the classes it was trained on."
         )
-    if theirs != names and names != [f"LABEL_{index}" for index in range(len(names))]:
-        other = next(index for index, pair in enumerate(zip(names, theirs, strict=True)) if pair[0] != pair[1])
+    pairs = zip(plain_names(names), plain_names(theirs), strict=True)
+    other = next((index for index, (ours, other) in enumerate(pairs) if ours != other), None)
+    if other is not None and names != [f"LABEL_{index}" for index in range(len(names))]:
         logger.warning(
             "Class %d is %r for the model and %r in the dataset; they are scored as the same.",
             *(other, names[other], theirs[other]),

@@ -7,33 +7,15 @@ A field of a rule or an objective refers to its row in `TABLE` and holds the pub
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import numbers
-import typing
 from collections.abc import Mapping
-from types import NoneType, UnionType
 from typing import Any
 
 from hf_fst.errors import UserError
+from hf_fst.kinds import fits, hints_of, in_words
 
 MOST = 1000  # virtual steps in a step, or unlabeled images for a labeled one; more would never end
-UNIONS = (typing.Union, UnionType)
-KINDS = {
-    bool: (bool, "true or false"),
-    int: (numbers.Integral, "a whole number"),
-    float: (numbers.Real, "a number"),
-    str: (str, "text"),
-    list: ((list, tuple), "a list"),
-    dict: (dict, "a mapping"),
-}
-hints_of = functools.cache(typing.get_type_hints)  # of each field of a class; finding them takes milliseconds
-
-
-def alternatives(annotation: Any) -> list:
-    """The types that an annotation allows, without None."""
-    kinds = typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
-    return [kind for kind in kinds if kind is not NoneType]
 
 
 class Option(str):
@@ -81,11 +63,8 @@ class Option(str):
         """
         if value is None:
             return
-        kinds = [typing.get_origin(kind) or kind for kind in alternatives(annotation)]
-        accepted = [KINDS[kind] for kind in kinds]
-        fits = any(isinstance(value, kind) for kind, _ in accepted)
-        if not fits or (isinstance(value, bool) and bool not in kinds):
-            raise UserError(f"{name} is {value!r}; give {' or '.join(words for _, words in accepted)}.")
+        if not fits(value, annotation):
+            raise UserError(f"{name} is {value!r}; give {in_words(annotation)}.")
         if self.choices is not None and value not in self.choices:
             if len(self.choices) == 1:
                 raise UserError(f"{name} is {value!r}; use {self.choices[0]!r} or leave it out.")

@@ -16,8 +16,9 @@ import torch
 from torchvision import tv_tensors
 from transformers import PreTrainedModel
 
-from hf_fst.data import PALETTES
+from hf_fst.data.about import ABOUT
 from hf_fst.data.images import decode_pixels, file_of
+from hf_fst.data.labels import plain_names
 from hf_fst.drawing.overlays import default_palette
 from hf_fst.errors import DataError
 from hf_fst.evaluation.inference import WHOLE, Look, fitting, predict, segment
@@ -68,6 +69,7 @@ class Segmenter:
         self.view, self.which = look, which
         self.name = Path(model).resolve().name if Path(model).is_dir() else str(model)
         self.names = class_names(network.config)
+        self.kind = np.uint8 if len(self.names) <= 256 else np.uint16  # of ids
         self.palette = palette_of(model, self.names)
         self.revision = revision_of(self.network)
         self.protocol = look.protocol
@@ -89,17 +91,15 @@ class Segmenter:
 
     def classes(self, pictures: Sequence[Picture]) -> list[np.ndarray]:
         """The class of each pixel, uint8 (H, W) (uint16 from 256 classes on), at the images' full size."""
-        kind = np.uint8 if len(self.names) <= 256 else np.uint16
-        return self._each(pictures, lambda found: found.cpu().numpy().astype(kind), predict)
+        return self._each(pictures, lambda found: found.cpu().numpy().astype(self.kind), predict)
 
     def confident_classes(self, pictures: Sequence[Picture]) -> list[tuple[np.ndarray, np.ndarray]]:
         """The class of each pixel as `classes` gives it, and its probability, float32 (H, W) in 0..1."""
-        kind = np.uint8 if len(self.names) <= 256 else np.uint16
 
         def both(logits: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
             # log-probabilities, which several views give, stay what they are under a softmax
             confidence, found = logits.softmax(dim=0).max(dim=0)
-            return found.cpu().numpy().astype(kind), confidence.cpu().numpy()
+            return found.cpu().numpy().astype(self.kind), confidence.cpu().numpy()
 
         return self._each(pictures, both, segment)
 
@@ -121,11 +121,11 @@ def palette_of(model: str | Path, names: list[str]) -> np.ndarray:
     """Colors of the classes, uint8 (C, 3): those of the run, else of a known dataset with these classes, else our own."""
     if (Path(model) / FACTS_FILE).is_file():
         facts = RunFacts.load(model)
-        spelled = [name.replace(" ", "_") for name in names]  # as the log does
-        if len(facts.palette or ()) == len(names) and facts.classes == spelled:
+        if len(facts.palette or ()) == len(names) and plain_names(facts.classes) == plain_names(names):
             return np.array(facts.palette, dtype=np.uint8)
-    known = next((palette for theirs, palette in PALETTES if list(theirs) == names), None)
-    return default_palette(len(names)) if known is None else np.array(known, dtype=np.uint8)
+    known = (about.classes for about in ABOUT.values() if about.classes is not None)
+    palette = next((list(own.values()) for own in known if plain_names([*own]) == plain_names(names)), None)
+    return default_palette(len(names)) if palette is None else np.array(palette, dtype=np.uint8)
 
 
 def revision_of(network: PreTrainedModel) -> str:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import datasets
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
 from hf_fst.data.files import SUFFIXES
-from hf_fst.data.hub import IMAGE_COLUMNS, loading
+from hf_fst.data.hub import IMAGE_COLUMNS, holds_images, loading
 from hf_fst.errors import DataError, MissingError, RunError, UserError, in_a_line
 from hf_fst.prediction.files import fingerprint, list_inputs, stamp
 
@@ -40,10 +40,7 @@ class Folder:
     root: Path
     identity: dict[str, Any]
     failed: list[dict[str, str]]
-
-    @property
-    def units(self) -> int:
-        return 1
+    units: ClassVar[int] = 1
 
     @property
     def count(self) -> int | None:
@@ -74,14 +71,11 @@ class Stream:
     files: list[Path]
     failed: list[dict[str, str]]
     local_files: bool
+    count: ClassVar[None] = None
 
     @property
     def units(self) -> int:
         return len(self.names)
-
-    @property
-    def count(self) -> int | None:
-        return None
 
     def rows(self, unit: int) -> Iterator[Row]:
         part = enumerate(self.dataset.shard(num_shards=self.units, index=unit))
@@ -159,7 +153,11 @@ def open_source(
     if not path.exists() and not path.is_symlink():
         if path.is_absolute() or source.startswith(".") or len(path.parts) > 2 or source.endswith("/"):
             raise MissingError(f"There is no {source}; give a folder, a Parquet or .tar file, or a Hub id.")
-        return _hub(source, split, column, config, revision, local_files)
+        with loading(source):
+            revision = HfApi().dataset_info(source, revision=revision).sha  # the order must not change while we read
+            dataset = datasets.load_dataset(source, config, split=split, revision=revision, streaming=True)
+        identity = {"dataset": source, "config": config, "split": split, "revision": revision}
+        return _stream(dataset, column, None, identity, source, [], [], local_files)
     files, _, failed = list_inputs(path, (*STREAMED, *SUFFIXES), skip)
     root = path if path.is_dir() else path.parent
     kinds = {file.suffix.lower() for file in files} & set(STREAMED)
@@ -182,31 +180,13 @@ def open_source(
         raise UserError(f"{files[0]} cannot be read ({in_a_line(error)}); replace it or remove it.") from error
 
 
-def _hub(
-    source: str, split: str, column: str | None, config: str | None, revision: str | None, local_files: bool
-) -> Stream:
-    with loading(source):
-        revision = HfApi().dataset_info(source, revision=revision).sha  # the order must not change while we read
-        dataset = datasets.load_dataset(source, config, split=split, revision=revision, streaming=True)
-    identity = {"dataset": source, "config": config, "split": split, "revision": revision}
-    return _stream(dataset, column, None, identity, source, [], [], local_files)
-
-
-def _holds_images(feature) -> bool:
-    """Whether a column holds images, or bytes, which are image files, by themselves or in a struct."""
-    if isinstance(feature, dict):
-        feature = feature.get("bytes")
-    is_bytes = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
-    return is_bytes or isinstance(feature, datasets.Image)
-
-
 def _stream(
     dataset, column: str | None, names: list[str] | None, identity: dict, source: str, files, failed, local_files
 ) -> Stream:
     if dataset.features is None:
         dataset = dataset._resolve_features()  # a stream may know its columns only from its first row
     wanted = (column,) if column is not None else IMAGE_COLUMNS
-    column = next((name for name in wanted if _holds_images(dataset.features.get(name))), None)
+    column = next((name for name in wanted if holds_images(dataset.features.get(name), paths=False)), None)
     if column is None:
         empty = [name for name in wanted if dataset.features.get(name) == datasets.Value("null")]
         if empty:

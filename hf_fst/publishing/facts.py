@@ -14,10 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
-
 from hf_fst.errors import MissingError, UserError
+from hf_fst.hub import is_repo_id
 
 FACTS_FILE = "fst_run.json"
 Plain = bool | int | float | str | list | None
@@ -71,17 +69,8 @@ class Scores:
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, float], model: str, classes: Sequence[str], prefix: str = "eval"):
-        """Reads them from a log entry with keys such as `eval_teacher_mean_iou` and `eval_teacher_iou_road`.
-
-        Args:
-            metrics: the entry.
-            model: `student` or `teacher`.
-            classes: names of all classes.
-            prefix: `eval`, or what the evaluation was called.
-
-        Raises:
-            UserError: it has no mean IoU of that model.
-        """
+        """Reads them from a log entry with keys such as `eval_teacher_mean_iou` and `eval_teacher_iou_road`. `prefix`
+        is `eval`, or what the evaluation was called. Raises `UserError` if there is no mean IoU of that model."""
         start = f"{prefix}_{model}_"
         if f"{start}mean_iou" not in metrics:
             raise UserError(f"The metrics have no {start}mean_iou; their keys are {sorted(metrics)}.")
@@ -227,11 +216,8 @@ class RunFacts:
         if self.recipe is not None and not FILE.fullmatch(self.recipe):
             raise UserError(f"facts.recipe is {self.recipe!r}; give the file's name without its folder.")
         for repository in (self.base_model, self.hub_id):
-            try:
-                if repository is not None:
-                    validate_repo_id(repository)
-            except HFValidationError as error:
-                raise UserError(f"facts name the repository {repository!r}; give an id such as owner/name.") from error
+            if repository is not None and not is_repo_id(repository):
+                raise UserError(f"facts name the repository {repository!r}; give an id such as owner/name.")
         if self.saved not in ("best", "last") or {e.weights for e in self.evaluations} - {"best", "last"}:
             raise UserError("facts.saved and the weights of each evaluation must be 'best' or 'last'.")
         for evaluation in self.evaluations:
@@ -250,12 +236,8 @@ class RunFacts:
 
     @classmethod
     def load(cls, directory: str | Path) -> RunFacts:
-        """Reads `fst_run.json` from a directory.
-
-        Raises:
-            MissingError: there is none.
-            UserError: it is not such a file.
-        """
+        """Reads `fst_run.json` from a directory. Raises `MissingError` if there is none, `UserError` if it is not such
+        a file."""
         path = Path(directory) / FACTS_FILE
         if not path.is_file():
             raise MissingError(f"{directory} has no {FACTS_FILE}; give the output directory of a finished run.")
@@ -329,10 +311,4 @@ def settings_of(settings: Mapping[str, object]) -> dict[str, Plain]:
 
 def hub_id(name: str | None) -> str | None:
     """`name` if it can be an id on the Hub and is not a local folder, else None."""
-    if not name or Path(name).exists() or LOCAL.search(name):
-        return None
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name
+    return name if name and is_repo_id(name) and not (Path(name).exists() or LOCAL.search(name)) else None

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from hf_fst.errors import MissingError, PushError, UserError, in_a_line
-from hf_fst.hub import bounded, is_broken_connection
+from hf_fst.hub import bounded, is_broken_connection, is_repo_id
 from hf_fst.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_of
 from hf_fst.models.loading import MARKER, STUDENT_DIR, TEACHER_DIR, refuse_broken_files
 from hf_fst.publishing.card import FIGURES, bare_card, make_card
@@ -38,14 +37,8 @@ HOME = re.compile(r"(?:/(?:home|Users)/|[A-Za-z]:\\Users\\)\w")
 
 
 def files_of(directory: str | Path) -> dict[str, Path]:
-    """What is published of a directory: files by their path in the repository.
-
-    Args:
-        directory: a run's output directory, one of its `checkpoint-N`, or any saved model.
-
-    Raises:
-        MissingError: it holds no model.
-    """
+    """What is published of a run's output directory, one of its `checkpoint-N`, or any saved model: files by their
+    path in the repository. Raises `MissingError` if the directory holds no model."""
     directory = Path(directory)
     root = _root(directory)
     student = directory / STUDENT_DIR if root == directory else directory
@@ -130,10 +123,8 @@ def push(
         _check(name, content)
     for folder in sorted({path.parent for name, path in files.items() if name.endswith(".safetensors")}):
         refuse_broken_files(folder)
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(f"The repository is {repo_id!r}; give an id such as owner/name.") from error
+    if not is_repo_id(repo_id):
+        raise UserError(f"The repository is {repo_id!r}; give an id such as owner/name.")
     api = HfApi(library_name="hf_fst", token=token)
     if again is None:
         again = f"then run `{command(directory, repo_id, private, revision, create_pr)}`"
@@ -194,12 +185,8 @@ def command(
 
 @contextlib.contextmanager
 def failures_as_sentences(what: str, again: str) -> Iterator[None]:
-    """Turns failures of requests to the Hub into a `PushError`.
-
-    Args:
-        what: what did not happen, for the beginning of the sentence.
-        again: what to do then, for its end.
-    """
+    """Turns failures of requests to the Hub into a `PushError`: `what` did not happen, why, and what to do to try
+    `again`."""
     try:
         bounded()
         yield

@@ -10,11 +10,13 @@ from torch.utils.data import Dataset
 
 from hf_fst.data import LabelMap, View
 from hf_fst.data.check import Images, Report, check
+from hf_fst.data.labels import plain_names
 from hf_fst.data.sampling import RareClasses, class_pixels, combine
 from hf_fst.data.transforms import CenterCrop, Evaluation, size_within, training
 from hf_fst.errors import DataError, Gathered, UsageError, UserError
 from hf_fst.evaluation.confusion import CLASS_LISTS
 from hf_fst.evaluation.counting import LABEL_FREE, is_label_free
+from hf_fst.kinds import fits, in_words
 from hf_fst.method.objectives import OBJECTIVES
 from hf_fst.recipes.keys import Recipe
 from hf_fst.recipes.sides import Side, forgotten, load_side, share_classes, sides, take_labeled, take_split
@@ -22,8 +24,8 @@ from hf_fst.training.config import FSTConfig
 
 # images that the score without labels is measured on, where no split is evaluated
 MOST_WITHOUT_LABELS = 100
-# numbers of `RareClasses` that a recipe may set
-_RARE = ("temperature", "min_pixels", "min_crop_ratio", "tries", "scale_by_crop")
+# what a recipe may set of `RareClasses`
+RARE = {"temperature": float, "min_pixels": float, "min_crop_ratio": float, "tries": int, "scale_by_crop": bool}
 
 
 @dataclass
@@ -87,12 +89,8 @@ class Chosen:
 
 
 def choose(recipe: Recipe, objective: str) -> Chosen:
-    """Loads the datasets of a recipe and chooses what is labeled; not every `objective` needs unlabeled images.
-
-    Raises:
-        UsageError: the recipe contradicts itself.
-        UserError: the data is not as the recipe says.
-    """
+    """Loads the datasets of a recipe and chooses what is labeled; not every `objective` needs unlabeled images. Raises
+    `UserError` where the recipe contradicts itself or its data."""
     named = sides(recipe)
     share = {"labeled": recipe.labeled, "unlabeled": recipe.target_labeled}
     if forgotten(named):
@@ -124,12 +122,8 @@ def choose(recipe: Recipe, objective: str) -> Chosen:
 
 
 def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
-    """Loads and checks the datasets of a recipe for an objective; `config` says whether training is evaluated.
-
-    Raises:
-        UsageError: the recipe contradicts itself.
-        UserError: the data is not as the recipe says.
-    """
+    """Loads and checks the datasets of a recipe for an objective; `config` says whether training is evaluated. Raises
+    `UserError` where the recipe contradicts itself or its data."""
     chosen = choose(recipe, objective)
     named, labeled, few, unlabeled = chosen.sides, chosen.labeled, chosen.few, chosen.unlabeled
     label_map = _label_map(labeled, named["labeled"])
@@ -145,9 +139,7 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
     crop = recipe.crop_size or _first_size(labeled, scale)
     crop = (crop, crop) if isinstance(crop, int) else (crop[0], crop[1])
     factors = _pair(recipe.random_resize)
-    look = (
-        CenterCrop(recipe.eval_crop) if recipe.eval_crop else Evaluation(_pair(recipe.eval_resize) or unlabeled_scale)
-    )
+    look = CenterCrop(recipe.eval_crop) if recipe.eval_crop else Evaluation(_pair(recipe.evaluated_size))
 
     def cropped(images: datasets.Dataset, size: tuple[int, int] | None, mixed: float, with_labels=True) -> Images:
         return Images(View(images, training(crop, size, factors, mixed), with_labels), crop, size, factors)
@@ -241,13 +233,8 @@ def _needed(unlabeled: datasets.Dataset | None, objective: str) -> datasets.Data
 def evaluated_images(
     recipe: Recipe, chosen: Chosen, config: FSTConfig | None = None
 ) -> tuple[datasets.Dataset | None, datasets.Dataset | None]:
-    """The validation and the test set, each None if it is missing or not wanted.
-
-    Args:
-        recipe: names the splits.
-        chosen: holds them.
-        config: says whether there are evaluations while training, which need a validation set.
-    """
+    """The validation and the test set, each None if it is missing or not wanted; `config` says whether there are
+    evaluations while training, which need a validation set."""
     validation = test = None
     loaded, side = chosen.evaluated, chosen.evaluation
     wanted = config is not None and (config.eval_strategy != "no" or config.eval_on_start)
@@ -285,9 +272,10 @@ def _without_labels(unlabeled: datasets.Dataset | None) -> datasets.Dataset:
 
 def _same_classes(names: list[str], dataset: datasets.Dataset, where: str) -> None:
     label_map = dataset.features.get("label")
-    if label_map is not None and label_map.names is not None and list(label_map.names) != list(names):
+    theirs = names if label_map is None or label_map.names is None else label_map.names
+    if plain_names(theirs) != plain_names(names):
         raise UserError(
-            f"Training has the classes {', '.join(names)} but {where} has {', '.join(label_map.names)}; both must have "
+            f"Training has the classes {', '.join(names)} but {where} has {', '.join(theirs)}; both must have "
             "the same, in the same order."
         )
 
@@ -312,12 +300,9 @@ def _rare(view: View, recipe: Recipe, crop: tuple[int, int], pixels: np.ndarray 
     numbers = dict(wanted) if isinstance(wanted, dict) else {}
     if pixels is None:
         pixels = class_pixels(view.dataset, on_bad_image=recipe.options.get("on_bad_image", "stop"))
-    for key in numbers:
-        if key not in _RARE:
-            raise UsageError(f"rare_class_sampling has no {key!r}; it has {', '.join(_RARE)}.")
-        kinds, words = {"tries": ((int,), "a whole number"), "scale_by_crop": ((bool,), "true or false")}.get(
-            key, ((int, float), "a number")
-        )
-        if type(numbers[key]) not in kinds:
-            raise UsageError(f"{key} of rare_class_sampling is {numbers[key]!r}; give {words}.")
+    for key, value in numbers.items():
+        if key not in RARE:
+            raise UsageError(f"rare_class_sampling has no {key!r}; it has {', '.join(RARE)}.")
+        if not fits(value, RARE[key]):
+            raise UsageError(f"{key} of rare_class_sampling is {value!r}; give {in_words(RARE[key])}.")
     return RareClasses(view, pixels, crop=crop if numbers.pop("scale_by_crop", False) else None, **numbers)

@@ -15,7 +15,7 @@ from hf_fst.data.check import Images, look_at
 from hf_fst.errors import UsageError, UserError
 from hf_fst.recipes.data import Chosen, choose, evaluated_images, scored_classes
 from hf_fst.recipes.keys import Recipe
-from hf_fst.recipes.load import load_recipe, read_keys
+from hf_fst.recipes.load import load_recipe, objective_of, read_keys
 from hf_fst.recipes.output import LOCAL_FILE, RECIPE_FILE
 from hf_fst.recipes.sides import take_split
 
@@ -62,9 +62,11 @@ def scored_images(
     recipe, chosen = recipe_of(model), None
     if dataset is None:
         if recipe is None:
-            raise UsageError(f"{model} has no {RECIPE_FILE}, which says what to score; name a dataset, as `street`.")
+            raise UsageError(
+                f"{model} has no {RECIPE_FILE}, which says what to score; name a dataset, such as `street`."
+            )
         if data_dir or options:
-            raise UsageError("--data_dir or --options are given without a dataset; name the one that they are of.")
+            raise UsageError("--data_dir or --options are given without a dataset; name the one that they belong to.")
         chosen = images_of(recipe)
         scored = _own(recipe, chosen, split)
     else:
@@ -82,11 +84,8 @@ def scored_images(
 
 
 def recipe_of(model: str | Path) -> Recipe | None:
-    """The recipe of a run, with the folders of its data on this machine.
-
-    Args:
-        model: the output directory of a run, or one of its `checkpoint-N`; others have none.
-    """
+    """The recipe of a run, with the folders of its data on this machine. `model` is its output directory, or one of
+    its `checkpoint-N`; others have none."""
     directory = Path(model).parent if Path(model).name.startswith("checkpoint-") else Path(model)
     if not (directory / RECIPE_FILE).is_file():
         return None
@@ -96,16 +95,14 @@ def recipe_of(model: str | Path) -> Recipe | None:
 
 def images_of(recipe: Recipe) -> Chosen:
     """The images that a run was trained and evaluated on. Raises `UserError` where they are not on this machine."""
-    rule, objective = (recipe.options.get(key) for key in ("rule", "objective"))
-    return choose(recipe, objective or ("supervised" if rule == "supervised" else "class_mix"))
+    return choose(recipe, objective_of(recipe))
 
 
 def images_to_show(model: str | Path) -> datasets.Dataset | None:
     """Images that a run was evaluated on, if everybody may see them: a user's own, or drawn ones.
 
-    Returns:
-        None for other datasets, whose licenses may not allow it, for models without a recipe, and where the images are
-        not on this machine any more.
+    None for other datasets, whose licenses may not allow it, for models without a recipe, and where the images are not
+    on this machine any more.
     """
     try:
         recipe = recipe_of(model)
@@ -118,16 +115,9 @@ def images_to_show(model: str | Path) -> datasets.Dataset | None:
 
 
 def refuse_trained(recipe: Recipe, chosen: Chosen, images: datasets.Dataset, split: str) -> None:
-    """Refuses images that a run was trained on. Images are the same where their pixels are.
+    """Raises `UserError` for images of a `split` of which a run was trained on some: those with the same pixels.
 
-    Args:
-        recipe: of the run.
-        chosen: what it was trained on; its check before training opened these files, and what it saw is kept.
-        images: what is to be scored.
-        split: its name.
-
-    Raises:
-        UserError: with how many of them there are.
+    The check before the training opened the files of the run, and what it saw is kept.
     """
     parts = {"labeled": chosen.labeled, "labeled target": chosen.few, "unlabeled": chosen.unlabeled}
     known: dict[str, str] = {}

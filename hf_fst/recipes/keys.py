@@ -135,6 +135,11 @@ class Recipe:
         return stem if self.point is None else f"{stem}-{self.point}"
 
     @property
+    def evaluated_size(self) -> list[int] | None:
+        """[height, width] into which the evaluated images are resized, None for full size."""
+        return self.eval_resize or self.unlabeled_resize or self.resize
+
+    @property
     def command_name(self) -> str:
         """What `hf-fst train` is given on a card: the name of a library recipe, or the file without its folder."""
         return self.file.removesuffix(".yaml").replace("_", "-") if self.in_library else self.file

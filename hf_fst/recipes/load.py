@@ -17,8 +17,9 @@ from hf_fst.data import DATASETS
 from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.transforms import MOST_SCALED
 from hf_fst.errors import UsageError, did_you_mean, in_a_line
-from hf_fst.method.objectives import OBJECTIVES
-from hf_fst.method.options import KINDS, alternatives, defaults_of, hints_of
+from hf_fst.kinds import alternatives, hints_of, in_words
+from hf_fst.method.objectives import OBJECTIVES, default_objective
+from hf_fst.method.options import defaults_of
 from hf_fst.method.rules import RULES
 from hf_fst.recipes.keys import Recipe, own_keys
 from hf_fst.recipes.names import LIBRARY, find_recipe
@@ -84,8 +85,7 @@ def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, s
         sweep: name or number of the point, for a recipe with `sweep`.
 
     Raises:
-        MissingError: there is no such recipe.
-        UsageError: it is not a recipe, or a key or a value is wrong.
+        UserError: there is no such recipe, it is not one, or a key or a value is wrong.
     """
     path = find_recipe(given)
     values = read_keys(path)
@@ -167,6 +167,11 @@ def _over(base: dict, new: dict) -> dict:
     if isinstance(rule, str) and rule in RULES:  # the objective stays for a layer above that names another rule
         base = merge(base, options_for(rule, base, new.get("objective", "that of the base")))
     return merge(base, new)
+
+
+def objective_of(recipe: Recipe) -> str:
+    """The name of what the student learns."""
+    return recipe.options.get("objective") or default_objective(recipe.options.get("rule"))
 
 
 def to_config(recipe: Recipe) -> FSTConfig:
@@ -286,11 +291,7 @@ def parse_option(path: list[str], value: object) -> object:
 
 
 def _typed(key: str, value: object, hint: object) -> object:
-    """The value as one of the types of its field.
-
-    Raises:
-        UsageError: it is none of them.
-    """
+    """The value as one of the types of its field. Raises `UsageError` if it is none of them."""
     if value == "":
         raise UsageError(f"{key} is empty; give a value, or leave it out.")
     bases = [(typing.get_origin(kind) or kind, typing.get_args(kind)) for kind in alternatives(hint)]
@@ -304,8 +305,7 @@ def _typed(key: str, value: object, hint: object) -> object:
             return [_typed(key, item, items[0]) for item in value]
         elif isinstance(base, type) and isinstance(value, base):
             return value
-    words = dict.fromkeys(KINDS[base][1] for base, _ in bases if base in KINDS)
-    raise UsageError(f"{key} is {value!r}; give {' or '.join(words)}.")
+    raise UsageError(f"{key} is {value!r}; give {in_words(hint)}.")
 
 
 def _number(value: object, base: type) -> float | None:
@@ -334,11 +334,8 @@ def _check(recipe: Recipe) -> None:
         value = getattr(recipe, key)
         if value is not None and value not in DATASETS:
             raise UsageError(f"{key} is {value!r}; {did_you_mean(value, sorted(DATASETS))}")
-    for key in ("resize", "unlabeled_resize", "eval_resize"):
-        value = getattr(recipe, key)
-        if value is not None and (len(value) != 2 or not 1 <= min(value) <= max(value) <= MAX_SIDE):
-            raise UsageError(f"{key} is {value}; give [height, width] in pixels, {MAX_SIDE} at most.")
-    for key, accepted in (("crop_size", "a side or [height, width]"), ("eval_crop", "a side")):
+    sizes = dict.fromkeys(("resize", "unlabeled_resize", "eval_resize"), "[height, width]")
+    for key, accepted in (sizes | {"crop_size": "a side or [height, width]", "eval_crop": "a side"}).items():
         value = getattr(recipe, key)
         sides = value if isinstance(value, list) else [value, value]
         if value is not None and (len(sides) != 2 or not 1 <= min(sides) <= max(sides) <= MAX_SIDE):
@@ -352,11 +349,10 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(
             f"auxiliary_decoders is {recipe.auxiliary_decoders}; give {{perturbation: number}}, 1 or more."
         )
-    learned = recipe.options.get("objective")
-    controls = learned == "supervised" or recipe.options.get("rule") == "supervised"  # of any recipe
-    if recipe.auxiliary_decoders and learned != "cct" and not controls:
+    learned = objective_of(recipe)
+    if recipe.auxiliary_decoders and learned not in ("cct", "supervised"):  # the latter is the control of any recipe
         raise UsageError(
-            f"auxiliary_decoders is set but the objective is {learned or 'class_mix'}; leave it out or use objective cct."
+            f"auxiliary_decoders is set but the objective is {learned}; leave it out or use objective cct."
         )
     if not 0 < recipe.cat_max_ratio <= 1:
         raise UsageError(f"cat_max_ratio is {recipe.cat_max_ratio}; use a number above 0, up to 1.")

@@ -31,12 +31,8 @@ KEYS_OF_BACKBONES = ("backbone", "backbone_kwargs", "use_timm_backbone", "use_pr
 
 
 def build_network(recipe: Recipe, names: list[str]) -> PreTrainedModel:
-    """The model of a recipe with a head for the classes `names`.
-
-    Raises:
-        UsageError: the model is unknown, or its configuration is wrong.
-        UserError: a trained head has another number of classes.
-    """
+    """The model of a recipe with a head for the classes `names`. Raises `UserError` for an unknown model, a wrong
+    configuration, or a trained head with another number of classes."""
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     if recipe.start_from is not None:
         return earlier_network("start_from", recipe.start_from, labels["id2label"], recipe.trust_remote_code)
@@ -144,10 +140,7 @@ def _from_pretrained(recipe: Recipe, options: dict, labels: dict) -> PreTrainedM
 
 def build_processor(recipe: Recipe, network: PreTrainedModel) -> Any:
     """The image processor that does to an image what evaluation does: the model's own, with the recipe's resize.
-
-    Raises:
-        UserError: the model has one that cannot be fetched or read.
-    """
+    Raises `UserError` if the model's own cannot be fetched or read."""
     if recipe.model is None or recipe.model in BUILDS:
         processor = default_processor(network.config)
         if isinstance(recipe.pretrained_backbone, str):
@@ -156,10 +149,9 @@ def build_processor(recipe: Recipe, network: PreTrainedModel) -> Any:
             processor = backbone_processor(network, recipe.pretrained_backbone)
     else:
         processor = processor_of(recipe.model, trust_remote_code=recipe.trust_remote_code)
-    scale = recipe.eval_resize or recipe.unlabeled_resize or recipe.resize
     changes = dict.fromkeys(CHANGES_SIZE & processor.to_dict().keys(), False) | {"resample": Resampling.BILINEAR}
-    if scale is not None:
-        short, long = sorted(scale)
+    if recipe.evaluated_size is not None:
+        short, long = sorted(recipe.evaluated_size)
         changes |= {"do_resize": True, "size": {"shortest_edge": short, "longest_edge": long}}
     return type(processor).from_dict(processor.to_dict() | changes)
 

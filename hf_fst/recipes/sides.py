@@ -20,11 +20,11 @@ from hf_fst.data.splits import nested_order, read_list
 from hf_fst.errors import UsageError, UserError, did_you_mean
 from hf_fst.recipes.keys import Recipe
 
-# the keys for the folder of a side and for its further options
-OPTIONS = {
-    "labeled": ("data_dir", "dataset_options"),
-    "unlabeled": ("unlabeled_data_dir", "unlabeled_options"),
-    "evaluation": ("eval_data_dir", "eval_options"),
+# the keys for the dataset of a side, its folder, and its further options
+KEYS = {
+    "labeled": ("dataset", "data_dir", "dataset_options"),
+    "unlabeled": ("unlabeled_dataset", "unlabeled_data_dir", "unlabeled_options"),
+    "evaluation": ("eval_dataset", "eval_data_dir", "eval_options"),
 }
 
 
@@ -48,24 +48,17 @@ class Side:
 def sides(recipe: Recipe) -> dict[str, Side]:
     """The sides that a recipe names: `labeled`; `unlabeled`, unless it is the rest of the labeled one; `evaluation`,
     unless it is one of these two. A side lies where another one of the same name does if it has no folder of its own.
-
-    Raises:
-        UsageError: it names no dataset.
-    """
+    Raises `UsageError` if it names no dataset."""
     if recipe.dataset is None:
         raise UsageError(f"dataset is missing; give one of {', '.join(sorted(DATASETS))}.")
-    found = {"labeled": Side(recipe.dataset, recipe.data_dir, recipe.dataset_options)}
-    own = {
-        "unlabeled": (recipe.unlabeled_dataset, recipe.unlabeled_data_dir, recipe.unlabeled_options),
-        "evaluation": (recipe.eval_dataset, recipe.eval_data_dir, recipe.eval_options),
-    }
-    for key, (name, data_dir, options) in own.items():
+    found: dict[str, Side] = {}
+    for key, names in KEYS.items():
+        name, data_dir, options = (getattr(recipe, each) for each in names)
         if name is data_dir is options is None:
             continue
-        *_, before = found.values()
-        name = name or before.name
+        name = name or [*found.values()][-1].name
         known = {side.name: side.data_dir for side in found.values()}
-        split = "train" if key == "unlabeled" else recipe.eval_split or ""
+        split = recipe.eval_split or "" if key == "evaluation" else "train"
         found[key] = Side(name, data_dir or known.get(name), options, split)
     return found
 
@@ -110,7 +103,7 @@ def load_side(
     try:
         return load(side.name, side.data_dir, **options)
     except UserError as error:
-        data_dir, more = OPTIONS[key]
+        _, data_dir, more = KEYS[key]
         message = re.sub(r"\bdata_dir\b", f"--{data_dir}", str(error))
         if side.name == "folder" and "There is no folder" in message and data_dir not in message:
             message = f"{message.rstrip('.')}, or give their names as --{more}.images and --{more}.masks."
@@ -162,11 +155,8 @@ def share_classes(
     class_map: dict[str, str | list[str]], loaded: dict[str, datasets.DatasetDict]
 ) -> dict[str, datasets.DatasetDict]:
     """The sides of a recipe with the classes that its `class_map` gives them; other classes are read as ignored.
-
-    Raises:
-        UsageError: there is one side alone, or the map does not fit the classes.
-        UserError: a side has labels but no names for them, or the target has two sets of names.
-    """
+    Raises `UserError` where the map does not fit the classes, or these have no names or, for one target, two sets of
+    names."""
     if len(loaded) == 1:
         raise UsageError(
             "class_map is set, but all images are of one dataset; set unlabeled_dataset, or leave it out."
@@ -210,11 +200,10 @@ def take_labeled(
     """The labeled images of a side and the rest, None without a rest.
 
     Args:
-        loaded: its splits.
-        side: the side they are of.
+        loaded: the side's splits.
         labeled: a share such as 1/8, a count, a list file, or None for all.
         seed: of the choice.
-        on_bad_image: "stop" or "skip", where the mask of an image that may be chosen cannot be read.
+        on_bad_image: "stop" or "skip", if the mask of an image that may be chosen cannot be read.
     """
     train = take_split(loaded, side, "train", labels=labeled is not None)
     if labeled is None or "unlabeled" in loaded:

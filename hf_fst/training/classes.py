@@ -8,6 +8,7 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.utils import logging
 
 from hf_fst.data.agreement import views_of
+from hf_fst.data.labels import plain_names
 from hf_fst.errors import UserError, printable
 from hf_fst.models.loading import class_names
 
@@ -41,7 +42,7 @@ def follow_names(trainer, model: nn.Module | None) -> None:
 
 def _follow(model: nn.Module, config: PreTrainedConfig, theirs: list[str], where: str) -> None:
     own = class_names(config)
-    plain, wanted = ([_plain(name) for name in names] for names in (own, theirs))
+    plain, wanted = map(plain_names, (own, theirs))
     if plain == wanted:
         return
     placeholders = [f"LABEL_{index}" for index in range(len(own))]
@@ -70,10 +71,6 @@ def _follow(model: nn.Module, config: PreTrainedConfig, theirs: list[str], where
             "Class %d is %r for the model and %r in %s; they are treated as the same, and the model keeps its names.",
             *(first, own[first], theirs[first], where),
         )
-
-
-def _plain(name: str) -> str:
-    return "".join(str(name).casefold().replace("_", " ").split())
 
 
 def _shown(names: list[str]) -> str:

@@ -13,9 +13,10 @@ from transformers import TrainingArguments
 
 from hf_fst.data.pairing import BAD_IMAGES
 from hf_fst.errors import UserError, did_you_mean, in_a_line
+from hf_fst.kinds import hints_of
 from hf_fst.method.lookahead import FOLLOWS, STATES, WARMUP_COUNTS
 from hf_fst.method.objectives import OBJECTIVES
-from hf_fst.method.options import MOST, TABLE, Option, defaults_of, hints_of
+from hf_fst.method.options import MOST, TABLE, Option, defaults_of
 from hf_fst.method.presets import PRESETS
 from hf_fst.method.rules import RULES
 from hf_fst.method.teacher import BUFFER_POLICIES

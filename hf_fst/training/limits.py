@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
-import typing
 from enum import Enum
-from types import NoneType
 
 import torch
 from accelerate.utils import DynamoBackend
@@ -16,7 +13,8 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from hf_fst.errors import UserError, did_you_mean, in_a_line
-from hf_fst.method.options import KINDS, UNIONS, Option
+from hf_fst.kinds import KINDS, alternatives, plain_kinds
+from hf_fst.method.options import Option
 
 # trackers that transformers can find out whether they are installed
 CHECKED = (
@@ -95,27 +93,18 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
 
 def _refuse_kind(name: str, value: object, annotation: object) -> None:
     """Refuse a value of the wrong type. Raises `UserError`."""
-    kinds = typing.get_args(annotation) if typing.get_origin(annotation) in UNIONS else (annotation,)
+    kinds, plain = alternatives(annotation), plain_kinds(annotation)
     words = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Enum)), None)
     if words is not None:
         known = [member.value for member in words]
         if not isinstance(value, str) or value not in known:
             raise UserError(f"{name} is {value!r}; {did_you_mean(str(value), known)}")
-    plain = [typing.get_origin(kind) or kind for kind in kinds]
-    own = [kind for kind in kinds if isinstance(kind, type) and kind not in (*KINDS, NoneType)]
-    if (
-        own
-        and words is None
-        and len(own) == len(kinds) - 1
-        and value is not None
-        and not isinstance(value, tuple(own))
-    ):
-        raise UserError(f"{name} is {value!r}; give {' or '.join(kind.__name__ for kind in own)}.")
+    elif value is not None and not {*plain} & {*KINDS} and not isinstance(value, tuple(plain)):
+        raise UserError(f"{name} is {value!r}; give {' or '.join(kind.__name__ for kind in plain)}.")
     if dict in plain and name.endswith("kwargs") and isinstance(value, str) and not value.startswith("{"):
         raise UserError(f"{name} is {value!r}; give a mapping of names and values.")
     is_number = isinstance(value, int) and value in (0, 1) and bool in kinds  # as `bf16=1`
-    is_path = isinstance(value, os.PathLike) and str in kinds
-    if {*plain} <= {*KINDS, NoneType} and not (is_number or is_path or isinstance(value, ALSO.get(name, ()))):
+    if {*plain} <= {*KINDS} and not (is_number or isinstance(value, ALSO.get(name, ()))):
         Option(name).check(name, value, annotation)
 
 

@@ -13,7 +13,7 @@ from hf_fst.data.transforms import Normalization
 from hf_fst.errors import UserError
 from hf_fst.evaluation.inference import Look, aligns_corners
 from hf_fst.method.lookahead import NO_MEMORY, LookAhead
-from hf_fst.method.objectives import OBJECTIVES, Objective
+from hf_fst.method.objectives import OBJECTIVES, Objective, default_objective
 from hf_fst.method.options import TABLE, Option, defaults_of, given_to, make, refuse_foreign, values_of
 from hf_fst.method.presets import preset_values
 from hf_fst.method.rules import RULES, NaiveFST
@@ -60,7 +60,7 @@ def resolve(args, rule=None, objective=None, whole: bool = False) -> Settings:
     objective_name = _name("objective", OBJECTIVES, objective, args.objective)
     needs_no_teacher = objective_name in OBJECTIVES and OBJECTIVES[objective_name].fixed_labels
     rule_name = _name("rule", RULES, rule, args.rule) or ("supervised" if needs_no_teacher else known["rule"].default)
-    objective_name = objective_name or ("supervised" if rule_name == "supervised" else "class_mix")
+    objective_name = objective_name or default_objective(rule_name)
     kind = OBJECTIVES[objective_name] if isinstance(objective, str | None) else objective
     if rule_name == "supervised" and kind.needs_unlabeled and not kind.fixed_labels:
         raise UserError(

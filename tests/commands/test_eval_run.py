@@ -145,7 +145,7 @@ def test_where_the_training_images_are_gone_a_named_dataset_is_scored_with_a_war
 @pytest.mark.parametrize(
     ("argv", "code", "sentence"),
     [
-        (["MODEL"], 2, "MODEL has no recipe.yaml, which says what to score; name a dataset, as `street`."),
+        (["MODEL"], 2, "MODEL has no recipe.yaml, which says what to score; name a dataset, such as `street`."),
         (["RUN", "--options", "look=real"], 2, "--data_dir or --options are given without a dataset; name the one"),
         (["RUN", "--split", "val"], 1, "The dataset 'street' has no split 'val' (it has train, validation, test)"),
     ],

@@ -171,7 +171,7 @@ def test_unknown_datasets_and_options_are_one_sentence(tmp_path):
     ("option", "value", "message"),
     [
         ("images", 3, "images of the dataset 'folder' is 3; give text."),
-        ("mask_suffix", True, "mask_suffix of the dataset 'folder' is True; give text or null."),
+        ("mask_suffix", True, "mask_suffix of the dataset 'folder' is True; give text."),
         ("nested", "no", "nested of the dataset 'folder' is 'no'; give true or false."),
         ("validation_share", "50%", "validation_share of the dataset 'folder' is '50%'; give a number."),
         ("validation_share", True, "validation_share of the dataset 'folder' is True; give a number."),
@@ -199,7 +199,7 @@ def test_class_names_may_be_given_themselves(tmp_path, names):
     [
         ({1: "road", 2: "car"}, "^id2label must name the ids 0 to n-1"),
         ({0: "road", "0": "car"}, "^id2label must name the ids 0 to n-1"),
-        (None, "^id2label is None, but must name the ids 0 to n-1"),
+        (None, "^id2label of the dataset 'folder' is None; give text or a list or a mapping."),
         ("_classes.csv", "_classes.csv is neither JSON nor a .txt file; give the class names in either"),
     ],
 )

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from hf_fst.data import DataError, LabelMap, View, collate
 from hf_fst.data.folders import read_id2label
-from hf_fst.data.images import MAX_SIDE, decode_image
+from hf_fst.data.images import MAX_SIDE, decode_pixels
 from hf_fst.data.labels import id_list
 from hf_fst.errors import UserError
 from tests.data.trees import save_gray, save_palette, save_png16
@@ -184,7 +184,7 @@ def test_a_70000_pixel_wide_image_is_one_sentence(tmp_path, first_channel):
     expected = f"{tmp_path}/m.png is 70000 x 2 pixels, but a side may have at most 32768; cut it into tiles."
     assert fails(tmp_path / "m.png", LabelMap(names=["a"], first_channel=first_channel)) == expected
     with pytest.raises(DataError, match="70000 x 2 pixels"):
-        decode_image(stored(tmp_path / "m.png"))
+        decode_pixels(stored(tmp_path / "m.png"))
 
 
 def test_an_image_of_too_large_an_area_is_one_sentence(tmp_path, monkeypatch):
@@ -234,9 +234,9 @@ def test_ids_are_whole_numbers_of_any_type(given):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"names": {0: "road", 1: "car"}}, "has the class names {0: 'road', 1: 'car'}; give a list of text"),
-        ({"names": "road"}, "has the class names 'road'; give a list of text"),
-        ({"names": [0, 1]}, r"has the class names \[0, 1\]; give a list of text"),
+        ({"names": {0: "road", 1: "car"}}, "has the class names {0: 'road', 1: 'car'}; give a list of names"),
+        ({"names": "road"}, "has the class names 'road'; give a list of names"),
+        ({"names": [0, 1]}, r"has the class names \[0, 1\]; give a list of names"),
         ({"names": [f"c{i}" for i in range(256)]}, "names 256 classes, but 255 is the most"),
         ({"names": ["a", "b"], "palette": [[1, 2, 3]]}, "palette has 1 colors for 2 classes; give one for each"),
     ],

@@ -66,7 +66,7 @@ def test_every_dataset_has_words_and_the_classes_that_its_loader_gives(tmp_path)
         if about.classes is not None:
             options = {"num_train": 1, "num_validation": 1, "num_test": 1} if name == "street" else {}
             loaded = DATASETS[name](None if name == "street" else str(tmp_path / name), **options)
-            assert loaded["train"].features["label"].names == about.classes
+            assert loaded["train"].features["label"].names == list(about.classes)
 
 
 def test_the_facts_of_a_card_follow_the_sides():

@@ -36,4 +36,10 @@ OBJECTIVES = {
     "distill": DistillObjective,
 }
 
+
+def default_objective(rule: str | None) -> str:
+    """The name of what the student learns where an objective is left out."""
+    return "supervised" if rule == "supervised" else "class_mix"
+
+
 __all__ = ["OBJECTIVES", "FeatureDistance", "Objective", *(cls.__name__ for cls in OBJECTIVES.values())]
