@@ -54,11 +54,7 @@ class DataError(UserError):
 
 
 def refuse_below(least: int, **numbers: int) -> None:
-    """Refuses numbers, by name, that are less than `least`.
-
-    Raises:
-        UserError: with the first of them.
-    """
+    """Raises `UserError` for the first of some numbers, by name, that is less than `least`."""
     for name, number in numbers.items():
         if number < least:
             raise UserError(f"{name} is {number}, but at least {least} is needed.")

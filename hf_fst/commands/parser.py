@@ -64,11 +64,8 @@ class _Explained:
         formatter.write(f"\nExamples:\n{self.examples}\n")
 
     def refuse_unknown(self, ctx: typer.Context, words: Iterable[str]) -> None:
-        """typer would do so too, but guess at options that are not close.
-
-        Raises:
-            UsageError: one of the words is a long option that the command does not have.
-        """
+        """Raises `UsageError` for a long option that the command does not have. typer would do so too, but guess at
+        options that are not close."""
         known = [name for param in self.get_params(ctx) for name in param.opts if name.startswith("--")]
         for word in () if ctx.resilient_parsing else words:
             name = word.partition("=")[0]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import datasets
 
+FILES_A_PROCESS = 64  # fewer are not worth starting one
+
 
 def map_files(
     stored: datasets.Dataset,
@@ -18,11 +20,10 @@ def map_files(
     features: datasets.Features,
     name: str,
     desc: str,
-    num_proc: int | None = None,
-    cache_dir: str | Path | None = None,
     **arguments,
 ) -> datasets.Dataset:
-    """Applies a function to every row; cached until a file, the order or an argument changes.
+    """Applies a function to every row, in several processes where there are many; cached until a file, the order or an
+    argument changes.
 
     Args:
         stored: columns of images that are not decoded.
@@ -30,14 +31,11 @@ def map_files(
         features: of the result.
         name: of the result, part of the cache file's name.
         desc: label of the progress bar.
-        num_proc: number of processes; None for one per core, or one for small sets.
-        cache_dir: directory of the cache; None for `hf_fst` in the cache of `datasets`.
         arguments: data classes or None.
     """
-    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_fst")
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "hf_fst"
     folder.mkdir(parents=True, exist_ok=True)
-    if num_proc is None:
-        num_proc = min(os.cpu_count() or 1, 16, len(stored) // 64)
+    num_proc = min(os.cpu_count() or 1, 16, len(stored) // FILES_A_PROCESS)
     return stored.map(
         function,
         with_indices=True,

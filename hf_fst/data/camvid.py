@@ -10,19 +10,12 @@ from hf_fst.data.splits import FOLDER, semi_supervised
 from hf_fst.errors import UserError
 
 NAMES = "sky building pole road pavement tree sign fence car pedestrian bicyclist".split()
+# fmt: off
 PALETTE = [
-    [128, 128, 128],
-    [128, 0, 0],
-    [192, 192, 128],
-    [128, 64, 128],
-    [0, 0, 192],
-    [128, 128, 0],
-    [192, 128, 128],
-    [64, 64, 128],
-    [64, 0, 128],
-    [64, 64, 0],
-    [0, 128, 192],
+    [128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [0, 0, 192], [128, 128, 0],
+    [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192],
 ]
+# fmt: on
 LAYOUT = "train/, trainannot/, val/, valannot/, test/ and testannot/ (images and index masks of the same names)"
 LABELS = LabelMap(names=NAMES, palette=PALETTE, id_map=[*range(11), IGNORED])  # raw 11 is void
 FRACTIONS = {"1/2": 183, "1/4": 91, "1/8": 45, "1/16": 22}  # of 367 images
@@ -46,21 +39,16 @@ def camvid(
             made: nested, every class among the smallest.
         splits: a folder with own lists, `N/labeled.txt` and `N/unlabeled.txt` for `labeled` = N.
         on_bad_image: "stop" or "skip", if the mask of an image that may be chosen cannot be read.
-        streaming: returns iterable datasets.
-
-    Raises:
-        MissingError: a folder or file is missing.
-        UserError: a file has no partner, or `labeled` is wrong.
     """
     root = find_root(data_dir, LAYOUT)
 
     def rows(split: str) -> dict[str, Row]:
         images = list_files(find_folder(root, split, LAYOUT), LAYOUT)
         masks = list_files(find_folder(root, f"{split}annot", LAYOUT), LAYOUT, suffixes=MASK_SUFFIXES)
-        return dict(zip(images, match(images, masks, LAYOUT), strict=True))
+        return match(images, masks, LAYOUT)
 
     train = rows("train")
-    made = {"train": list(train.values())}
+    made = {"train": train.values()}
     if labeled is not None:
         if isinstance(labeled, str) and labeled not in FRACTIONS:
             raise UserError(f"labeled is {labeled!r}; give {', '.join(FRACTIONS)}, or a number of images.")
@@ -68,6 +56,4 @@ def camvid(
         if splits is None and seed == 0 and len(train) == 367 and count in FRACTIONS.values():
             splits = FOLDER / "camvid"
         made["train"], made["unlabeled"] = semi_supervised(train, count, splits, seed, LABELS, on_bad_image)
-    made["validation"] = list(rows("val").values())
-    made["test"] = list(rows("test").values())
-    return build(made, LABELS, streaming)
+    return build(made | {"validation": rows("val").values(), "test": rows("test").values()}, LABELS, streaming)

@@ -118,14 +118,8 @@ class Report:
     findings: list[Finding]
 
     def refuse(self, skip_unreadable: bool) -> list[str]:
-        """The sentences of the findings, none of which stops training.
-
-        Args:
-            skip_unreadable: whether training leaves out files that cannot be used.
-
-        Raises:
-            DataError: with the first finding that does.
-        """
+        """The sentences of the findings. Raises `DataError` with the first that stops training, which files that cannot
+        be used do not where `skip_unreadable` leaves them out."""
         for finding in self.findings:
             skipped = skip_unreadable and finding.kind == "unreadable" and finding.part not in EVALUATED
             if finding.stops and not skipped:
@@ -149,15 +143,14 @@ class Report:
         return {"parts": parts, "findings": [asdict(finding) for finding in self.findings]}
 
 
-def check(parts: dict[str, Images], names: Sequence[str], num_proc: int | None = None) -> Report:
+def check(parts: dict[str, Images], names: Sequence[str]) -> Report:
     """Opens every file, in several processes; the results are cached until a file changes.
 
     Args:
         parts: images by part: `labeled`, `labeled target`, `unlabeled`, `validation`, `test`, or some of these.
         names: of the classes.
-        num_proc: number of processes; None for one per core, or one for small sets.
     """
-    seen = {name: look_at(images, name, num_proc) for name, images in parts.items()}
+    seen = {name: look_at(images, name) for name, images in parts.items()}
     findings = [finding for name, part in seen.items() for finding in _unreadable(name, part)]
     findings += _labels(seen, list(names))
     findings += [finding for name in EVALUATED if name in seen for finding in _evaluated(name, seen[name])]
@@ -165,12 +158,12 @@ def check(parts: dict[str, Images], names: Sequence[str], num_proc: int | None =
     return Report(seen, list(names), findings + _duplicates(seen))
 
 
-def look_at(images: Images, name: str, num_proc: int | None = None) -> Part:
+def look_at(images: Images, name: str) -> Part:
     """Opens the files of one part, `name`."""
     view = images.view
     label_map = view.label_map if view.with_labels else None
     desc = f"Checking {name} images"
-    looked = map_files(view.stored, _look, FEATURES, "looks", desc, num_proc, label_map=label_map)
+    looked = map_files(view.stored, _look, FEATURES, "looks", desc, label_map=label_map)
     found = {column: list(looked[column]) for column in FEATURES}
     for row, error in enumerate(found["error"]):
         if error:  # it may be readable by now: a disk may have been offline

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import datasets
 
-from hf_fst.data.files import MASK_SUFFIXES, Row, build, find_folder, find_root, list_files, match
+from hf_fst.data.files import MASK_SUFFIXES, build, find_folder, find_root, list_files, match
 from hf_fst.data.labels import IGNORED, LabelMap
 from hf_fst.data.splits import semi_supervised
 
@@ -69,11 +69,6 @@ def cityscapes(
             with every class.
         seed: of the split that is made.
         on_bad_image: "stop" or "skip", if the mask of an image that may be chosen cannot be read.
-        streaming: returns iterable datasets.
-
-    Raises:
-        MissingError: a folder or file is missing.
-        UserError: a file has no partner, or a list is wrong.
     """
     root = find_root(data_dir, LAYOUT)
 
@@ -93,16 +88,13 @@ def cityscapes(
     )
     kind = "labelTrainIds" if with_train_ids else "labelIds"
     label_map = LabelMap(names=NAMES, palette=PALETTE, id_map=None if with_train_ids else ID_MAP)
-    rows: dict[str, dict[str, Row]] = {
-        split: dict(zip(names, match(names, masks(split, kind), LAYOUT), strict=True))
-        for split, names in pictures.items()
-    }
-    made = {"train": list(rows["train"].values())}
+    rows = {split: match(names, masks(split, kind), LAYOUT) for split, names in pictures.items()}
+    made = {"train": rows["train"].values()}
     if labeled is not None:
         made["train"], made["unlabeled"] = semi_supervised(
             rows["train"], labeled, splits, seed, label_map, on_bad_image, _to_id
         )
-    made["validation"] = list(rows["val"].values())
+    made["validation"] = rows["val"].values()
     if (root / "leftImg8bit/test").is_dir():
         made["test"] = [(path, None) for path in images("test").values()]
     return build(made, label_map, streaming)

@@ -6,7 +6,7 @@ import codecs
 import os
 import unicodedata
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,12 +173,10 @@ def list_files(
     """Lists files by id, sorted. An id is the path under `folder` without `ending` and suffix, in Unicode form NFC.
 
     Args:
-        folder: where to look, subfolders included.
+        folder: where to look.
         layout: what is expected there, for errors.
         ending: of the names, before the suffix.
-        suffixes: in lower case.
-        nested: whether to search subfolders.
-        skip: folders to leave out.
+        suffixes, nested, skip: as for `walk`.
         but: leaves out names with this ending, such as masks stored beside their images.
         unused: if given, collects what is not used.
 
@@ -208,7 +206,7 @@ def list_files(
     return found
 
 
-def match(images: dict[str, Path], masks: dict[str, Path], layout: str) -> list[Row]:
+def match(images: dict[str, Path], masks: dict[str, Path], layout: str) -> dict[str, Row]:
     """Pairs images and masks of the same id. Raises `UserError`, naming the first of both, where one has no partner."""
     faults = []
     for ours, theirs, what, partner in ((images, masks, "images", "mask"), (masks, images, "masks", "image")):
@@ -216,7 +214,7 @@ def match(images: dict[str, Path], masks: dict[str, Path], layout: str) -> list[
             faults.append(f"{len(alone)} of {len(ours)} {what} have no {partner}, the first is {ours[alone[0]]}")
     if faults:
         raise UserError(f"{', and '.join(faults)}; give each a partner, or remove it: {layout}.")
-    return [(path, masks[name]) for name, path in images.items()]
+    return {name: (path, masks[name]) for name, path in images.items()}
 
 
 def pick(rows: dict[str, Row], ids: Iterable[str], source: str) -> list[Row]:
@@ -230,15 +228,13 @@ def pick(rows: dict[str, Row], ids: Iterable[str], source: str) -> list[Row]:
 
 
 def build(
-    splits: dict[str, list[Row]], label_map: LabelMap | None, streaming: bool = False
+    splits: Mapping[str, Iterable[Row]], label_map: LabelMap | None, streaming: bool = False
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
-    """Makes the dataset dictionary with lazy columns `image` and `label`; splits without masks have no `label`.
-
-    Raises:
-        UserError: a split has no images.
-    """
+    """Makes the dataset dictionary with lazy columns `image` and `label`; splits without masks have no `label`. Raises
+    `UserError` for a split without images."""
     made = {}
     for split, rows in splits.items():
+        rows = list(rows)
         if not rows:
             raise UserError(f"The split {split!r} is empty; it needs at least one image.")
         features = datasets.Features(image=datasets.Image())

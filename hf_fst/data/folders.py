@@ -51,7 +51,7 @@ def read_id2label(given: str | Path | Sequence | dict, source: str = "id2label")
         given: `{"0": "road", "1": "car"}`, `["road", "car"]`, a JSON file of either, or a text file (`.txt`) with a name
             in each line, where a comment (#) and labelme's `__ignore__`, which has no id, are left out, as is
             what CVAT writes after a name (`road:128,64,128::`).
-        source: what to call names that come from no file, in errors.
+        source: what errors call names that do not come from a file.
 
     Raises:
         UserError: the file is missing, or this is not a name for each id from 0 on.
@@ -156,7 +156,7 @@ def folder(
             return [(path, None) for path in found.values()]
         skip = [] if labels == pictures else [pictures]
         masked = list_files(labels, parts, *_ending(mask_suffix, MASK_SUFFIXES), nested, skip, unused=unused)
-        return match(found, masked, f"{parts} (unlabeled images have a folder of their own)")
+        return [*match(found, masked, f"{parts} (unlabeled images have a folder of their own)").values()]
 
     splits: dict[str, list[Row]] = {}
     with faults:
@@ -193,7 +193,9 @@ def _ending(suffix: str | None, usual: Sequence[str]) -> tuple[str, Sequence[str
         return "", usual
     ending, dot, kind = suffix.rpartition(".")
     if not dot or f".{kind}".lower() not in usual:
-        raise UserError(f"The suffix {suffix!r} does not end in one of {', '.join(usual)}; give one, as '_mask.png'.")
+        raise UserError(
+            f"The suffix {suffix!r} does not end in one of {', '.join(usual)}; give one, like '_mask.png'."
+        )
     return ending, (f".{kind}".lower(),)
 
 

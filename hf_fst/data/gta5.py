@@ -23,13 +23,8 @@ def gta5(
     Args:
         data_dir: the folder with `images/` and `labels/`.
         skip: names without suffix to leave out, such as pairs whose sizes differ.
-        streaming: returns iterable datasets.
-
-    Raises:
-        MissingError: a folder or file is missing.
-        UserError: a file has no partner.
     """
     root = find_root(data_dir, LAYOUT)
     images = list_files(find_folder(root, "images", LAYOUT), LAYOUT)
     masks = list_files(find_folder(root, "labels", LAYOUT), LAYOUT, suffixes=(".png",))
-    return build({"train": match(without(images, skip), without(masks, skip), LAYOUT)}, LABELS, streaming)
+    return build({"train": match(without(images, skip), without(masks, skip), LAYOUT).values()}, LABELS, streaming)

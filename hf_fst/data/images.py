@@ -107,11 +107,8 @@ class Opened:
 
 
 def open_header(content: bytes, value: dict) -> Opened:
-    """Reads the header of an image. Call it inside `named(value)`.
-
-    Raises:
-        DataError: a side of more than `MAX_SIDE` pixels, several images in one file, or bands of unknown meaning.
-    """
+    """Reads the header of an image, inside `named(value)`. Raises `DataError` for a side of more than `MAX_SIDE`
+    pixels, several images in one file, or bands of unknown meaning."""
     name = file_of(value)
     try:
         image = PIL.Image.open(BytesIO(content))
@@ -185,25 +182,16 @@ def _unread_tiff(content: bytes, name: str) -> str:
     )
 
 
-def decode_image(value: dict) -> tuple[PIL.Image.Image, int]:
+def decode_pixels(value: dict) -> tuple[torch.Tensor, int]:
     """Decodes a stored image `{"path", "bytes"}`.
 
+    torchvision reads JPEG files in about 0.6 of the time that Pillow takes (docs/results.md, Reading images).
+
     Returns:
-        the upright image in mode "RGB", and the EXIF orientation (1 to 8) in which it is stored.
+        the upright image, (3,H,W) uint8, and the EXIF orientation (1 to 8) in which it is stored.
 
     Raises:
         DataError: the file is missing, damaged or too large, or its pixels could be read in more than one way.
-    """
-    with named(value):
-        opened = open_header(read_bytes(value), value)
-        picture = opened.upright()
-        return _as_rgb(opened, picture), opened.orientation
-
-
-def decode_pixels(value: dict) -> tuple[torch.Tensor, int]:
-    """Decodes as `decode_image`, which gives the same pixels: (3,H,W) uint8.
-
-    torchvision reads JPEG files in about 0.6 of the time that Pillow takes (docs/results.md, Reading images).
     """
     with named(value):
         content = read_bytes(value)

@@ -11,7 +11,7 @@ import torch
 from hf_fst.data.labels import IGNORED, filled
 from hf_fst.errors import UserError
 
-MOST_CHANNELS = 4  # a larger first side with a last one of 1, 3 or 4 means that the channels come last
+MOST_CHANNELS = 4  # of a larger first dimension and a last one of 1, 3 or 4, the last holds the channels
 
 
 def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch.Tensor]:
@@ -47,7 +47,7 @@ def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch
         if made["valid"].shape != made["pixel_values"].shape[-2:]:
             raise UserError(
                 f"In {name} valid has the shape {tuple(made['valid'].shape)}, but its pixel_values "
-                f"{tuple(made['pixel_values'].shape)}; say of each pixel whether it is one of the image, (H,W)."
+                f"{tuple(made['pixel_values'].shape)}; give (H,W): whether each pixel belongs to the image."
             )
         if "labels" in made and made["labels"].shape == made["valid"].shape:
             made["labels"] = made["labels"].masked_fill(~made["valid"], IGNORED)
@@ -55,7 +55,7 @@ def tidy(item: Mapping, name: str = "an item of the dataset") -> dict[str, torch
 
 
 def _tensor(value: object) -> torch.Tensor | None:
-    """The numbers of a tensor, an array or nested lists; None for anything else, and where not every number is real."""
+    """The numbers of a tensor, an array or nested lists; None for anything else, complex numbers too."""
     if isinstance(value, torch.Tensor):
         return value if value.layout == torch.strided and not value.is_complex() else None
     if isinstance(value, np.ma.MaskedArray):
@@ -65,8 +65,8 @@ def _tensor(value: object) -> torch.Tensor | None:
     except ValueError:  # lists of different lengths
         return None
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)  # torch knows few operations on these
-    array = array if array.flags.writeable else array.copy()  # as that of a PIL image is not
+        array = array.astype(np.int64)  # which torch barely supports
+    array = array if array.flags.writeable else array.copy()  # the array of a PIL image is read-only
     return torch.as_tensor(array) if array.dtype.kind in "buif" else None
 
 
@@ -102,16 +102,16 @@ def _pixels(value: object, name: str) -> torch.Tensor:
 def _labels(value: object, name: str) -> torch.Tensor:
     labels = _tensor(filled(value))
     if labels is None:
-        raise UserError(f"In {name} labels are a {_kind(value)}; give one class id a pixel, (H,W).")
+        raise UserError(f"In {name} labels are a {_kind(value)}; give one class id per pixel, (H,W).")
     if labels.dtype == torch.int64 and labels.ndim == 2:
         return labels
     if labels.is_floating_point() and (labels != labels.round()).any():
         raise UserError(
-            f"In {name} labels are {_type(labels)} numbers with fractions; give one class id a pixel, without smoothing."
+            f"In {name} labels are {_type(labels)} numbers with fractions; give one class id per pixel, unsmoothed."
         )
     labels = labels[0] if labels.ndim == 3 and len(labels) == 1 else labels
     if labels.ndim != 2:
         raise UserError(
-            f"In {name} labels have the shape {tuple(labels.shape)}, but (H,W) is expected, one class id a pixel."
+            f"In {name} labels have the shape {tuple(labels.shape)}, but (H,W) is expected, one class id per pixel."
         )
     return labels.long()

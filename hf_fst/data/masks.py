@@ -166,13 +166,8 @@ def palette_of(image: PIL.Image.Image) -> list[tuple[int, ...]]:
 
 
 def check_palettes(paths: Sequence[Path]) -> None:
-    """Checks that an index has the same color in all palette images that use it: otherwise it is not the same class.
-
-    Only headers are read where the palettes agree.
-
-    Raises:
-        DataError: two files disagree.
-    """
+    """Raises `DataError` if two palette images use different colors for an index, which is then not the same class.
+    Where the palettes agree, only headers are read."""
     first: tuple[Path, list] | None = None
     seen: dict[int, tuple[tuple[int, ...], Path]] = {}
     for path in paths:

@@ -160,21 +160,17 @@ class Pairs(Dataset):
             else:
                 where = f"item {index} of the {name} set"
                 item = tidy(item, where)
-                self._check(item, where)
+                labels, pixels = item.get("labels"), item["pixel_values"]
+                if labels is None or self.num_labels is None:
+                    return index, item
+                if labels.shape != pixels.shape[-2:]:
+                    raise UserError(
+                        f"In {where} labels are {tuple(labels.shape)}, but its pixel_values {tuple(pixels.shape)}; give "
+                        "one id per pixel."
+                    )
+                check_ids(labels, self.num_labels, f"In {where} labels")
                 return index, item
         raise DataError(f"{MOST_AGAIN} images of the {name} set in a row could not be read, the last: {skipped[-1]}")
-
-    def _check(self, item: dict[str, torch.Tensor], name: str) -> None:
-        """Checks that labels have the size of the pixels, and that the model has their classes."""
-        labels, pixels = item.get("labels"), item["pixel_values"]
-        if labels is None or self.num_labels is None:
-            return
-        if labels.shape != pixels.shape[-2:]:
-            raise UserError(
-                f"In {name} labels are {tuple(labels.shape)}, but its pixel_values {tuple(pixels.shape)}; give one id "
-                "per pixel."
-            )
-        check_ids(labels, self.num_labels, f"In {name} labels")
 
     def _index(self, stream: int, size: int, epoch: int, position: int) -> int:
         repetition, offset = divmod(position, size)
@@ -222,15 +218,7 @@ class AheadSampler(Sampler):
     """Endless batches of look-ahead draws: `count` groups for every `every`-th optimizer step from `step` on.
 
     A draw is `("ahead", step, k, position)`, `position` counting through the whole group of all processes, so that a
-    group has the same images however it is cut into micro-batches and processes.
-
-    Args:
-        step: the first optimizer step, >= 0.
-        count: groups a step.
-        micro_batches: micro-batches a group.
-        batch_size: images a micro-batch and process.
-        process_index, num_processes: which process this is, of how many.
-        every: from a step to the next that looks ahead.
+    group has the same images however it is cut into micro-batches of `batch_size` images and processes.
     """
 
     def __init__(

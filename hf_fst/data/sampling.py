@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -24,20 +23,12 @@ def _count(row: dict, index: int, label_map: LabelMap) -> dict:
         return {"pixels": [0] * len(label_map.names), "error": str(error)}
 
 
-def class_pixels(
-    dataset: datasets.Dataset,
-    num_proc: int | None = None,
-    cache_dir: str | Path | None = None,
-    on_bad_image: str = "stop",
-) -> np.ndarray:
-    """The number of pixels of each class in each full-size mask, int64 (N,C).
-
-    Cached (`map_files`) until a file, the order or the id map changes.
+def class_pixels(dataset: datasets.Dataset, on_bad_image: str = "stop") -> np.ndarray:
+    """The number of pixels of each class in each full-size mask, int64 (N,C); cached until a file or the id map
+    changes.
 
     Args:
         dataset: with a column `label` (`LabelMap` with names).
-        num_proc: number of processes; None for one per core, or one for small sets.
-        cache_dir: directory of the cache; None for `hf_fst` in the cache of `datasets`.
         on_bad_image: with "skip" an unreadable mask counts as empty.
 
     Raises:
@@ -51,7 +42,7 @@ def class_pixels(
     check_rows(stored, ["label"])
     features = datasets.Features(pixels=datasets.List(datasets.Value("int64")), error=datasets.Value("string"))
     desc = "Counting pixels of each class"
-    counted = map_files(stored, _count, features, "counts", desc, num_proc, cache_dir, label_map=label_map)
+    counted = map_files(stored, _count, features, "counts", desc, label_map=label_map)
     pixels = np.array(counted.with_format("numpy")["pixels"][:], dtype=np.int64).reshape(len(stored), -1)
     for row in [row for row, error in enumerate(counted["error"]) if error]:  # it may be readable by now
         again = _count(stored[row], row, label_map)
@@ -202,10 +193,7 @@ class Sources(Dataset):
 
 def combine(sources: Sequence[View | RareClasses], probabilities: Sequence[float] | None = None) -> Dataset:
     """Several labeled sources as one: end to end, or with `probabilities` (need not sum to 1) one drawn for each item.
-
-    Raises:
-        UserError: there is no source, one is empty, probabilities are wrong, or class names differ.
-    """
+    Raises `UserError` for an empty source, wrong probabilities, or class names that differ."""
     if not sources or any(len(source) == 0 for source in sources):
         raise UserError("Each labeled source needs at least one image; leave out empty ones.")
     views = [source.view if isinstance(source, RareClasses) else source for source in sources]

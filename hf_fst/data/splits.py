@@ -73,13 +73,8 @@ def nested_order(ids: Sequence[str], presence: np.ndarray, seed: int, smallest: 
     """Orders ids so that each prefix is a split: seeded, nested, and with every class from `smallest` ids on.
 
     The order is a seeded permutation in which one image of each class not yet seen, rarest class first, is moved to
-    the front. Warns if `smallest` images cannot cover all classes.
-
-    Args:
-        ids: names of the images.
-        presence: (N,C), whether an image has a class (bool, or counts of pixels).
-        seed: of the permutation.
-        smallest: number of images of the smallest split.
+    the front. `presence` (N,C) says whether an image has a class (bool, or counts of pixels). Warns if `smallest`
+    images cannot cover all classes.
     """
     presence = np.asarray(presence) > 0
     permutation = np.random.default_rng([seed, len(ids)]).permutation(len(ids))

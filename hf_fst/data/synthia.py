@@ -27,13 +27,8 @@ def synthia(
     Args:
         data_dir: the folder with `RGB/` and `GT/LABELS/`.
         skip: names without suffix to leave out.
-        streaming: returns iterable datasets.
-
-    Raises:
-        MissingError: a folder or file is missing.
-        UserError: a file has no partner.
     """
     root = find_root(data_dir, LAYOUT)
     images = list_files(find_folder(root, "RGB", LAYOUT), LAYOUT)
     masks = list_files(find_folder(root, "GT/LABELS", LAYOUT), LAYOUT, suffixes=(".png",))
-    return build({"train": match(without(images, skip), without(masks, skip), LAYOUT)}, LABELS, streaming)
+    return build({"train": match(without(images, skip), without(masks, skip), LAYOUT).values()}, LABELS, streaming)

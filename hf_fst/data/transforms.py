@@ -198,11 +198,8 @@ class Normalization:
 
     @classmethod
     def said_by(cls, processor: Any) -> Normalization:
-        """The mean and deviation of an image processor, whatever else it does to colors.
-
-        Raises:
-            UserError: they are no numbers to divide by.
-        """
+        """The mean and deviation of an image processor, whatever else it does to colors. Raises `UserError` where they
+        are no numbers to divide by."""
         name, settings = type(processor).__name__, processor.to_dict()
         given = {key: settings.get(key) for key in ("rescale_factor", "image_mean", "image_std")}
         try:

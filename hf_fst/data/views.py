@@ -136,11 +136,8 @@ def named_row(row: dict[str, dict], index: int) -> dict[str, dict]:
 def decode_pair(
     image: dict, mask: dict | None, label_map: LabelMap | None
 ) -> tuple[tv_tensors.Image, tv_tensors.Mask | None]:
-    """Reads an image (3,H,W) and its mask (H,W), both uint8 and upright, from their stored forms.
-
-    Raises:
-        DataError: a file cannot be read, or the sizes differ; names the files.
-    """
+    """Reads an image (3,H,W) and its mask (H,W), both uint8 and upright, from their stored forms. Raises `DataError`,
+    naming the files, where one cannot be read or their sizes differ."""
     pixels, turned = decode_pixels(image)
     if mask is None:
         return tv_tensors.Image(pixels), None

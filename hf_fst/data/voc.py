@@ -62,11 +62,6 @@ def voc(
             makes a split: seeded, nested, with every class.
         seed: of the split that is made.
         on_bad_image: "stop" or "skip", if the mask of an image that may be chosen cannot be read.
-        streaming: returns iterable datasets.
-
-    Raises:
-        MissingError: a folder or file is missing.
-        UserError: an id has no file, or a list is wrong.
     """
     root = find_root(data_dir, LAYOUT)
     root = next((root / sub for sub in ("VOC2012", "VOCdevkit/VOC2012") if (root / sub).is_dir()), root)
@@ -94,7 +89,7 @@ def voc(
     val_masks = list_files(official, LAYOUT, suffixes=(".png",)) if official.is_dir() else masks
 
     train = _rows(all_ids, images, masks, root)
-    made = {"train": list(train.values())}
+    made = {"train": train.values()}
     if labeled is not None:
         if pool not in (None, "classic", "augmented"):
             raise UserError(f"pool is {pool!r}; give 'classic' or 'augmented'.")
@@ -102,7 +97,7 @@ def voc(
         made["train"], made["unlabeled"] = semi_supervised(
             train, labeled, splits, seed, LABELS, on_bad_image, pool=train_ids if classic else None
         )
-    made["validation"] = list(_rows(val_ids, images, val_masks, root).values())
+    made["validation"] = _rows(val_ids, images, val_masks, root).values()
     return build(made, LABELS, streaming)
 
 

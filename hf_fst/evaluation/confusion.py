@@ -24,15 +24,8 @@ CACHED = 1 << 19  # bytes that are still in a CPU's cache when they are read a s
 
 
 def as_indices(values: Any, what: str = "predictions") -> torch.Tensor:
-    """Gives class indices as a tensor of a signed or 8-bit integer type.
-
-    Args:
-        values: a tensor, an array, a PIL image, or nested lists of integers, of any shape.
-        what: how to call them in an error.
-
-    Raises:
-        UserError: where the values are not integers.
-    """
+    """Class indices, of any shape, as a tensor of a signed or 8-bit integer type: from a tensor, an array, a PIL
+    image, or nested lists. Raises `UserError`, calling them `what`, for values that are not integers."""
     if not isinstance(values, torch.Tensor):
         values = np.asarray(values)
         values = torch.from_numpy(values if values.flags.writeable else values.copy())  # torch refuses to promise
@@ -70,11 +63,7 @@ def narrowed(values: torch.Tensor) -> torch.Tensor | None:
 
 
 def byte_pairs(predictions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor | None:
-    """Counts pairs of bytes.
-
-    Args:
-        predictions: flat values of any integer type [N].
-        labels: likewise [N].
+    """Counts pairs of bytes of flat predictions and labels [N], of any integer type.
 
     Returns:
         int64 (256, columns), rows are labels, columns go up to the greatest prediction. None where a value lies

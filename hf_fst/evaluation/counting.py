@@ -73,11 +73,7 @@ def mutual_information(sums: torch.Tensor) -> float:
 
 
 def refuse_no_labels(inputs: dict) -> None:
-    """Refuse to score images without labels.
-
-    Raises:
-        UserError: with what to do.
-    """
+    """Raises `UserError` for images without labels, which cannot be scored."""
     if "labels" not in inputs:
         raise UserError(
             f"The evaluated images have no labels (they have {', '.join(inputs)}), so there is nothing to score; give "

@@ -219,11 +219,8 @@ def _logits(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
 
 
 def fitting(model: nn.Module, look: Look) -> Look:
-    """The look, with windows of its own where a network takes one size of images alone.
-
-    Raises:
-        UserError: `look` has windows of another size.
-    """
+    """The look, with windows of its own where a network takes images of one size alone. Raises `UserError` where
+    `look` has windows of another size."""
     size = fixed_size(model.config) if isinstance(model, PreTrainedModel) else None
     if size is None or look.window == size:
         return look
@@ -316,15 +313,8 @@ def segment(
 
 @torch.no_grad()
 def argmax_at(logits: torch.Tensor, size: Sequence[int], align_corners: bool = False) -> torch.Tensor:
-    """Gives `resize_logits(logits, size, align_corners).argmax(1)` without ever holding all classes at the full size.
-
-    Args:
-        logits: (B, C, h, w).
-        size: (height, width) of the labels.
-
-    Returns:
-        int64 class indices (B, *size).
-    """
+    """Class indices int64 (B, *size): `resize_logits(logits, size, align_corners).argmax(1)` without holding all
+    classes at the full size at any time."""
     best, chosen = None, None
     for first in range(0, logits.shape[1], CLASSES_AT_ONCE):
         values, indices = resize_logits(logits[:, first : first + CLASSES_AT_ONCE], size, align_corners).max(dim=1)

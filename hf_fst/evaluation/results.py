@@ -56,12 +56,8 @@ def default_folder(
 
 
 def table(result: dict[str, Any], width: int | None = None) -> str:
-    """The scores of `evaluate_model` as text: one line per class, then the means, in percent.
-
-    Args:
-        result: of the evaluation.
-        width: of the table (see `text_table`) and of the sentences below it; None for any.
-    """
+    """The scores of `evaluate_model` as text: one line per class, then the means, in percent. `width` is that of the
+    table (see `text_table`) and of the sentences below it; None for any."""
     speed = f"{result['images_per_second']:.3g} images/s"
     if not result["labeled"]:
         return f"{result['images']} images without labels, {speed}"

@@ -19,15 +19,8 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 
 
 def base_of(file: Path, where: str) -> str:
-    """The network under an adapter: a directory or a Hub id.
-
-    Args:
-        file: the adapter's configuration.
-        where: the adapter, for people.
-
-    Raises:
-        UserError: the file cannot be read, or names none.
-    """
+    """The network under the adapter `where`, a directory or a Hub id, by the adapter's configuration. Raises
+    `UserError` if the file cannot be read or names none."""
     try:
         name = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:

@@ -37,7 +37,7 @@ class Family:
         keys: to our names.
         classifier: the weight, in their names, whose rows are the classes.
         builds: the names of `BUILDS` it converts to.
-        unused: pattern of entries that no forward pass reads or that are computed again.
+        unused: pattern of entries that no forward pass reads, or that are recomputed.
     """
 
     title: str
@@ -143,16 +143,15 @@ _TENSORS = re.compile(
     r"|torch\.(nn\.parameter\.Parameter|serialization\._get_layout|_tensor\._rebuild_\w+)|_codecs\.encode"
     r"|numpy\.(_core|core)\.multiarray\.scalar|numpy\.dtype(s\.(Float|Int)\d+DType|s\.BoolDType)?"
 )
-ENCODE = (
-    "_codecs.encode"  # of bytes that Python 2 wrote; torch lets it take any codec, to compress or to import modules
-)
+# of bytes that Python 2 wrote; torch lets it take any codec, to compress or to import modules
+ENCODE = "_codecs.encode"
 PLAIN_CODECS = ("latin_1", "utf_8", "ascii")
 # what torch raises for files in another format, or for what it does not unpickle
 UNREADABLE = (
     *(OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, EOFError, MemoryError, OverflowError),
     *(struct.error, pickle.UnpicklingError, zipfile.BadZipFile),
 )
-HEAD = 1 << 28  # bytes of a file without an archive in which names are looked for
+HEAD = 1 << 28  # bytes that are searched for names in a file that is not an archive
 
 
 def convert(
@@ -167,11 +166,11 @@ def convert(
     and containers are unpickled.
 
     Args:
-        model: a name of `BUILDS`, or a model of this package that is to be filled.
-        which: "teacher" or "student"; a file that holds one set of weights only has a student only. The authors report
+        model: a name of `BUILDS`, or a model of this package to fill.
+        which: "teacher" or "student"; a file with a single set of weights has only a student. The authors report
             the student in domain adaptation and the teacher in semi-supervised learning.
         num_labels: classes of the checkpoint, where they are not those of the paper's experiments with `model`.
-        report: gets each line about what was done.
+        report: called with each line about what was done.
         overrides: as in `build`.
 
     Raises:
@@ -223,7 +222,7 @@ def _load(path: str) -> object:
             if type(error) is LookupError:  # of a codec that Python does not know
                 foreign = [*foreign, ENCODE]
             if not foreign:
-                raise UserError(f"{path} is truncated or no PyTorch checkpoint: download it again.") from error
+                raise UserError(f"{path} is truncated or not a PyTorch checkpoint: download it again.") from error
     raise UserError(
         f"{path} holds objects besides tensors ({', '.join([*codecs, *foreign][:3])}), whose loading could run code, and "
         "is refused: give a checkpoint of tensors, numbers and containers."
@@ -231,10 +230,10 @@ def _load(path: str) -> object:
 
 
 def _looked_up(path: str) -> tuple[list[str], list[str]]:
-    """What a checkpoint would unpickle with, found without doing so and whatever torch says of it.
+    """What unpickling a checkpoint would look up, found without unpickling it and whatever torch says.
 
     Returns:
-        names that are not those of tensors, and codecs that are asked for where `ENCODE` is.
+        names that are not those of tensors, and if `ENCODE` is looked up, the codecs it is asked for.
     """
     names: dict[str, None] = {}
     texts: set[str] = set()
@@ -252,14 +251,14 @@ def _looked_up(path: str) -> tuple[list[str], list[str]]:
                         names[text] = None
                     else:
                         texts.add(text)
-    except UNREADABLE:  # it is cut, or no pickle
+    except UNREADABLE:  # truncated, or not a pickle
         pass
     known = {*aliases.aliases, *(module.name for module in pkgutil.iter_modules(encodings.__path__))}
     asked = {text: encodings.normalize_encoding(text).lower() for text in texts} if ENCODE in names else {}
     codecs = [
         f"the codec {text!r}"
         for text, name in asked.items()
-        # numbers are tensors' names, and as codecs but tables of letters
+        # digits are names of tensors, and as codecs mere tables of characters
         if name in known and aliases.aliases.get(name, name) not in PLAIN_CODECS and not text.isdecimal()
     ]
     return [name for name in names if re.fullmatch(r"[\w.]+", name) and not _TENSORS.fullmatch(name)], codecs

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 from hf_fst.errors import UserError
 
-# what transformers raises for a file that is no image processor, and the client of the Hub for one that does not come
+# what transformers raises for a file that is not an image processor, and the Hub's client if it cannot be fetched
 UNREADABLE = (OSError, HTTPError, ValueError, TypeError, KeyError, AttributeError, StrictDataclassError)
-# the same for files that are not those of a network
+# the same for the files of a network
 LOADING = (
     *(*UNREADABLE, RuntimeError, IndexError, ArithmeticError, EOFError, ImportError),
     *(SafetensorError, pickle.UnpicklingError),
@@ -21,16 +21,14 @@ LOADING = (
 
 
 def refuse_other_weights(network: PreTrainedModel, found: dict, is_trained: bool, where: str) -> None:
-    """Refuses weights that do not belong to the network, which has random ones in their place.
+    """Raises `UserError` for weights that have another shape than the network's or are missing, so that it has random
+    ones.
 
     Args:
         network: as it was loaded.
         found: what transformers found about its weights.
-        is_trained: whether it is used as it is; else it may get a new head, and be a backbone alone until then.
+        is_trained: whether it is used as is; otherwise it gets a new head, and may so far be only a backbone.
         where: where the weights come from.
-
-    Raises:
-        UserError: some have another shape, or are missing.
     """
     odd = sorted(
         (name, tuple(stored), tuple(wanted))
@@ -54,7 +52,7 @@ def refuse_other_weights(network: PreTrainedModel, found: dict, is_trained: bool
 
 
 def _used(network: PreTrainedModel, names: list[str]) -> list[str]:
-    """The weights that the logits depend on; all of them if that cannot be found out."""
+    """The weights that the logits depend on; all of them if that is unknown."""
     weights = dict(network.named_parameters())
     parameters = [name for name in names if name in weights]
     used = [name for name in names if name not in weights and name.endswith(("running_mean", "running_var"))]

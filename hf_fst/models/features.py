@@ -29,12 +29,11 @@ def returns_features(model: nn.Module) -> bool:
 
 
 def return_features(model: nn.Module) -> None:
-    """Makes a network return `features` (B,D,h,w): what its classifier reads, or what it calls so itself.
+    """Makes a network return `features` (B,D,h,w): what its classifier (`classifier_of`) reads, or what it calls so
+    itself.
 
-    The classifier is `classifier_of` it. A network that was changed before stays as it is. Checkpoints do not change.
-
-    Raises:
-        UserError: there is none, as in networks that classify masks.
+    A network that was changed before stays as it is. Checkpoints do not change. Raises `UserError` if no convolution
+    classifies, as in networks that classify masks.
     """
     classifier = classifier_of(model)
     if classifier is None:

@@ -50,9 +50,8 @@ _UNASKED = (
 def default_processor(config: PreTrainedConfig | None = None) -> SegformerImageProcessor:
     """Builds the image processor of a network that has none; it leaves the size alone.
 
-    Args:
-        config: of the network, whose backbone says how its weights were trained: with the mean and deviation of timm's
-            checkpoints, of EfficientNet-Lite and of BEiT (0.5). All others, and None: those of ImageNet.
+    The backbone of `config` says how its weights were trained: with the mean and deviation of timm's checkpoints, of
+    EfficientNet-Lite or of BEiT (0.5). All others, and None: those of ImageNet.
     """
     backbone = getattr(config, "backbone_config", None)
     numbers = {}
@@ -327,17 +326,10 @@ def load(
     id2label: dict[int, str] | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, Any]:
-    """Loads a network and its image processor (`processor_of`).
+    """Loads a network and its image processor (`processor_of`, unless one is given).
 
-    Args:
-        model: a directory or a Hub id.
-        which: see `locate`.
-        processor: image processor to use in place of its own.
-        id2label: class names to give the network; a head for another number of classes is replaced by a new one.
-        trust_remote_code: see `load_network`.
-
-    Raises:
-        UserError: see `load_network` and `saved_processor`.
+    Args and raises: see `load_network` and `saved_processor`. A head for another number of classes than `id2label` has
+    is replaced by a new one.
     """
     network = load_network(model, which, id2label, trust_remote_code=trust_remote_code)
     if processor is not None:
@@ -346,15 +338,8 @@ def load(
 
 
 def refuse_nonfinite(weights: Iterable[tuple[str, torch.Tensor]], where: str | Path) -> None:
-    """Refuses weights that are nan or infinite: such a network still gives classes, though wrong ones.
-
-    Args:
-        weights: parameters and buffers by name.
-        where: where they come from.
-
-    Raises:
-        UserError: with how many tensors hold such values, and the first of them.
-    """
+    """Raises `UserError` for weights, by name, that are nan or infinite: such a network still gives classes, though
+    wrong ones. `where` says where the weights come from."""
     bad = [name for name, tensor in weights if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
         raise UserError(
@@ -364,11 +349,8 @@ def refuse_nonfinite(weights: Iterable[tuple[str, torch.Tensor]], where: str | P
 
 
 def refuse_broken_files(directory: str | Path) -> None:
-    """Refuses a directory whose weights are not finite or cannot be read, without building the network.
-
-    Raises:
-        UserError: with the file.
-    """
+    """Raises `UserError` for weights in a directory that are not finite or cannot be read, without building the
+    network."""
     for path in sorted([*Path(directory).glob("model*.safetensors"), *Path(directory).glob(ADAPTER_WEIGHTS)]):
         try:
             with safe_open(path, "pt") as file:

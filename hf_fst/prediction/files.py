@@ -33,15 +33,9 @@ class Inputs(NamedTuple):
 
 
 def list_inputs(source: Path, suffixes: Sequence[str] = SUFFIXES, skip: Sequence[Path] = ()) -> Inputs:
-    """The files with these suffixes in a folder and the folders in it, sorted, hidden ones left out; or the one file.
-
-    Args:
-        source: a folder or a file.
-        suffixes: in lower case, with the dot.
-        skip: folders that are not looked into.
-
-    Raises `MissingError` where there is no such folder or file, or none with these suffixes.
-    """
+    """The files with these suffixes (in lower case) in a folder and the folders in it, sorted, hidden ones and folders
+    to `skip` left out; or the one file. Raises `MissingError` if there is no such folder or file, or none with the
+    suffixes."""
     if source.is_file():
         if source.suffix.lower() not in suffixes:
             raise MissingError(f"{source} is not one of {', '.join('*' + suffix for suffix in suffixes)}.")
@@ -140,25 +134,23 @@ def claimed(
 ) -> Iterator[None]:
     """Reserves an output folder for a job with these settings inside the context.
 
-    The settings are in `output/settings_file`, so that a later run only continues with the same ones. `overwrite` removes
-    what a job with other settings left in the folders `owned`, and never anything else. All processes of a launch enter
-    together.
-
-    Raises:
-        UserError: the results there are of other settings or of unknown origin, or another job is writing them.
+    The settings are in `output/settings_file`, so that a later run only continues with the same ones. `overwrite`
+    removes what a job with other settings left in the folders `owned`, and never anything else. All processes of a
+    launch enter together. Raises `UserError` if the results there have other settings or an unknown origin, or another
+    job writes them.
     """
     state = PartialState()
     lock = FileLock(output / f".{settings_file}.lock")
-    problem: list[ValueError | None] = [None]
-    if state.is_main_process:
-        try:
-            _claim(output, settings_file, json.loads(json.dumps(settings)), owned, overwrite, lock)
-        except ValueError as error:
-            problem = [error]
-    broadcast_object_list(problem)  # all processes stop where the first does
-    if problem[0] is not None:
-        raise problem[0]
+    problem: list[UserError | None] = [None]
     try:
+        if state.is_main_process:
+            try:
+                _claim(output, settings_file, json.loads(json.dumps(settings)), owned, overwrite, lock)
+            except UserError as error:
+                problem = [error]
+        broadcast_object_list(problem)  # all processes stop where the first does
+        if problem[0] is not None:
+            raise problem[0]
         yield
     finally:
         lock.release(force=True)
@@ -174,7 +166,6 @@ def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
     path = output / settings_file
     there = [name for name in owned if (output / name).exists()]
     if there and not path.is_file():  # with `overwrite` too: it may be the user's own, a folder `data` or `videos`
-        lock.release()
         raise UserError(
             f"{output} holds {there[0]}/ but no {settings_file} that says how it was made; give another folder."
         )
@@ -185,13 +176,11 @@ def _claim(output, settings_file, settings, owned, overwrite, lock) -> None:
         try:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, TypeError, ValueError) as error:
-            lock.release()
             raise UserError(
                 f"{path} does not say how {output} was made; give another folder, or --overwrite to start over."
             ) from error
         for key in {**before, **settings}:
             if before.get(key) != settings.get(key):
-                lock.release()
                 raise UserError(
                     f"{output} was started with {key} {_shown(before.get(key))}, but now {key} is "
                     f"{_shown(settings.get(key))}; use the same, give another folder, or --overwrite to start over."

@@ -87,18 +87,15 @@ def label_collection(
         source: a folder of images, Parquet files or WebDataset shards (.tar), such a file, or a Hub id; streamed.
         output: the folder that is written to: `data/*.parquet`, `id2label.json`, `palette.json`, a dataset card, and
             the settings in `label.json`.
-        which: "teacher" or "student" of a training run.
+        which, look, trust_remote_code: see `Segmenter`.
         confidence_threshold: pixels whose class is less probable become 255 (ignored), in 0..1.
         shard_size: images in a shard, at most.
         split, config, dataset_revision: of a dataset on the Hub.
         image: the column with the images; by default the first that is usual.
-        look: how the model looks at the images.
         batch_size: images that go through the network at once, those of one size together.
         num_workers: threads that read images ahead.
         local_files: whether rows of a table may name images by a path on this machine, which are then in the shards.
         overwrite: start over where `output` holds the results of other settings.
-        trust_remote_code: whether code that comes with the model may run; it is never asked for.
-        progress: show a progress bar.
 
     Returns:
         counts of shards and images in the whole collection and in this run, `failed` (a list of `{"file", "reason"}` of

@@ -64,14 +64,11 @@ def predict_files(
         model: directory or Hub id.
         source: a folder, an image or a video.
         output: the folder that is written to; `predict.json` in it holds the settings.
-        which: "teacher" or "student" of a training run.
+        which, look, trust_remote_code: see `Segmenter`.
         overlays: whether to write overlays of images too.
-        look: how the model looks at the images.
         batch_size: images that are predicted at once, those of one size together.
         num_workers: threads that read images ahead.
         overwrite: start over where `output` holds the results of other settings.
-        trust_remote_code: whether code that comes with the model may run; it is never asked for.
-        progress: show a progress bar.
 
     Returns:
         counts, `failed` (a list of `{"file", "reason"}`), seconds and images per second, videos' frames counted.

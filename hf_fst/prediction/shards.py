@@ -50,13 +50,8 @@ def png(pixels: np.ndarray, palette: np.ndarray | None = None) -> dict[str, Any]
 
 
 def write_shard(path: Path, rows: Iterable[dict[str, Any]], footer: dict[str, Any]) -> None:
-    """Writes a shard whole or not at all.
-
-    Args:
-        path: of the shard.
-        rows: with the columns of `FEATURES`, taken as they come.
-        footer: plain data for the file's metadata; it is read after the last row was taken.
-    """
+    """Writes a shard whole or not at all: rows with the columns of `FEATURES`, taken as they come, and plain data for
+    the file's metadata, which is read after the last row was taken."""
 
     def write(file) -> None:
         with pq.ParquetWriter(file, FEATURES.arrow_schema, compression="snappy") as writer:

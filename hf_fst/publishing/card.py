@@ -26,12 +26,7 @@ FIGURES = ("curves.png", "class_iou.png", "samples.png")
 
 
 def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
-    """The card of a run.
-
-    Args:
-        facts: what it may tell.
-        figures: file names, out of `FIGURES`, of the pictures that lie beside the card.
-    """
+    """The card of a run. `figures` are file names, out of `FIGURES`, of the pictures that lie beside it."""
     about, facts = metadata(facts), _for_readers(facts)
     rule, equation = RULES.get(facts.rule, (f"a rule of its own, `{facts.rule}`", ""))
     saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
@@ -97,10 +92,7 @@ def _for_readers(facts: RunFacts) -> RunFacts:
 def bare_card(directory: str | Path, hub_id: str, has_student: bool = False) -> ModelCard:
     """The card of a model without the facts of a run, such as a converted checkpoint: how to use it, and no results.
 
-    Args:
-        directory: holds its config.json.
-        hub_id: where it is published.
-        has_student: whether `student/` is published with it.
+    `directory` holds its config.json; `has_student` says whether `student/` is published with it.
     """
     path, adapter = Path(directory, "config.json"), Path(directory, ADAPTER_CONFIG)
     if not path.is_file():
@@ -147,12 +139,10 @@ def _render(template: Path, **values) -> str:
 
 
 def write_card(directory: str | Path, facts: RunFacts) -> Path:
-    """Writes README.md, and `.eval_results/*.yaml` for evaluation data on the Hub, into a directory.
+    """Writes README.md, whose path it returns, and `.eval_results/*.yaml` for evaluation data on the Hub, into a
+    directory.
 
     The card shows those of `FIGURES` that are in the directory.
-
-    Returns:
-        The path of README.md.
     """
     directory = Path(directory)
     card = make_card(facts, tuple(name for name in FIGURES if (directory / name).is_file()))
@@ -329,8 +319,7 @@ def command(facts: RunFacts) -> str | None:
 def commands_before(*models: str | None) -> list[str]:
     """The commands that made the weights a run starts from, first to last; none if no run on this machine did.
 
-    Args:
-        models: the directories of these runs; Hub ids, names of builds and None are skipped.
+    `models` are the directories of these runs; Hub ids, names of builds and None are skipped.
     """
     commands = {}
     for model in models:

@@ -25,7 +25,7 @@ def write_report(
     log_history: Sequence[Mapping],
     samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = (),
 ) -> Path:
-    """Writes curves.png, class_iou.png, samples.png, fst_run.json and README.md.
+    """Writes curves.png, class_iou.png, samples.png, fst_run.json and README.md, whose path it returns.
 
     A picture without data is not written; one from an earlier report is removed.
 
@@ -34,9 +34,6 @@ def write_report(
         facts: what the card states.
         log_history: the trainer's log (see `plots.curves`).
         samples: image uint8 (H, W, 3), label, student and teacher (H, W) of some images.
-
-    Returns:
-        The path of README.md.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -51,7 +48,7 @@ def write_report(
 
 
 def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), **changes) -> Path:
-    """Regenerates the card of a run from its fst_run.json and, if there is one, its history.json.
+    """Regenerates README.md, whose path it returns, from fst_run.json and, if there is one, history.json of a run.
 
     The sample pictures stay; curves and bars are redrawn if there is a history. Manual edits of the card are lost.
 
@@ -60,12 +57,8 @@ def rewrite_report(directory: str | Path, compared: Sequence[str | Path] = (), *
         compared: directories of other runs on the same data, for a table beside this one.
         changes: fields of `RunFacts` to set, such as `license` or `hub_id`; they are kept in fst_run.json.
 
-    Returns:
-        The path of README.md.
-
     Raises:
-        MissingError: a directory has no fst_run.json.
-        UserError: one is not such a file, weights are not finite, or a card may not hold a change.
+        UserError: a directory has no such files, weights are not finite, or a card may not hold a change.
     """
     directory = Path(directory)
     facts = RunFacts.load(directory)

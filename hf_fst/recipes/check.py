@@ -26,14 +26,10 @@ MOST_ROWS = 20  # classes in one column of the page
 
 
 def check_recipe(recipe: Recipe) -> tuple[Report, list[str]]:
-    """Opens every file of a recipe. If an unusable mask prevents the choice of labeled images, all count as labeled.
+    """What was found in all files of a recipe, and the warnings of the loaders, for example about unused files.
 
-    Returns:
-        What was found, and the warnings of the loaders, for example about unused files.
-
-    Raises:
-        UsageError: the recipe is wrong.
-        UserError: it cannot be trained, or its folders or columns are not as it says.
+    If an unusable mask prevents the choice of labeled images, all count as labeled. Raises `UserError` for a recipe
+    that is wrong, cannot be trained, or does not fit its folders or columns.
     """
     config = to_config(recipe)
     refuse_settings(config)

@@ -41,16 +41,10 @@ QUIET = {
 
 
 def dry_run(recipe: Recipe, measure: bool = False) -> dict[str, object]:
-    """Checks a recipe, builds its model without memory for weights, and prints the sizes.
+    """Checks a recipe, builds its model without memory for weights, prints the sizes, and returns them.
 
     With `measure`, and if the recipe says where its data is, the real training takes a few steps with random weights,
-    and their time and memory are printed too.
-
-    Returns:
-        What is printed: parameters, bytes of the training state, steps.
-
-    Raises:
-        UsageError: the recipe is wrong.
+    and their time and memory are printed too. Raises `UsageError` if the recipe is wrong.
     """
     config = to_config(recipe)
     refuse_settings(config)

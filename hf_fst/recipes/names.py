@@ -36,15 +36,8 @@ def described_recipes(width: int | None = None) -> str:
 
 
 def find_recipe(given: str | Path, folder: Path = Path()) -> Path:
-    """The file of a recipe.
-
-    Args:
-        given: a name of the library (dashes count as underscores) or the path of a YAML file.
-        folder: what a path is relative to.
-
-    Raises:
-        MissingError: there is no such recipe.
-    """
+    """The file of a recipe: a name of the library (dashes count as underscores), or a path relative to `folder`.
+    Raises `MissingError` if there is none."""
     if str(given).replace("_", "-") in recipe_names():
         return LIBRARY / f"{given}.yaml".replace("-", "_")
     path = folder / given

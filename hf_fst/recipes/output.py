@@ -58,10 +58,7 @@ MAY_CHANGE = re.compile(
 @contextlib.contextmanager
 def claimed(output_dir: Path) -> Iterator[None]:
     """Holds the lock on an output directory, which is made if missing, and removed at the end if nothing came into it.
-
-    Raises:
-        UserError: another process holds it, it is a file, or it cannot be written to.
-    """
+    Raises `UserError` if another process holds it, it is a file, or it cannot be written to."""
     if output_dir.exists() and not output_dir.is_dir():
         raise UserError(f"The output directory {output_dir} is a file; give another output_dir.")
     made = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
@@ -116,15 +113,9 @@ def is_finished(output_dir: Path, report: bool) -> bool:
 
 
 def refuse_other_settings(recipe: Recipe, directory: Path) -> None:
-    """Refuses to resume a run with settings that change its weights: recipe, results and card describe one run.
-
-    Args:
-        recipe: of the run to resume.
-        directory: of that run; without a recipe it was started from Python, and is not checked.
-
-    Raises:
-        UserError: with the settings that differ.
-    """
+    """Raises `UserError` if settings that change the weights differ from those of the run in `directory`, which is to
+    be resumed: recipe, results and card describe one run. A run started from Python has no recipe and is not
+    checked."""
     if not (directory / RECIPE_FILE).is_file():
         return
     defaults = own_keys() | {field.name: field.default for field in fields(FSTConfig)}

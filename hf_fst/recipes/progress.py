@@ -99,12 +99,7 @@ def expected(per_step: float, steps: int) -> str:
 
 
 def in_words(step: int, logs: dict[str, float]) -> str:
-    """An entry of the log as a line, shares in percent; the numbers of single classes are left out.
-
-    Args:
-        step: optimizer steps that are done.
-        logs: the entry.
-    """
+    """Entry of the log after `step` steps as a line, shares in percent; the numbers of single classes are left out."""
     if "train_runtime" in logs:
         return f"{step:,} steps in {duration(logs['train_runtime'])}"
     found = {key.removeprefix("eval_"): value for key, value in logs.items() if key.endswith("_mean_iou")}

@@ -147,9 +147,8 @@ def table(results: dict) -> str:
         cells = [percent(entry[network]["mean_iou"]) for network in networks]
         cells += [percent(entry[network]["overall_accuracy"]) for network in networks]
         rows.append([entry["weights"], str(entry["step"]), f"{entry['split']} ({entry['images']})", *cells])
-    found = "No evaluation: the dataset has no split to evaluate on.\n"
-    if rows:
-        found = text_table(columns, rows, columns_of_terminal())
+    none = "No evaluation: the dataset has no split to evaluate on.\n"
+    found = text_table(columns, rows, columns_of_terminal()) if rows else none
     if scored := results.get(LABEL_FREE):
         step, best = max(scored, key=lambda pair: pair[1])
         found += f"Chosen without labels: a pixel tells most of its class at step {step} (label_free {best:.3f}).\n"

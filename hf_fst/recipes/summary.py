@@ -33,18 +33,8 @@ def before(
     steps: int | None,
     time: str = "shown after the first steps; --dry_run measures it beforehand",
 ) -> str:
-    """What will be done, a line or two for each item.
-
-    Args:
-        recipe: of the run.
-        config: of the run.
-        settings: those in force.
-        parameters: of the network.
-        data: of the run; None where it was not looked at.
-        notes: warnings to show.
-        steps: of the whole run; None where only its epochs are known.
-        time: what is known about it.
-    """
+    """What will be done, a line or two for each item, and warnings (`notes`). `data` is None where it was not looked
+    at, `steps` where only the epochs are known; `time` is what is known about it."""
     by = None if data is None else labeled_by(recipe, data.sides["labeled"])
     rows = [] if data is None else _images(data, by)
     if by == f"split_seed {recipe.split_seed}" and recipe.dataset in PUBLISHED:

@@ -44,8 +44,7 @@ def train_all(
         What `results.json` of each point holds.
 
     Raises:
-        UsageError: a point of the recipe is wrong.
-        UserError: an output directory is not empty; nothing was trained.
+        UserError: a point is wrong, or an output directory is not empty; nothing was trained.
         RunError: a point failed; those before it are finished.
     """
     commands = {}

@@ -99,8 +99,8 @@ def test_unlabeled_items_may_say_that_they_have_no_labels():
         ({"pixel_values": np.zeros((2, 3, 4, 4))}, r"pixel_values have the shape \(2, 3, 4, 4\), but \(3,H,W\)"),
         ({"pixel_values": np.zeros((3, 0, 4))}, r"pixel_values have the shape \(3, 0, 4\), but \(3,H,W\)"),
         ({"valid": torch.ones(3, 2)}, r"In item 7 valid has the shape \(3, 2\), but its pixel_values \(3, 2, 3\)"),
-        ({"labels": [[0, 1], [2]]}, "In item 7 labels are a list; give one class id a pixel"),
-        ({"labels": "mask.png"}, "In item 7 labels are a str; give one class id a pixel"),
+        ({"labels": [[0, 1], [2]]}, "In item 7 labels are a list; give one class id per pixel"),
+        ({"labels": "mask.png"}, "In item 7 labels are a str; give one class id per pixel"),
         ({"labels": torch.eye(3).to_sparse()}, "In item 7 labels are a sparse_coo float32 Tensor; give one class id"),
         ({"labels": torch.from_numpy(IDS) * 1j}, "In item 7 labels are a strided complex64 Tensor; give one class id"),
         (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_fst.data import DataError, LabelMap
-from hf_fst.data.images import decode_image, decode_pixels
+from hf_fst.data.images import decode_pixels
 from hf_fst.data.masks import decode_mask
 from tests.data.kinds import IMAGES, MASKS, RGB, Kind, png, save, table, tiff
 
@@ -33,10 +33,15 @@ def check(kind: Kind, path: Path, read):
         assert np.array_equal(read(stored(path, as_bytes=True)), kind.expected)
 
 
+def decoded(value):
+    """The pixels (H,W,3) of a stored image."""
+    return decode_pixels(value)[0].permute(1, 2, 0).numpy()
+
+
 @pytest.mark.parametrize("kind", IMAGES, ids=lambda kind: kind.file)
 def test_an_image_is_read_or_refused_as_the_table_says(tmp_path, kind):
     assert (kind.expected is None) == kind.result.startswith("refused")
-    check(kind, kind.make(tmp_path), lambda value: np.asarray(decode_image(value)[0]))
+    check(kind, kind.make(tmp_path), decoded)
 
 
 @pytest.mark.parametrize("kind", MASKS, ids=lambda kind: kind.file)
@@ -76,27 +81,26 @@ def test_images_stand_upright_in_each_orientation(tmp_path, orientation, suffix)
         7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
         8: lambda a: np.rot90(a),
     }[orientation]
-    picture, found = decode_image(stored(path))
-    assert found == orientation
-    assert np.abs(np.asarray(picture).astype(int) - turn(stripes).astype(int)).max() < 12
+    assert decode_pixels(stored(path))[1] == orientation
+    assert np.abs(decoded(stored(path)).astype(int) - turn(stripes).astype(int)).max() < 12
 
 
 def test_a_preview_in_a_tiff_is_no_second_picture(tmp_path):
     small = PIL.Image.fromarray(RGB).resize((4, 3))
     path = save(RGB, "tif", save_all=True, append_images=[small])(tmp_path)
-    assert np.array_equal(np.asarray(decode_image(stored(path))[0]), RGB)
+    assert np.array_equal(decoded(stored(path)), RGB)
 
 
 def test_values_outside_the_range_that_a_tiff_states_are_one_sentence(tmp_path):
     path = tiff(np.array([[0.0, 7.0]], np.float32), low=0, high=5)(tmp_path)
     with pytest.raises(DataError, match="declares values of 0 to 5, but has 0 to 7"):
-        decode_image(stored(path))
+        decode_pixels(stored(path))
 
 
 def test_a_sentence_about_32_bits_without_a_sign_shows_their_values(tmp_path):
     path = tiff(np.array([[5, 3_000_000_000]], np.uint32))(tmp_path)
     with pytest.raises(DataError, match="32-bit whole numbers from 5 to 3000000000, whose range is unclear"):
-        decode_image(stored(path))
+        decode_pixels(stored(path))
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
@@ -108,7 +112,7 @@ def test_photographs_have_the_same_pixels_whoever_decodes_them(subsampling, prog
     stored = {"path": None, "bytes": file.getvalue()}
     read, turned = decode_pixels(stored)
     assert (turned, read.dtype) == (1, torch.uint8)
-    np.testing.assert_array_equal(read.permute(1, 2, 0), decode_image(stored)[0])
+    np.testing.assert_array_equal(read.permute(1, 2, 0), np.asarray(PIL.Image.open(file)))
     with pytest.raises(DataError, match="truncated"):
         decode_pixels({"path": None, "bytes": file.getvalue()[:-300]})
 
@@ -118,7 +122,7 @@ def test_animations_are_refused_whatever_holds_them(tmp_path, suffix):
     first, second = (PIL.Image.fromarray(pixels) for pixels in (RGB, RGB[::-1].copy()))
     first.save(tmp_path / f"file.{suffix}", save_all=True, append_images=[second])
     with pytest.raises(DataError, match="is an animation of 2 frames; save one image per file"):
-        decode_image({"path": str(tmp_path / f"file.{suffix}"), "bytes": None})
+        decode_pixels({"path": str(tmp_path / f"file.{suffix}"), "bytes": None})
 
 
 @pytest.mark.parametrize("highest", [0, 1 << 13, (1 << 14) - 1, 1 << 14])
@@ -126,6 +130,6 @@ def test_fourteen_bits_in_sixteen_are_refused_and_more_are_read(tmp_path, highes
     path = png(np.full((2, 3, 3), highest, np.uint16), 16)(tmp_path)
     if highest < 1 << 14:  # of three bands Pillow keeps the high bytes, so that 0 may be anything up to 255
         with pytest.raises(DataError, match="14 of them"):
-            decode_image(stored(path))
+            decode_pixels(stored(path))
     else:
-        assert np.asarray(decode_image(stored(path))[0]).max() == highest >> 8
+        assert decoded(stored(path)).max() == highest >> 8

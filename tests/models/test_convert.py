@@ -242,7 +242,7 @@ def test_what_could_run_code_is_named_whatever_torch_says(monkeypatch, tmp_path,
 )
 def test_what_is_no_checkpoint_is_not_called_dangerous(tmp_path, content):
     (tmp_path / "published.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="is truncated or no PyTorch checkpoint"):
+    with pytest.raises(ValueError, match="is truncated or not a PyTorch checkpoint"):
         convert(tmp_path / "published.pth", "deeplabv2-resnet50", "student")
 
 

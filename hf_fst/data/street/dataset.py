@@ -18,6 +18,7 @@ from hf_fst.data.cityscapes import NAMES as CITYSCAPES
 from hf_fst.data.cityscapes import PALETTE as CITYSCAPES_PALETTE
 from hf_fst.data.labels import LabelMap
 from hf_fst.errors import UserError
+from hf_fst.kinds import fits
 
 from .look import LOOKS
 from .scene import SPLITS, draw
@@ -61,27 +62,15 @@ def street(
         {"image": datasets.Image(), "label": LabelMap(names=list(NAMES), palette=[list(rgb) for rgb in PALETTE])}
     )
     drawn = {}
+    kind, kept = datasets.IterableDataset, {}
+    if not streaming:
+        kind, kept = datasets.Dataset, {"cache_dir": None if data_dir is None else os.fspath(data_dir)}
     for split, count in counts.items():
-        scenes = {
-            "indices": list(range(count)),
-            "look": look,
-            "split_name": split,
-            "size": size,
-            "seed": seed,
-            "drawing": DRAWING,
-        }
-        if streaming:
-            drawn[split] = datasets.IterableDataset.from_generator(
-                _scenes, features=features, gen_kwargs=scenes, split=datasets.NamedSplit(split)
-            )
-        else:
-            drawn[split] = datasets.Dataset.from_generator(
-                _scenes,
-                features=features,
-                cache_dir=None if data_dir is None else os.fspath(data_dir),
-                gen_kwargs=scenes,
-                split=datasets.NamedSplit(split),
-            )
+        scenes = {"indices": list(range(count)), "look": look, "split_name": split, "size": size, "seed": seed}
+        scenes["drawing"] = DRAWING
+        drawn[split] = kind.from_generator(
+            _scenes, features=features, gen_kwargs=scenes, split=datasets.NamedSplit(split), **kept
+        )
     return datasets.IterableDatasetDict(drawn) if streaming else datasets.DatasetDict(drawn)
 
 
@@ -97,22 +86,15 @@ def _checked(look: str, size: Sequence[int], counts: dict[str, int], seed: int) 
     if look not in LOOKS:
         raise UserError(f"street has no look {look!r}; choose one of {', '.join(LOOKS)}.")
     least, most = SIDES
-    if (
-        not isinstance(size, (list, tuple))
-        or len(size) != 2
-        or not all(_is_whole(side) and least <= side <= most for side in size)
-    ):
+    sides = size if isinstance(size, (list, tuple)) and len(size) == 2 else (0, 0)
+    if not all(fits(side, int) and least <= side <= most for side in sides):
         raise UserError(
             f"street cannot be drawn at size {size!r}; give (height, width) in pixels, each a whole number of {least} "
             f"to {most}."
         )
     for split, count in counts.items():
-        if not _is_whole(count) or count < 1:
+        if not fits(count, int) or count < 1:
             raise UserError(f"street cannot have num_{split}={count!r} pictures; give a whole number of at least 1.")
-    if not _is_whole(seed) or not 0 <= seed < 2**32:
+    if not fits(seed, int) or not 0 <= seed < 2**32:
         raise UserError(f"street cannot use seed={seed!r}; give a whole number of 0 to {2**32 - 1}.")
     return size[0], size[1]
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
