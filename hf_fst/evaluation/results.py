@@ -36,6 +36,17 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def slug(*parts: str | None) -> str:
+    """A file name of some words, of which None is left out."""
+    return re.sub(r"[^\w.-]+", "-", "-".join(filter(None, parts)))
+
+
+def eval_results(dataset_id: str, task: str, mean_iou: float, notes: str) -> str:
+    """The content of a file in `.eval_results`, in the Hub's format, with an mIoU in 0..1."""
+    entry = EvalResultEntry(dataset_id=dataset_id, task_id=task, value=mean_iou, notes=notes)
+    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+
+
 def default_folder(
     model: str, dataset: str, split: str, which: str, data_dir: str | None = None, look: Look = WHOLE, **settings: Any
 ) -> Path:
@@ -49,7 +60,7 @@ def default_folder(
     given |= {key: value for key, value in asdict(look).items() if value != default[key]}
     if dataset in ("folder", "hub"):
         given["data_dir"] = str(data_dir)
-    name = re.sub(r"[^\w.-]+", "-", "-".join([str(model).strip("/").replace("/", "--"), dataset, split, which]))
+    name = slug(str(model).strip("/").replace("/", "--"), dataset, split, which)
     if given:
         name += "-" + hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:8]
     return Path("runs/eval", name.lstrip("-."))
@@ -87,12 +98,10 @@ def write_scores(output_dir: str | Path, result: dict[str, Any], dataset_id: str
     (output_dir / RESULTS_FILE).write_text(text, encoding="utf-8")
     if result["mean_iou"] is not None and not math.isnan(result["mean_iou"]):
         notes = f"mIoU of the {result['which']}, split {result['split']}, {result['protocol']}"
-        value = round(result["mean_iou"], 6)
-        entry = EvalResultEntry(dataset_id=dataset_id, task_id="default", value=value, notes=notes)
-        name = re.sub(r"[^\w.-]+", "-", f"{dataset_id}-{result['split']}")
-        path = output_dir / ".eval_results" / f"{name}.yaml"
+        content = eval_results(dataset_id, "default", round(result["mean_iou"], 6), notes)
+        path = output_dir / ".eval_results" / f"{slug(dataset_id, result['split'])}.yaml"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False), encoding="utf-8")
+        path.write_text(content, encoding="utf-8")
 
 
 def image_names(dataset: datasets.Dataset) -> list[str]:

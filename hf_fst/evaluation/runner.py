@@ -155,8 +155,7 @@ def evaluate_model(
         num_workers: worker processes that read images.
         processor: image processor; the model's own by default.
         dataset_id: how the `.eval_results` file names the dataset; by default the dataset's own name.
-        trust_remote_code: whether code that comes with the model may run; it is never asked for.
-        progress: show a progress bar.
+        trust_remote_code: see `hf_fst.models.loading.load_network`.
 
     Returns:
         The scores of `hf_fst.evaluation.scores` (and of boundary IoU), `confusion_matrix`, names, counts, the options,

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import jinja2
-import yaml
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import CONFIG_MAPPING
 
 from hf_fst.drawing.tables import class_rows, duration, markdown_table, percent
 from hf_fst.errors import MissingError, printable
+from hf_fst.evaluation.results import eval_results, slug
 from hf_fst.models.adapters import ADAPTER_CONFIG, base_of
 from hf_fst.publishing.facts import FACTS_FILE, LOCAL, Comparison, DatasetFacts, Evaluation, RunFacts
 from hf_fst.publishing.wording import LOOKAHEAD_RULES, OBJECTIVES, RULES, SYMBOLS
@@ -29,7 +29,7 @@ def make_card(facts: RunFacts, figures: tuple[str, ...] = FIGURES) -> ModelCard:
     """The card of a run. `figures` are file names, out of `FIGURES`, of the pictures that lie beside it."""
     about, facts = metadata(facts), _for_readers(facts)
     rule, equation = RULES.get(facts.rule, (f"a rule of its own, `{facts.rule}`", ""))
-    saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
+    saved = facts.kept
     text = _render(
         TEMPLATE,
         facts=facts,
@@ -172,8 +172,7 @@ def metadata(facts: RunFacts) -> ModelCardData:
             metric_name="mIoU" if facts.rule == "supervised" else "mIoU of the teacher",
             metric_value=round(evaluation.teacher.mean_iou, 4),
         )
-        for evaluation in facts.evaluations
-        if evaluation.weights == facts.saved
+        for evaluation in facts.kept
     ]
     return ModelCardData(
         library_name="peft" if facts.adapter else "transformers",
@@ -191,17 +190,12 @@ def metadata(facts: RunFacts) -> ModelCardData:
 def eval_results_files(facts: RunFacts) -> dict[str, str]:
     """Contents of the Hub's `.eval_results/*.yaml` by file name; only for data with a Hub id."""
     files = {}
-    for evaluation in facts.evaluations:
+    for evaluation in facts.kept:
         data = evaluation.dataset
-        if data.hub_id and evaluation.weights == facts.saved:
-            entry = EvalResultEntry(
-                dataset_id=data.hub_id,
-                task_id=data.config or "default",
-                value=round(evaluation.teacher.mean_iou, 4),
-                notes=f"mIoU of the {'student' if facts.rule == 'supervised' else 'teacher'}, split {data.split}",
-            )
-            name = re.sub(r"[^\w.-]+", "-", "-".join(filter(None, (data.name, data.config, data.split))))
-            files[f".eval_results/{name}.yaml"] = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+        if data.hub_id:
+            notes = f"mIoU of the {'student' if facts.rule == 'supervised' else 'teacher'}, split {data.split}"
+            content = eval_results(data.hub_id, data.config or "default", round(evaluation.teacher.mean_iou, 4), notes)
+            files[f".eval_results/{slug(data.name, data.config, data.split)}.yaml"] = content
     return files
 
 
@@ -239,14 +233,13 @@ def class_table(facts: RunFacts, evaluation: Evaluation) -> str:
 
 def as_comparison(facts: RunFacts) -> Comparison:
     """A run as the card of another shows it."""
-    kept = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
     seed = facts.settings.get("seed")
-    return Comparison(facts.model_name, facts.rule, facts.steps, kept, command(facts), seed)
+    return Comparison(facts.model_name, facts.rule, facts.steps, facts.kept, command(facts), seed)
 
 
 def _side_by_side(facts: RunFacts) -> list[tuple[Comparison, Evaluation, Evaluation]]:
     """Other runs with their evaluation and this run's on the same data."""
-    own = {_dataset_name(e): e for e in facts.evaluations if e.weights == facts.saved}
+    own = {_dataset_name(evaluation): evaluation for evaluation in facts.kept}
     return [
         (other, evaluation, own[_dataset_name(evaluation)])
         for other in facts.compared
@@ -283,10 +276,9 @@ def comparison_table(facts: RunFacts) -> str:
 
 def verdict(facts: RunFacts) -> str:
     """Sentences: by how many points the weights kept here are above or below those of the others, on the last data."""
-    last = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved][-1:]
     sentences = []
     for other, theirs, mine in _side_by_side(facts):
-        if mine not in last:  # what the weights were picked on comes first, and says less
+        if mine not in facts.kept[-1:]:  # what the weights were picked on comes first, and says less
             continue
         points = 100 * (mine.teacher.mean_iou - theirs.teacher.mean_iou)
         relation = f"{abs(points):.1f} points {'above' if points > 0 else '**below**'}"

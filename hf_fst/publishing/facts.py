@@ -35,10 +35,8 @@ class DatasetFacts:
         name: short name, such as `street`, for datasets that are not on the Hub.
         title: display name.
         split: `train`, `validation` or `test`.
-        images: number of images.
         config: the variant, such as `real` or `1/8 labeled`.
         hub_id: its id on the Hub, if it is there.
-        license: of the data.
         source: URL of its home page.
         note: a sentence about its limitations.
     """
@@ -103,7 +101,6 @@ class Cost:
         images_per_second: labeled and unlabeled images of real steps, over that time.
         peak_memory_bytes: the most memory that one process used.
         memory_of: the kind of memory, `GPU` or `process`.
-        processes: number of processes.
     """
 
     hardware: str
@@ -132,18 +129,12 @@ class RunFacts:
 
     Args:
         rule: name of the rule, such as `fst_d`, or the class name of a user's own.
-        objective: name of the objective.
         architecture: class name of the model.
-        parameters: number of parameters.
         classes: their names in the order of the labels.
-        labeled: the labeled training data.
+        labeled, unlabeled: the training data.
         evaluations: in the order in which they are shown; those with `weights == saved` go into the metadata.
-        steps: number of optimizer steps.
         settings: see `settings_of`; `seed` among them.
-        versions: see `versions`.
         saved: the weights in the output directory, `best` or `last`.
-        unlabeled: the unlabeled training data, if any.
-        cost: what it took.
         palette: colors of the classes, (C, 3) in 0..255.
         model_name: display name, also in the metadata; made from model, data and rule by default.
         base_model: Hub id of the weights the run started from (see `hub_id`).
@@ -226,6 +217,11 @@ class RunFacts:
                     raise UserError(
                         f"An evaluation has {len(scores.per_category_iou)} class values for {len(self.classes)} classes."
                     )
+
+    @property
+    def kept(self) -> list[Evaluation]:
+        """The evaluations of the weights in the output directory."""
+        return [evaluation for evaluation in self.evaluations if evaluation.weights == self.saved]
 
     def save(self, directory: str | Path) -> Path:
         """Writes `fst_run.json` into a directory and returns its path."""

@@ -92,11 +92,9 @@ def _plots(output_dir: Path, facts: RunFacts, log_history: Sequence[Mapping]) ->
 
     for name in ("curves.png", "class_iou.png"):
         (output_dir / name).unlink(missing_ok=True)
-    saved = [evaluation for evaluation in facts.evaluations if evaluation.weights == facts.saved]
-    best_step = saved[0].step if saved and facts.saved == "best" else None
+    best_step = facts.kept[0].step if facts.kept and facts.saved == "best" else None
     curves(log_history, output_dir / "curves.png", best_step, facts.classes, _palette(facts))
-    if saved and saved[-1].teacher.per_category_iou:
-        evaluation = saved[-1]
+    for evaluation in [each for each in facts.kept[-1:] if each.teacher.per_category_iou]:
         class_bars(
             evaluation.student.per_category_iou or None,
             evaluation.teacher.per_category_iou if facts.rule != "supervised" else None,
