@@ -92,17 +92,8 @@ def which(student: bool) -> str:
 
 
 def numbers(text: str, option: str, kind: type, count: int | None = None) -> list:
-    """Numbers with commas between them, which is how every option takes a list of numbers.
-
-    Args:
-        text: what was given.
-        option: the option's name without dashes.
-        kind: int or float.
-        count: how many there must be; None for one or more.
-
-    Raises:
-        UsageError: it is anything else.
-    """
+    """`count` numbers of a kind, or one or more, with commas between them, which is how every option takes a list of
+    numbers. Raises `UsageError`, naming the option, for anything else."""
     try:
         values = [kind(part) for part in text.split(",")]
     except ValueError:

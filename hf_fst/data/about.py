@@ -15,15 +15,8 @@ CITYSCAPES, STREET = dict(zip(NAMES, PALETTE, strict=True)), dict(zip(street.NAM
 
 @dataclass(frozen=True)
 class About:
-    """A dataset, as a model card describes it.
-
-    Args:
-        title: display name.
-        classes: the color [r, g, b] of each class, by name; None if they come with the files.
-        license: of the data, if it has one.
-        source: URL of its home page.
-        note: a sentence about its limitations.
-    """
+    """A dataset, as a model card describes it. `classes` has the color [r, g, b] of each class, by name; None if they
+    come with the files."""
 
     title: str
     classes: dict[str, list[int]] | None = None

@@ -28,8 +28,7 @@ def map_files(
     Args:
         stored: columns of images that are not decoded.
         function: takes a row, its index and `arguments`, and returns the columns of `features`.
-        features: of the result.
-        name: of the result, part of the cache file's name.
+        features, name: of the result; the name is part of the cache file's.
         desc: label of the progress bar.
         arguments: data classes or None.
     """

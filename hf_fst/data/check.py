@@ -38,14 +38,9 @@ BINARY = "masks of 0 and 255 need id_map: {0: 0, 255: 1}"
 
 @dataclass(frozen=True)
 class Images:
-    """Images to check, and how training crops them (see `hf_fst.data.transforms.training`).
-
-    Args:
-        view: the images, with their masks where these are read.
-        crop: (height, width) of the crops; None where images are not cropped.
-        scale: (height, width) that they are resized into first.
-        random_scale: (low, high) of the random resizing.
-    """
+    """Images to check, with their masks where these are read, and how training crops them: to `crop` (height, width),
+    after resizing into `scale` (height, width) and by a random factor between those of `random_scale`; None for
+    not."""
 
     view: View
     crop: tuple[int, int] | None = None

@@ -10,21 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from hf_fst.data.files import (
-    MASK_SUFFIXES,
-    SPLITS,
-    SUFFIXES,
-    Row,
-    build,
-    find_folder,
-    find_root,
-    in_any_case,
-    list_files,
-    match,
-    read_text,
-    split_of,
-    tell_unused,
-)
+from hf_fst.data import files
 from hf_fst.data.labels import LabelMap, check_names, plain
 from hf_fst.data.masks import check_palettes
 from hf_fst.errors import Gathered, MissingError, UserError
@@ -39,7 +25,7 @@ def read_json(path: str | Path):
         return dict(pairs)
 
     try:
-        return json.loads(read_text(path), object_pairs_hook=once)
+        return json.loads(files.read_text(path), object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not valid JSON ({error}).") from error
 
@@ -70,7 +56,7 @@ def read_id2label(given: str | Path | Sequence | dict, source: str = "id2label")
                 f'There is no file {path}; it must hold the class names, {{"0": "road", "1": "car"}} or ["road", "car"].'
             )
         if path.suffix.lower() == ".txt":
-            lines = map(str.strip, read_text(path).splitlines())
+            lines = map(str.strip, files.read_text(path).splitlines())
             named = [line for line in lines if line and line != "__ignore__" and line[0] != "#"]
             content = [re.sub(r":\d+,\d+,\d+:[^:]*:[^:]*$", "", line) for line in named]
         elif path.suffix.lower() in (".csv", ".xml", ".yaml", ".yml"):
@@ -129,7 +115,7 @@ def folder(
     """
     alone = "at least one image" if images == "." else f"{images}/"
     parts = alone if masks is None else f"{images}/ and {masks}/ with files of the same stems"
-    root = find_root(data_dir, parts)
+    root = files.find_root(data_dir, parts)
     label_map, faults = None, Gathered()
     if masks is not None:
         with faults:
@@ -149,16 +135,20 @@ def folder(
         raise UserError("masks is None, so there are no labels; leave out the options about masks.")
     unused: dict[Path, str] = {}
 
-    def rows(pictures: Path, labels: Path | None) -> list[Row]:
+    def rows(pictures: Path, labels: Path | None) -> list[files.Row]:
         skip = [] if labels in (None, pictures) else [labels]
-        found = list_files(pictures, parts, *_ending(image_suffix, SUFFIXES), nested, skip, mask_suffix or "", unused)
+        found = files.list_files(
+            pictures, parts, *_ending(image_suffix, files.SUFFIXES), nested, skip, mask_suffix or "", unused
+        )
         if labels is None:
             return [(path, None) for path in found.values()]
         skip = [] if labels == pictures else [pictures]
-        masked = list_files(labels, parts, *_ending(mask_suffix, MASK_SUFFIXES), nested, skip, unused=unused)
-        return [*match(found, masked, f"{parts} (unlabeled images have a folder of their own)").values()]
+        masked = files.list_files(
+            labels, parts, *_ending(mask_suffix, files.MASK_SUFFIXES), nested, skip, unused=unused
+        )
+        return [*files.match(found, masked, f"{parts} (unlabeled images have a folder of their own)").values()]
 
-    splits: dict[str, list[Row]] = {}
+    splits: dict[str, list[files.Row]] = {}
     with faults:
         for split, places in _places(root, images, masks, parts, unused).items():
             with faults:
@@ -169,7 +159,7 @@ def folder(
         root / "palette.json",
         *(path for found in splits.values() for row in found for path in row),
     }
-    tell_unused({path: reason for path, reason in unused.items() if path not in used}, root)
+    files.tell_unused({path: reason for path, reason in unused.items() if path not in used}, root)
     if masks is not None and colors is None:
         check_palettes([mask for found in splits.values() for _, mask in found if mask is not None])
     if not 0 <= validation_share < 1:
@@ -184,7 +174,7 @@ def folder(
         chosen = set(np.random.default_rng(seed).permutation(len(train))[:held].tolist())
         splits["train"] = [row for i, row in enumerate(train) if i not in chosen]
         splits["validation"] = [train[i] for i in sorted(chosen)]
-    return build(splits, label_map, streaming)
+    return files.build(splits, label_map, streaming)
 
 
 def _ending(suffix: str | None, usual: Sequence[str]) -> tuple[str, Sequence[str]]:
@@ -203,13 +193,13 @@ def _split_folders(place: Path) -> dict[str, Path]:
     """The folders in `place` named after splits. Raises `UserError` if two stand for the same split."""
     found: dict[str, Path] = {}
     for path in sorted(place.iterdir()) if place.is_dir() else ():
-        split = split_of(path.name)
+        split = files.split_of(path.name)
         if split is None or not path.is_dir():
             continue
         if split in found:
             raise UserError(f"{found[split]} and {path.name} are both {split}; keep one of them.")
         found[split] = path
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: found[split] for split in files.SPLITS if split in found}
 
 
 def _places(
@@ -218,20 +208,20 @@ def _places(
     """The folders of images and masks of each split; other folders go to `unused`. A test split may lack masks."""
 
     def labels(split: str, pictures: Path, place: Path, relative: str) -> Path | None:
-        if masks is not None and split == "test" and not in_any_case(place, relative).is_dir():
+        if masks is not None and split == "test" and not files.in_any_case(place, relative).is_dir():
             unused[pictures] = "its images have no masks, so they are not scored"
             return None
-        return None if masks is None else find_folder(place, relative, layout)
+        return None if masks is None else files.find_folder(place, relative, layout)
 
-    above, inside = _split_folders(root), _split_folders(in_any_case(root, images)) if images != "." else {}
+    above, inside = _split_folders(root), _split_folders(files.in_any_case(root, images)) if images != "." else {}
     if "train" in above:
         rest = {path: "a folder that is not a split" for path in root.iterdir() if path.is_dir()}
         places = {
-            split: (find_folder(place, images, layout), labels(split, place, place, masks or ""))
+            split: (files.find_folder(place, images, layout), labels(split, place, place, masks or ""))
             for split, place in above.items()
         }
     elif "train" in inside:
-        rest = dict.fromkeys(in_any_case(root, images).iterdir(), "not in the folder of a split")
+        rest = dict.fromkeys(files.in_any_case(root, images).iterdir(), "not in the folder of a split")
         rest |= dict.fromkeys(above.values(), f"the splits are in {images}/")
         places = {
             split: (place, labels(split, place, root, f"{masks}/{place.name}")) for split, place in inside.items()
@@ -239,7 +229,7 @@ def _places(
         above = inside
     else:
         rest = dict.fromkeys(above.values(), "a split, but there is no train/ beside it")
-        places = {"train": (find_folder(root, images, layout), labels("train", root, root, masks or ""))}
+        places = {"train": (files.find_folder(root, images, layout), labels("train", root, root, masks or ""))}
         above = {}
     unused |= {path: why for path, why in rest.items() if path not in above.values() and path.name[0] != "."}
     return places

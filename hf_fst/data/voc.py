@@ -19,21 +19,12 @@ LAYOUT = (
     "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/{train,val}.txt (VOCtrainval_11-May-2012.tar), and for "
     "the augmented set SegmentationClassAug/"
 )
-
-
-def _color_table(count: int) -> list[list[int]]:
-    """The color table of PASCAL VOC for `count` classes, 0..255: the bits of an id spread over red, green and blue."""
-    palette = []
-    for index in range(count):
-        color = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
-        palette.append(color)
-    return palette
-
-
-LABELS = LabelMap(names=NAMES, palette=_color_table(21))
+# the bits of an id, spread over the high bits of red, green and blue
+PALETTE = [
+    [sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
+    for index in range(len(NAMES))
+]
+LABELS = LabelMap(names=NAMES, palette=PALETTE)
 CLASSIC = (92, 183, 366, 732, 1464)  # published numbers of labeled images from train.txt; others are from all
 
 

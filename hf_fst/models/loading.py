@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from logging import LogRecord
 from pathlib import Path
 from typing import Any
 
@@ -287,16 +286,12 @@ def _read(
 @contextmanager
 def _no_report() -> Iterator[None]:
     """Inside, transformers loads without its table of what is new or does not fit."""
-    log = logging.get_logger("transformers.modeling_utils")
-
-    def only_errors(record: LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
-
-    log.addFilter(only_errors)
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        log.removeFilter(only_errors)
+        logging.set_verbosity(level)
 
 
 def _refuse_code(name: str, subfolder: str, where: str) -> None:

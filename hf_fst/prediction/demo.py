@@ -41,14 +41,9 @@ def check_demo_support() -> None:
 
 
 class Demo:
-    """What the page shows of an image.
+    """What the page shows of an image; where a model has a student, the page compares the two.
 
-    Args:
-        model: directory or Hub id; with a student in it, the page compares the two.
-        look: how it looks at images.
-        trust_remote_code: whether code that comes with the model may run; it is never asked for.
-
-    Raises `UserError` where the model is not there.
+    Args and raises: see `hf_fst.prediction.segmenter.Segmenter`.
     """
 
     def __init__(self, model: str | Path, look: Look = WHOLE, trust_remote_code: bool = False):

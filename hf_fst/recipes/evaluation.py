@@ -26,11 +26,8 @@ logger = logging.getLogger(__name__)
 class Scored:
     """Images to score, and how a run looked at them.
 
-    Args:
-        dataset, data_dir, options: what `hf_fst.data.load` was given.
-        splits: the images by split.
-        names: the splits to score.
-        window, stride, crop, classes: as `evaluate_model` takes them.
+    `dataset`, `data_dir` and `options` are what `hf_fst.data.load` was given, `names` the splits to score; the other
+    fields are as `evaluate_model` takes them.
     """
 
     dataset: str

@@ -51,10 +51,7 @@ class Stopwatch(TrainerCallback):
 class Progress(TrainerCallback):
     """One progress bar for the training, which also shows evaluations, and above it the log in words.
 
-    There is no bar with `disable_tqdm`, and none in a file or a pipe.
-
-    Args:
-        stopwatch: tells what a step takes; it must be called before.
+    There is no bar with `disable_tqdm`, and none in a file or a pipe. The stopwatch must be called before.
     """
 
     def __init__(self, stopwatch: Stopwatch):

@@ -30,14 +30,8 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a recipe.
-
-    Args:
-        name: a name out of `DATASETS`.
-        data_dir: where it is.
-        options: further options of that dataset.
-        split: the split that is used.
-    """
+    """One side of a recipe: a dataset by its name in `DATASETS`, where it is, its further options, and the split that
+    is used."""
 
     name: str
     data_dir: str | None
