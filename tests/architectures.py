@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from transformers import (
     BeitConfig,
@@ -111,6 +112,13 @@ ARCHITECTURES = {
     maker.__name__: maker
     for maker in (segformer, beit, data2vec, upernet_swin, upernet_convnext, dpt, mobilevit, mobilenetv2)
 }
+
+
+#: all, of which the default suite takes one with a decoder of each kind
+FEW = [
+    name if name in ("segformer", "beit", "upernet_convnext") else pytest.param(name, marks=pytest.mark.slow)
+    for name in ARCHITECTURES
+]
 
 
 def make(name: str, seed: int = 0):

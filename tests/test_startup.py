@@ -69,7 +69,9 @@ def test_a_pipeline_knows_our_networks_and_the_trainer_loads_only_what_it_needs(
     "imports",
     [
         "from transformers import CONFIG_MAPPING; import hf_fst",
-        "import transformers, hf_fst.errors; from transformers import CONFIG_MAPPING",
+        pytest.param(
+            "import transformers, hf_fst.errors; from transformers import CONFIG_MAPPING", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_transformers_lists_our_networks_in_any_order_of_imports(imports):

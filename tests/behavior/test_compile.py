@@ -29,7 +29,12 @@ def trained(tmp_path, rule, **options):
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "rule", [Supervised(), MeanTeacher(), NaiveFST(), ImprovedFST(), DeepFST(2), WideFST(2)], ids=repr
+    "rule",
+    [
+        *(pytest.param(rule, marks=pytest.mark.slow) for rule in (Supervised(), NaiveFST(), ImprovedFST())),
+        *(MeanTeacher(), DeepFST(2), WideFST(2)),
+    ],
+    ids=repr,
 )
 def test_a_compiled_look_ahead_is_the_one_that_is_not(tmp_path, rule, backend):
     networks = []

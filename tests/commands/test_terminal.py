@@ -75,13 +75,16 @@ def in_a_terminal(words: list[str], **environment: str) -> str:
     return shown.decode()
 
 
-def test_no_color_means_none(street_run, tmp_path):  # noqa: F811
-    lines = [
-        ["--help"],
-        ["train", "--list"],
-        ["trian"],
-        ["eval", str(street_run), *STREET, "-o", str(tmp_path / "out")],
-    ]
-    for words in lines:
-        text = in_a_terminal(words, NO_COLOR="1", TERM="xterm-256color", FORCE_COLOR="", CLICOLOR="1")
-        assert text and not COLOR.search(text), text
+def without_color(*words: object) -> bool:
+    text = in_a_terminal([*map(str, words)], NO_COLOR="1", TERM="xterm-256color", FORCE_COLOR="", CLICOLOR="1")
+    return bool(text) and not COLOR.search(text)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--list"], ["trian"]])
+def test_no_color_means_none(words):
+    assert without_color(*words)
+
+
+@pytest.mark.slow
+def test_no_color_means_none_in_an_evaluation(street_run, tmp_path):  # noqa: F811
+    assert without_color("eval", street_run, *STREET, "-o", tmp_path / "out")

@@ -94,7 +94,9 @@ def test_the_code_beside_a_checkpoint_makes_pairs_of_every_network_of_the_packag
     assert {model for _, model in OWN.values()} == {model for model in MODELS.values() if model not in around}
 
 
-@pytest.mark.parametrize(("answer", "flaw_detector"), [(0, 0), (1, 0), (1, 8)])
+@pytest.mark.parametrize(
+    ("answer", "flaw_detector"), [*(pytest.param(n, 0, marks=pytest.mark.slow) for n in (0, 1)), (1, 8)]
+)
 def test_what_is_predicted_evaluated_and_written_on_the_card_is_of_the_branch_that_answers(
     answer, flaw_detector, tmp_path
 ):

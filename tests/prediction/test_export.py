@@ -125,11 +125,20 @@ def test_wrong_options(run_dir, tmp_path, capsys, monkeypatch):  # noqa: F811
 @pytest.mark.parametrize(
     "processor",
     [
-        SegformerImageProcessor(do_resize=False, rescale_factor=1 / 128, image_mean=[1.0, 0.9, 0.8], image_std=0.5),
-        SegformerImageProcessor(do_resize=False, do_rescale=False, image_mean=[99.0, 98.0, 97.0], image_std=50.0),
-        MobileViTImageProcessor(do_resize=False, do_center_crop=False),
+        pytest.param(
+            SegformerImageProcessor(
+                do_resize=False, rescale_factor=1 / 128, image_mean=[1.0, 0.9, 0.8], image_std=0.5
+            ),
+            id="another factor",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            SegformerImageProcessor(do_resize=False, do_rescale=False, image_mean=[99.0, 98.0, 97.0], image_std=50.0),
+            id="no factor",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(MobileViTImageProcessor(do_resize=False, do_center_crop=False), id="blue first"),
     ],
-    ids=["another factor", "no factor", "blue first"],
 )
 def test_the_metadata_normalizes_as_the_image_processor_does(processor, tmp_path):
     """By the one formula of the documentation."""

@@ -82,7 +82,10 @@ def test_commands_refuse_with_the_flag_to_give(foreign, tmp_path, capsys, comman
     assert not (tmp_path / "out").exists() and not list((tmp_path / "modules").rglob("ran"))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("export", "demo") else name for name in COMMANDS],
+)
 def test_with_the_flag_it_runs(foreign, tmp_path, monkeypatch, command):
     launched = []
     monkeypatch.setattr("hf_fst.prediction.demo.launch_page", lambda page, **options: launched.append(page))

@@ -37,7 +37,9 @@ def run(tmp_path, monkeypatch):
     return train
 
 
-@pytest.mark.parametrize("callback", [Report, Pictures, Pushes, Health])
+@pytest.mark.parametrize(
+    "callback", [Report, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (Pictures, Pushes, Health))]
+)
 def test_a_callback_that_is_removed_leaves_the_rest_of_the_run_as_it_was(run, callback):
     whole, left = run()
     assert all(left.values())

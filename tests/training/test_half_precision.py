@@ -7,7 +7,7 @@ import torch
 
 from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
-from tests.architectures import ARCHITECTURES, make
+from tests.architectures import FEW, make
 
 SIZE = (32, 32)
 
@@ -67,7 +67,7 @@ def test_full_evaluation_in_half_precision_leaves_the_weights(option, dtype, tmp
         assert tiny.same(tiny.weights(one), tiny.weights(other))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FEW)
 def test_batches_of_one_image_train(name, tmp_path):
     """Behind a pooling to 1x1 such a batch has one value a channel, which `nn.BatchNorm2d` refuses."""
     run = trainer(tmp_path, make(name), per_device_train_batch_size=1)

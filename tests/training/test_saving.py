@@ -13,7 +13,7 @@ from transformers import AutoModelForSemanticSegmentation, SegformerImageProcess
 
 from hf_fst.training.trainer import FSTTrainer
 from tests import tiny
-from tests.architectures import ARCHITECTURES, make
+from tests.architectures import FEW, make
 from tests.tolerance import assert_same_logits, assert_same_weights
 
 
@@ -28,7 +28,7 @@ def logits(network, pixels):
         return network.eval()(pixel_values=pixels.to(network.device)).logits.cpu()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", FEW)
 def test_any_segmentation_model_is_trained_saved_and_loaded(tmp_path, name):
     network = make(name)
     start = tiny.weights(network)
