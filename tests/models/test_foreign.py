@@ -34,6 +34,7 @@ def code(kind: str, library: str) -> str:
     return "\n".join([text.replace('"foreign"', f'"{kind}"'), *more])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["torchvision", "segmentation_models_pytorch"])
 def test_the_ten_lines_train_save_and_load_and_every_command_takes_the_run(tmp_path, monkeypatch, library):
     pytest.importorskip(library)

@@ -38,7 +38,9 @@ def results(command: str, folder: Path) -> object:
     return None
 
 
-@pytest.mark.parametrize("command", ["predict", "label", "eval", "export", "demo"])
+@pytest.mark.parametrize(
+    "command", ["predict", "label", "eval", "export", pytest.param("demo", marks=pytest.mark.slow)]
+)
 def test_commands_take_the_run_as_it_is(run, merged, tmp_path, monkeypatch, capsys, command):  # noqa: F811
     launched, found = [], []
     monkeypatch.setattr("hf_fst.prediction.demo.launch_page", lambda page, **options: launched.append(page))
