@@ -16,7 +16,7 @@ from hf_fst.errors import UserError, printable, refuse_unwritable
 
 
 class Check(Train):
-    """Takes every key of a recipe as an option, as `train` does, whose help lists them."""
+    """Takes every key of a recipe as an option, like `train`, whose help lists them."""
 
     valued = ("--sweep", "--json")
     format_epilog = Command.format_epilog

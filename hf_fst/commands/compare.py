@@ -15,7 +15,7 @@ from hf_fst.errors import UsageError, did_you_mean
 
 
 class Compare(Train):
-    """Takes every key of a recipe as an option, as `train` does, whose help lists them."""
+    """Takes every key of a recipe as an option, like `train`, whose help lists them."""
 
     format_epilog = Command.format_epilog
     valued = ("--rules", "--seeds", "--budget", "--equal", "--jobs", "--output")

@@ -100,7 +100,7 @@ def train(
         Option(
             metavar="NAME",
             help="Name or number of the point of a recipe with `sweep`; `all` trains every point, with a table at the "
-            "end, and with --resume goes on where it stopped.",
+            "end, and with --resume continues where it stopped.",
         ),
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace the run in the output directory.")] = False,
@@ -161,7 +161,7 @@ def train(
                 return train_all(recipe, overrides, overwrite=overwrite, resume=resume)
             except KeyboardInterrupt as stop:
                 again = _typed(recipe, overrides, ["--sweep", sweep, "--resume"])
-                raise KeyboardInterrupt(f"Stopped. To go on: {again}") from stop
+                raise KeyboardInterrupt(f"Stopped. To continue: {again}") from stop
     loaded = load_recipe(recipe, overrides, sweep)
     if print_config:
         from hf_fst.data.files import read_text
@@ -186,12 +186,12 @@ def train(
 
 
 def _stopped(recipe: str, overrides: dict[str, str], words: list[str], output_dir: str) -> str:
-    """How to go on after Ctrl-C, in a sentence."""
+    """How to continue after Ctrl-C, in a sentence."""
     from hf_fst.training.checkpoints import complete_checkpoints
 
     saved = complete_checkpoints(Path(output_dir))
     if saved:
-        return f"Stopped. To go on from {saved[-1]}: {_typed(recipe, overrides, [*words, '--resume'])}"
+        return f"Stopped. To continue from {saved[-1]}: {_typed(recipe, overrides, [*words, '--resume'])}"
     there = Path(output_dir).is_dir()  # the run may have begun
     again = _typed(recipe, overrides, [*words, *["--overwrite"] * there])
     return f"Stopped before the first checkpoint (save_steps says when one is written). To start again: {again}"

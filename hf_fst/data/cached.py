@@ -22,7 +22,7 @@ def map_files(
     desc: str,
     **arguments,
 ) -> datasets.Dataset:
-    """Applies a function to every row, in several processes where there are many; cached until a file, the order or an
+    """Applies a function to every row, in several processes if there are many; cached until a file, the order or an
     argument changes.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -267,10 +268,7 @@ def _labels(seen: dict[str, Part], names: list[str]) -> list[Finding]:
     if all(len(part.errors) == len(part.files) for part in parts):
         return []
     total = sum(part.class_pixels.sum(0) for part in parts)
-    ignored: dict[int, int] = {}
-    for part in parts:
-        for i, count in part.ignored.items():
-            ignored[i] = ignored.get(i, 0) + count
+    ignored = sum((Counter(part.ignored) for part in parts), Counter())
     binary = set(ignored) == {IGNORED} and total[1:].sum() == 0
     hint = f" ({BINARY})" if binary else ""
     there = [name for name, count in zip(names, total, strict=True) if count]

@@ -253,5 +253,5 @@ def without(files: dict[str, Path], skip: Iterable[str]) -> dict[str, Path]:
     unknown = sorted(skip - set(files))
     if unknown:
         folder = next(iter(files.values())).parent
-        raise UserError(f"{unknown[0]!r} is to be skipped, but {folder} has no such file; give names without suffix.")
+        raise UserError(f"{unknown[0]!r} is in skip, but {folder} has no such file; give names without suffix.")
     return {name: path for name, path in files.items() if name not in skip}

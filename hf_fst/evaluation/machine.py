@@ -41,7 +41,7 @@ def hardware(device: torch.device | str) -> str:
 
 
 def peak_memory(device: torch.device) -> tuple[int, str]:
-    """Most memory so far in bytes, and of what: the `GPU`, or the `process` where there is none."""
+    """Most memory so far in bytes, and of what: the `GPU`, or the `process` without one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), "GPU"
     unit = 1 if sys.platform == "darwin" else 1024

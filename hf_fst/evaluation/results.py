@@ -7,6 +7,7 @@ import json
 import math
 import re
 import textwrap
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -105,16 +106,14 @@ def write_scores(output_dir: str | Path, result: dict[str, Any], dataset_id: str
 
 
 def image_names(dataset: datasets.Dataset) -> list[str]:
-    """A file name without suffix for each row: the image file's own where there is one and no other row has it, else
+    """A file name without suffix for each row: the image file's own if no other row has it, else
     with the row's number."""
     stored = dataset.select_columns(["image"]).with_format("arrow")
     stems = []
     for batch in stored.iter(batch_size=1000):
         for chunk in batch["image"].chunks:
             stems += [Path(path or "").stem for path in chunk.field("path").to_pylist()]
-    seen = {}
-    for stem in stems:
-        seen[stem] = seen.get(stem, 0) + 1
+    seen = Counter(stems)
     digits = len(str(max(len(stems) - 1, 0)))
     return [
         stem if stem and seen[stem] == 1 else f"{index:0{digits}d}" + (f"_{stem}" if stem else "")
@@ -134,7 +133,7 @@ class Pictures:
         overlays: whether to lay the predictions over the images.
 
     Raises:
-        UserError: files are to be written without a directory, or Cityscapes' ids for another number of classes.
+        UserError: there is no directory for the files, or Cityscapes' ids for another number of classes.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class Pictures:
         if not (indices or overlays):
             return
         if output_dir is None:
-            raise UserError("Predictions or overlays are to be saved, but output_dir is missing; give it.")
+            raise UserError("save_predictions or save_overlays is set, but output_dir is missing; give it.")
         self.folder, self.dataset = Path(output_dir), dataset
         self.names = image_names(dataset)
         self.palette = default_palette(num_labels) if palette is None else palette

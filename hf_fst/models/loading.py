@@ -140,7 +140,7 @@ def _file(name: str, subfolder: str, file: str) -> Path | None:
 
 
 def _adapter(name: str, subfolder: str) -> Path | None:
-    """The configuration of the adapter that lies in a directory or a repository, None where a whole network does."""
+    """The configuration of the adapter in a directory or a repository; None for a whole network."""
     try:
         return _file(name, subfolder, ADAPTER_CONFIG)
     except (LocalEntryNotFoundError, RepositoryNotFoundError):  # which asking for a network says better
@@ -159,11 +159,11 @@ def processor_of(model: str | Path, subfolder: str = "", trust_remote_code: bool
 
 
 def locate(model: str | Path, which: str | None = None) -> tuple[str, str]:
-    """Finds where a network lies: (directory or Hub id, subfolder in it). On the Hub it is as in a run's directory.
+    """Finds a network: (directory or Hub id, subfolder in it). A repository is laid out as the directory of a run.
 
     Args:
         model: a directory or a Hub id.
-        which: "teacher" or "student" of a run or of its `checkpoint-N/`; None for what lies in `model` itself.
+        which: "teacher" or "student" of a run or of its `checkpoint-N/`; None for what is in `model` itself.
 
     Raises:
         UserError: `which` is neither.

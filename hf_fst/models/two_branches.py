@@ -118,7 +118,7 @@ class TwoBranches(SegmentationModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """As the base, but for the flaw detector."""
+        """As in the base class, except for the flaw detector."""
         if getattr(module, "starts_as_in_torch", False):
             module.reset_parameters()
         else:
@@ -131,7 +131,7 @@ class TwoBranches(SegmentationModel):
 
     @classmethod
     def of(cls, network: PreTrainedModel, flaw_detector: int = 0) -> TwoBranches:
-        """Two branches of a network: the first has its weights, the second too, but for its heads (weights with `head`
+        """Two branches of a network: the first has its weights, the second too, except in its heads (weights with `head`
         in their names), which start at random. `flaw_detector` is the width of a flaw detector (`gct`; its authors'
         have 64)."""
         more = {"flaw_detector": flaw_detector, **named_alike(network)}

@@ -96,7 +96,7 @@ class Demo:
     ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
         """The colors of some classes over the image, uint8 (H, W, 3), and the two pictures to compare.
 
-        These are student and teacher, or the image and its classes where there is one network.
+        These are student and teacher, or, with a single network, the image and its classes.
         """
         kept = [np.where(np.isin(classes, shown), classes, IGNORED) for classes in maps]
         teacher, *student = [overlay(pixels, classes, self.teacher.palette) for classes in kept]

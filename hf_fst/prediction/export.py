@@ -205,7 +205,7 @@ def metadata(
     network: PreTrainedModel, normalization: Normalization, palette: np.ndarray, full_size: bool
 ) -> dict[str, str]:
     """What whoever runs the file must know, as JSON values: `classes`, `palette`, `image_mean` and `image_std` of
-    RGB in 0..1 (pixel_values = (rgb / 255 - mean) / std), `align_corners` (how logits are to be resized), `full_size`,
+    RGB in 0..1 (pixel_values = (rgb / 255 - mean) / std), `align_corners` (how to resize logits), `full_size`,
     `model_type`, `revision` (of the weights)."""
     order = slice(None, None, -1 if normalization.bgr else 1)
     values = {

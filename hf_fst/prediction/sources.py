@@ -87,8 +87,8 @@ class Stream:
             except BROKEN as error:
                 if not self.files:
                     raise RunError(
-                        f"The dataset cannot be read further ({in_a_line(error)}); run the same command again, which "
-                        "goes on where it was."
+                        f"The dataset cannot be read further ({in_a_line(error)}); run the same command again to "
+                        "continue."
                     ) from error
                 fault = f"is damaged ({in_a_line(error)})"
                 if len(self.files) == self.units and _is_empty(self.files[unit]):

@@ -121,7 +121,7 @@ def _onto(streams: dict, packets: Iterator) -> Iterator:
 
 
 def video_stamp(path: Path) -> str | None:
-    """The comment of a video that `predict_video` wrote, None where there is none or it cannot be read."""
+    """The comment of a video that `predict_video` wrote, None if it has none or cannot be read."""
     import av
 
     try:

@@ -25,8 +25,8 @@ from hf_fst.publishing.facts import FACTS_FILE, LOCAL, TOKEN, RunFacts, hub_id
 CARD = "README.md"
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
 # what is published of a network, and of a run, and nothing else
-NETWORK = ("config.json", *WEIGHTS, "preprocessor_config.json", "*.py")
 ADAPTER = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+NETWORK = ("config.json", *WEIGHTS, "preprocessor_config.json", "*.py", *ADAPTER)
 ABOUT = (
     *(CARD, *FIGURES, "class_sampling.png", ".eval_results/*.yaml", FACTS_FILE),
     *("recipe.yaml", "results.json", "history.json", "evaluation.json"),
@@ -49,8 +49,7 @@ def files_of(directory: str | Path) -> dict[str, Path]:
             "saved model."
         )
     found = {}
-    files = (*NETWORK, *ADAPTER)
-    for source, folder, patterns in ((root, "", files), (student, f"{STUDENT_DIR}/", files), (root, "", ABOUT)):
+    for source, folder, patterns in ((root, "", NETWORK), (student, f"{STUDENT_DIR}/", NETWORK), (root, "", ABOUT)):
         for pattern in patterns:
             for path in sorted(source.glob(pattern)):
                 found[folder + path.relative_to(source).as_posix()] = path
@@ -128,8 +127,7 @@ def push(
     api = HfApi(library_name="hf_fst", token=token)
     if again is None:
         again = f"then run `{command(directory, repo_id, private, revision, create_pr)}`"
-    network = (*NETWORK, *ADAPTER)
-    patterns = [*network, *ABOUT, *(f"{STUDENT_DIR}/{pattern}" for pattern in network)]
+    patterns = [*NETWORK, *ABOUT, *(f"{STUDENT_DIR}/{pattern}" for pattern in NETWORK)]
     patterns += sorted({f"{name.split('/')[0]}/*" for name in more or {}})
     what = f"{directory} was not published to {repo_id}"
     with failures_as_sentences(what, again):

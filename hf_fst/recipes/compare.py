@@ -47,7 +47,7 @@ def compare(
     """Trains each rule with each seed within a time limit, and says which one to take.
 
     A few steps tell what a step costs here; the runs then get as many steps as fit. A comparison that was interrupted
-    goes on where it was.
+    continues where it was.
 
     Args:
         given: name or path of the recipe.

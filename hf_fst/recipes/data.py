@@ -134,14 +134,13 @@ def build_data(recipe: Recipe, config: FSTConfig, objective: str) -> RunData:
     for part, dataset in sets.items():
         if dataset is not None:
             _same_classes(label_map.names, dataset, part)
-    scale = _pair(recipe.resize)
-    unlabeled_scale = _pair(recipe.unlabeled_resize) or scale
+    scale, factors = recipe.resize, recipe.random_resize
+    unlabeled_scale = recipe.unlabeled_resize or scale
     crop = recipe.crop_size or _first_size(labeled, scale)
     crop = (crop, crop) if isinstance(crop, int) else (crop[0], crop[1])
-    factors = _pair(recipe.random_resize)
-    look = CenterCrop(recipe.eval_crop) if recipe.eval_crop else Evaluation(_pair(recipe.evaluated_size))
+    look = CenterCrop(recipe.eval_crop) if recipe.eval_crop else Evaluation(recipe.evaluated_size)
 
-    def cropped(images: datasets.Dataset, size: tuple[int, int] | None, mixed: float, with_labels=True) -> Images:
+    def cropped(images: datasets.Dataset, size: list[int] | None, mixed: float, with_labels=True) -> Images:
         return Images(View(images, training(crop, size, factors, mixed), with_labels), crop, size, factors)
 
     parts = {"labeled": cropped(labeled, scale, recipe.cat_max_ratio)}
@@ -200,10 +199,6 @@ def scored_classes(recipe: Recipe, names: list[str]) -> list[int] | None:
             raise UsageError(f"eval_classes names {entry!r}, but the classes are {', '.join(names)}.")
         ids.append(names.index(entry) if isinstance(entry, str) else entry)
     return ids
-
-
-def _pair(numbers: list | None) -> tuple | None:
-    return None if numbers is None else (numbers[0], numbers[1])
 
 
 def _label_map(labeled: datasets.Dataset, side: Side) -> LabelMap:
@@ -280,7 +275,7 @@ def _same_classes(names: list[str], dataset: datasets.Dataset, where: str) -> No
         )
 
 
-def _first_size(dataset: datasets.Dataset, scale: tuple[int, int] | None) -> tuple[int, int]:
+def _first_size(dataset: datasets.Dataset, scale: list[int] | None) -> tuple[int, int]:
     """Height and width of the first image that can be read, once it is resized."""
     view = View(dataset, transform=None, with_labels=False)
     for row in range(len(view)):

@@ -44,7 +44,7 @@ class Scored:
 def scored_images(
     model: str, dataset: str | None, data_dir: str | None, options: dict, split: str | None, allow_overlap: bool
 ) -> Scored:
-    """What is to be scored.
+    """The images to score.
 
     Args:
         model: a directory or a Hub id.
@@ -145,7 +145,7 @@ def _own(recipe: Recipe, chosen: Chosen, split: str | None) -> Scored:
         found = zip(names, evaluated_images(recipe, chosen), strict=True)
         splits = {name: images for name, images in found if images is not None}
     if not splits:
-        raise UserError("The run was evaluated on nothing; name a dataset to score, or a --split of its own one.")
+        raise UserError("The run was evaluated on nothing; name a dataset to score, or a --split of its own dataset.")
     names = next(iter(splits.values())).features["label"].names
     return Scored(
         side.name,

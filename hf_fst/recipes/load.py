@@ -285,7 +285,7 @@ def parse(value: object, hint: object) -> object:
 
 def parse_option(path: list[str], value: object) -> object:
     """`parse` for an option of a dataset, by the type that it has in all of them, or for another key of a mapping."""
-    hints = [typing.get_type_hints(function).get(path[0]) for function in DATASETS.values()] if len(path) == 1 else []
+    hints = [hints_of(function).get(path[0]) for function in DATASETS.values()] if len(path) == 1 else []
     kinds = {str(hint): hint for hint in hints if hint is not None}
     return parse(value, kinds.popitem()[1] if len(kinds) == 1 else typing.Any)
 

@@ -25,7 +25,7 @@ def described_recipes(width: int | None = None) -> str:
     """The recipes of the library by name, with the first sentence of the comment at the top of each.
 
     Args:
-        width: of the lines, 40 at least; longer sentences go on below themselves. None for a line a recipe.
+        width: of the lines, 40 at least; longer sentences are wrapped. None for a line a recipe.
     """
     lines = []
     for name in recipe_names():

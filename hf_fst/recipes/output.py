@@ -96,7 +96,7 @@ def check_output(output_dir: Path, overwrite: bool, resume: bool) -> str | None:
     there = {path.name for path in output_dir.iterdir()} - {LOCK_FILE} if output_dir.is_dir() else set()
     if there and not overwrite:
         raise UserError(
-            f"The output directory {output_dir} is not empty; give another output_dir, --resume to go on with its run, "
+            f"The output directory {output_dir} is not empty; give another output_dir, --resume to continue its run, "
             "or --overwrite to replace it."
         )
     if there and not any((output_dir / name).is_file() for name in SIGNS):
@@ -133,11 +133,8 @@ def refuse_other_settings(recipe: Recipe, directory: Path) -> None:
 
 
 def _shown(value: object) -> str:
-    return (
-        "none"
-        if value is None
-        else yaml.dump(value, Dumper=Dumper, default_flow_style=True).removesuffix("...\n").strip()
-    )
+    text = "none" if value is None else yaml.dump(value, Dumper=Dumper, default_flow_style=True)
+    return text.removesuffix("...\n").strip()
 
 
 def remove_run(output_dir: Path) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 from hf_fst.data.about import ABOUT
 from hf_fst.drawing.tables import columns_of_terminal, percent, text_table
-from hf_fst.evaluation.counting import LABEL_FREE, SCORES
+from hf_fst.evaluation.counting import LABEL_FREE
 from hf_fst.evaluation.machine import hardware, peak_memory, versions
 from hf_fst.evaluation.results import without_nan
 from hf_fst.prediction.files import write_json
 from hf_fst.publishing.card import commands_before
-from hf_fst.publishing.facts import DatasetFacts, Evaluation, hub_id
+from hf_fst.publishing.facts import DatasetFacts, Evaluation, Scores, hub_id
 from hf_fst.publishing.report import HISTORY_FILE
 from hf_fst.recipes.data import RunData
 from hf_fst.recipes.keys import Recipe
@@ -171,8 +172,7 @@ def _entry(work: Work, logged: dict, prefix: str, weights: str) -> dict:
     images = len(work.data.views[part])
     entry = {"weights": weights, "step": logged["step"], "split": work.data.sides[side].split, "images": images}
     for network in work.trainer.networks():
-        start = f"{prefix}_{network}_"
-        found = {key: logged[start + key] for key in SCORES}
-        ious = [logged[f"{start}iou_{name}"] for name in work.trainer.class_names]
-        entry[network] = without_nan({**found, "iou": dict(zip(work.data.names, ious, strict=True))})
+        found = asdict(Scores.from_metrics(logged, network, work.trainer.class_names, prefix))
+        found["iou"] = dict(zip(work.data.names, found.pop("per_category_iou"), strict=True))
+        entry[network] = without_nan(found)
     return entry

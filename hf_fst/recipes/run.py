@@ -44,7 +44,7 @@ def run(
     Args:
         recipe: see `load_recipe`.
         overwrite: replace the run in the output directory.
-        resume: go on from its last complete checkpoint; a run that is finished is left as it is.
+        resume: continue from its last complete checkpoint; a finished run is left as it is.
         command: what was typed, for `results.json`.
         overrides: what was given beside the recipe file, by key, for the model card.
 

@@ -41,7 +41,7 @@ class Side:
 
 def sides(recipe: Recipe) -> dict[str, Side]:
     """The sides that a recipe names: `labeled`; `unlabeled`, unless it is the rest of the labeled one; `evaluation`,
-    unless it is one of these two. A side lies where another one of the same name does if it has no folder of its own.
+    unless it is one of these two. A side without a folder of its own has that of another one of the same dataset.
     Raises `UsageError` if it names no dataset."""
     if recipe.dataset is None:
         raise UsageError(f"dataset is missing; give one of {', '.join(sorted(DATASETS))}.")

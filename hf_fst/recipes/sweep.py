@@ -66,7 +66,9 @@ def train_all(
         code = _in_a_process(words)
         if code:
             done = ", ".join(found) or "none"
-            raise RunError(f"The point {name} of the sweep failed (code {code}; finished: {done}); --resume goes on.")
+            raise RunError(
+                f"The point {name} of the sweep failed (code {code}; finished: {done}); --resume continues."
+            )
         found[name] = results_of(folder)
     print(f"\n{table(found)}")
     return {name: {k: v for k, v in results.items() if k != "log_history"} for name, results in found.items()}

@@ -30,7 +30,7 @@ class Trial:
         method: its row in tables.
         seed: of the run; runs of the same seed are paired.
         options: keys of the recipe, by name.
-        cost: what a run costs in passes over the data, to tell beforehand what fits into a time limit.
+        cost: of a run in passes over the data, from which it follows what fits into a time limit.
     """
 
     method: str
@@ -44,7 +44,7 @@ class Trial:
         return f"{self.method.translate(str.maketrans(' ,=/', '____'))}-{self.seed}"
 
     def words(self, recipe: str, more: Sequence[str]) -> list[str]:
-        """What is typed for it, but for the output directory; its own options beat those in `more`."""
+        """Its command line without the output directory; its own options override those in `more`."""
         own = [word for key, value in self.options.items() for word in (f"--{key}", json.dumps(value).strip('"'))]
         return ["train", recipe, *more, "--seed", str(self.seed), *own]
 
@@ -66,7 +66,7 @@ def run_trials(
         folder: keeps a folder and a log of each.
         more: words that go to every run, such as `["--data_dir", "images"]`.
         jobs: runs at a time; the cores are shared among them, if `OMP_NUM_THREADS` does not say otherwise.
-        deadline: of `time.monotonic()`. A run that would not end before it is not begun, one that has not is stopped.
+        deadline: of `time.monotonic()`. A run that would not end before it is not started; one still running is stopped.
         say: gets a line for each run.
 
     Returns:

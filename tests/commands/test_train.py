@@ -163,7 +163,7 @@ def test_an_output_directory_with_something_in_it_is_refused(says, tmp_path, cam
     (out / "mine.txt").write_text("mine")
     recipe = tiny.write(tmp_path / "r.yaml", camvid)
     assert says(["train", recipe, "-o", str(out)], 1) == (
-        f"The output directory {out} is not empty; give another output_dir, --resume to go on with its run, or "
+        f"The output directory {out} is not empty; give another output_dir, --resume to continue its run, or "
         "--overwrite to replace it."
     )
     assert says(["train", recipe, "-o", str(out), "--resume"], 1) == (

@@ -129,9 +129,7 @@ def test_skipped_files_are_left_out(tmp_path):
     assert set(by_name(load("gta5", tmp_path, skip=["00002"])["train"])) == {"00001", "00003", "00004"}
     with pytest.raises(ValueError) as caught:
         load("gta5", tmp_path, skip=["2"])
-    assert str(caught.value) == (
-        f"'2' is to be skipped, but {tmp_path}/images has no such file; give names without suffix."
-    )
+    assert str(caught.value) == (f"'2' is in skip, but {tmp_path}/images has no such file; give names without suffix.")
 
 
 CITYSCAPES_LAYOUT = (

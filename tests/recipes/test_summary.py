@@ -159,7 +159,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     stop_at = 3
     assert cli.main(again[1:]) == 130
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith(f"hf-fst: Stopped. To go on from {out}/checkpoint-3: hf-fst train ")
+    assert told.startswith(f"hf-fst: Stopped. To continue from {out}/checkpoint-3: hf-fst train ")
     stop_at = None
     assert cli.main(shlex.split(told.partition("checkpoint-3: ")[2])[1:]) == 0
     assert "Traceback" not in capsys.readouterr().err and (out / "results.json").is_file()

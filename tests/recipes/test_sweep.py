@@ -51,7 +51,9 @@ def test_it_goes_on_where_it_stopped(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sweep, "_in_a_process", stopping)
     assert cli.main(argv) == 130
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told == f"hf-fst: Stopped. To go on: hf-fst train {path} --output_dir={tmp_path}/out --sweep all --resume"
+    assert (
+        told == f"hf-fst: Stopped. To continue: hf-fst train {path} --output_dir={tmp_path}/out --sweep all --resume"
+    )
     written = (tmp_path / "out/ahead/results.json").stat().st_mtime_ns
     monkeypatch.setattr(sweep, "_in_a_process", trained)
     assert cli.main(["train", *told.partition("hf-fst train")[2].split()]) == 0
@@ -64,7 +66,7 @@ def test_a_point_that_fails_is_named_and_nothing_is_trained_where_one_is_wrong(r
     argv = ["train", path, "--sweep", "all", "-o", str(tmp_path / "out")]
     assert "use a number from 0 to 1" in says([*argv, "--teacher_momentum", "7"], 2) and not started
     monkeypatch.setattr(sweep, "_in_a_process", lambda words: 1)
-    assert says(argv, 1) == "The point ahead of the sweep failed (code 1; finished: none); --resume goes on."
+    assert says(argv, 1) == "The point ahead of the sweep failed (code 1; finished: none); --resume continues."
     assert "choose one with --sweep: ahead, mean, plain; or all with --sweep all." in says(["train", path], 2)
 
 

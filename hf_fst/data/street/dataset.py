@@ -49,7 +49,7 @@ def street(
         data_dir: where the drawn pictures are kept; None is the cache of `datasets`.
         streaming: returns a `datasets.IterableDatasetDict`, one shard a picture.
         look: "synthetic" or "real".
-        size: (height, width) in pixels, 32..4096. The street is the same at any size, but for grain and noise.
+        size: (height, width) in pixels, 32..4096. The street is the same at any size, except for grain and noise.
         num_train, num_validation, num_test: pictures in each split, at least 1. A smaller split is the beginning of a
             larger one.
         seed: a whole number, 0 or more.
