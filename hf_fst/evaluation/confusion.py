@@ -188,8 +188,10 @@ def scores(matrix: torch.Tensor | np.ndarray, classes: Sequence[int] | None = No
         raise UserError(f"The confusion matrix has shape {matrix.shape}, but (classes, classes) is needed.")
     num_labels = len(matrix)
     chosen = list(range(num_labels)) if classes is None else [int(index) for index in classes]
-    if not chosen or min(chosen) < 0 or max(chosen) >= num_labels:
-        raise UserError(f"The class list {chosen} must name some of the {num_labels} classes 0 to {num_labels - 1}.")
+    if not chosen or min(chosen) < 0 or max(chosen) >= num_labels or len({*chosen}) < len(chosen):
+        raise UserError(
+            f"The class list {chosen} must name some of the {num_labels} classes 0 to {num_labels - 1}, each once."
+        )
     hits = np.diagonal(matrix)
     labeled = matrix.sum(axis=1)
     union = labeled + matrix[:, :num_labels].sum(axis=0) - hits

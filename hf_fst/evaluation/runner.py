@@ -18,11 +18,12 @@ from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 from transformers import ImageProcessingMixin, PreTrainedModel
 
+from hf_fst.data.images import MAX_SIDE
 from hf_fst.data.labels import LabelMap, plain_names
 from hf_fst.data.pairing import collate
 from hf_fst.data.transforms import Normalization, PadTo, ResizeWithin
 from hf_fst.data.views import View
-from hf_fst.errors import UserError, printable, refuse_below, refuse_unwritable
+from hf_fst.errors import UserError, in_a_line, printable, refuse_below, refuse_unwritable
 from hf_fst.evaluation.boundary import BoundaryIoU
 from hf_fst.evaluation.confusion import CLASS_LISTS, ConfusionMatrix, scores
 from hf_fst.evaluation.inference import WHOLE, Look, fitting, predict
@@ -44,6 +45,8 @@ class Prepare:
     def __init__(self, processor: Any, look: Look = WHOLE, crop: int | None = None):
         if isinstance(processor, ImageProcessingMixin):
             Normalization.said_by(processor)  # what is no normalization is refused before the first image
+            if look.resize == "model":
+                _try_size(processor)
         self.processor, self.own_size, self.crop = processor, look.resize == "model", crop
         self.resize = None if look.resize is None or self.own_size else ResizeWithin(look.resize)
 
@@ -61,6 +64,20 @@ class Prepare:
             return image, mask
         both = PadTo(self.crop)(tv_tensors.Image(image), mask)
         return tuple(F.center_crop(part, [self.crop, self.crop]) for part in both)
+
+
+def _try_size(processor: ImageProcessingMixin) -> None:
+    """Refuses an image processor whose size is none. Raises `UserError`."""
+    size = processor.to_dict().get("size")
+    try:
+        if max(filter(None, size.values())) > MAX_SIDE:
+            raise ValueError(f"{MAX_SIDE} pixels is the most")
+        processor(images=torch.zeros(3, 48, 64, dtype=torch.uint8), return_tensors="pt", do_resize=True)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"The {type(processor).__name__} cannot bring images to its size {size} ({in_a_line(error)}); correct its "
+            "preprocessor_config.json, or choose another resize."
+        ) from error
 
 
 def as_dataset(dataset: Any, split: str, names: list[str]) -> tuple[datasets.Dataset, str, bool]:

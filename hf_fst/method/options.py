@@ -72,6 +72,8 @@ class Option(str):
         if isinstance(value, (list, tuple)):
             if self.low is not None and (not value or not all(self._allows(item) for item in value)):
                 raise UserError(f"{name} is {value}; give ids of classes, {self.low} or more, or None for all.")
+            if self.low is not None and len({*value}) < len(value):
+                raise UserError(f"{name} is {value}; name each class once.")
         elif isinstance(value, numbers.Real) and not isinstance(value, bool) and not self._allows(value):
             raise UserError(f"{name} is {value}; use {self.bounds()}.")
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForSemanticSegmentation, SegformerImageProcess
 
 from hf_fst.data.cityscapes import RAW_IDS
 from hf_fst.data.labels import LabelMap
+from hf_fst.errors import UserError
 from hf_fst.evaluation.inference import Look
 from hf_fst.evaluation.results import default_folder, image_names, table
 from hf_fst.evaluation.runner import evaluate_model
@@ -121,6 +122,20 @@ class TestScores:
         assert np.sum(result["confusion_matrix"]) == sum(
             int((np.asarray(row["label"]) != 255).sum()) for row in dataset["validation"]
         )
+
+    @pytest.mark.parametrize("broken", [
+        {"size": {"height": 0, "width": 0}},
+        {"size": {"height": 10**9, "width": 3}},
+        {"size": {"height": 32, "width": 32}, "resample": 99},
+    ])  # fmt: skip
+    def test_a_size_that_is_none_is_refused_before_the_first_image(self, dataset, broken):
+        processor = SegformerImageProcessor(do_resize=True)
+        for key, value in broken.items():
+            setattr(processor, key, value)
+        with pytest.raises(
+            UserError, match="^The SegformerImageProcessor cannot bring images to its size .*, or choose"
+        ):
+            evaluate(tiny_model(1), dataset, processor=processor, look=Look(resize="model"))
 
     def test_a_class_list_by_name(self, tmp_path):
         data = make_dataset(tmp_path, sizes=[(32, 32)], num_labels=19)
@@ -259,6 +274,7 @@ class TestBadInput:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"classes": "synthia"}, "no class list 'synthia': choose one of cityscapes_19, synthia_16, synthia_13"),
         ({"classes": [4]}, "must name some of the 4 classes"),
+        ({"classes": [1, 0, 1]}, "must name some of the 4 classes 0 to 3, each once"),
         ({"output_dir": __file__}, r"test_runner.py cannot be written to .it is a file.; give another place"),
         ({"save_predictions": True}, "output_dir is missing; give it"),
         ({"save_predictions": "voc"}, "save_predictions is 'voc'"),

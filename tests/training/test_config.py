@@ -111,6 +111,7 @@ def test_momentum_of_the_look_ahead_defaults_to_the_teachers(tmp_path):
         ({"unlabeled_per_labeled": 0}, "unlabeled_per_labeled is 0; use a number from 1 to 1000."),
         ({"max_nonfinite_steps": 0}, "max_nonfinite_steps is 0; use 1 or more."),
         ({"eval_classes": []}, "eval_classes is []; give ids of classes, 0 or more, or None for all."),
+        ({"eval_classes": [3, 1, 3]}, "eval_classes is [3, 1, 3]; name each class once."),
         ({"eval_classes": [3, -1]}, "eval_classes is [3, -1]; give ids of classes, 0 or more, or None for all."),
         ({"lookahead_state": "keep"}, "lookahead_state is 'keep'; use one of restore, carry."),
         ({"teacher_buffers": "mean"}, "teacher_buffers is 'mean'; use one of copy, ema, batch."),
