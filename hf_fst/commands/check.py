@@ -62,6 +62,6 @@ def _refuse_file(path: Path) -> None:
     """Refuses a file that cannot be written, or that holds something else, before everything is read."""
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"--json is {str(path)!r}, but there is no folder for such a file; name another.")
-    if path.exists() and b'"findings"' not in path.read_bytes():  # perhaps the recipe, or the names of the classes
+    if path.is_file() and b'"findings"' not in path.read_bytes():  # perhaps the recipe, or the names of the classes
         raise UserError(f"--json is {str(path)!r}, which holds something other than findings; name another file.")
     refuse_unwritable(path.parent)

@@ -165,6 +165,10 @@ def open_source(
         raise UserError(f"{source} holds Parquet files and .tar files; give a folder with one kind.")
     if kinds:
         files = [file for file in files if file.suffix.lower() in kinds]
+    given = {"image": None if kinds else column, "config": config, "revision": revision}
+    for name, value in given.items():
+        if value is not None:
+            raise UserError(f"{name} is {value!r}, but {source} holds files, which have none; leave it out.")
     identity = {"files": len(files), "fingerprint": fingerprint(files, root)}
     if not kinds:
         return Folder(files, root, identity, failed)

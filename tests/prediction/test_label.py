@@ -216,6 +216,13 @@ def test_wrong_options_are_told(run_dir, images, tmp_path, capsys, option, value
     assert capsys.readouterr().err.splitlines()[-1] == f"hf-fst: {sentence.format(tmp_path)}"
 
 
+@pytest.mark.parametrize("option", ["image", "config", "revision"])
+def test_options_of_tables_are_not_ignored_for_a_folder(run_dir, images, tmp_path, capsys, option):  # noqa: F811
+    assert label(run_dir, images, "-o", tmp_path / "out", f"--{option}", "x") == 1
+    sentence = f"hf-fst: {option} is 'x', but {images} holds files, which have none; leave it out."
+    assert capsys.readouterr().err.splitlines()[-1] == sentence
+
+
 def test_a_shard_of_no_images_is_wrong_usage(run_dir, images, tmp_path, capsys):  # noqa: F811
     assert label(run_dir, images, "-o", tmp_path / "out", "--shard_size", 0) == 2
     assert "--shard_size" in capsys.readouterr().err and not (tmp_path / "out").exists()
