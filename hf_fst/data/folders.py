@@ -66,7 +66,12 @@ def read_id2label(given: str | Path | Sequence | dict, source: str = "id2label")
     if isinstance(content, dict) and set(content) == {str(i) for i in range(len(content))}:
         content = [content[str(i)] for i in range(len(content))]
     if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
-        raise UserError(f'{path} must name the ids 0 to n-1, like {{"0": "road", "1": "car"}} or ["road", "car"].')
+        quotes = ""
+        if isinstance(content, list) and any(isinstance(name, bool | int) for name in content):
+            quotes = f"; it is {content}, so put names such as no, on and 1 in quotes"
+        raise UserError(
+            f'{path} must name the ids 0 to n-1, like {{"0": "road", "1": "car"}} or ["road", "car"]{quotes}.'
+        )
     check_names(content, str(path))
     return content
 
@@ -221,7 +226,8 @@ def _places(
             for split, place in above.items()
         }
     elif "train" in inside:
-        rest = dict.fromkeys(files.in_any_case(root, images).iterdir(), "not in the folder of a split")
+        beside = [files.in_any_case(root, name) for name in (images, masks) if name is not None]
+        rest = {path: "not in the folder of a split" for place in beside if place.is_dir() for path in place.iterdir()}
         rest |= dict.fromkeys(above.values(), f"the splits are in {images}/")
         places = {
             split: (place, labels(split, place, root, f"{masks}/{place.name}")) for split, place in inside.items()
@@ -231,5 +237,6 @@ def _places(
         rest = dict.fromkeys(above.values(), "a split, but there is no train/ beside it")
         places = {"train": (files.find_folder(root, images, layout), labels("train", root, root, masks or ""))}
         above = {}
-    unused |= {path: why for path, why in rest.items() if path not in above.values() and path.name[0] != "."}
+    used = {*above.values(), *(place for both in places.values() for place in both)}
+    unused |= {path: why for path, why in rest.items() if path not in used and path.name[0] != "."}
     return places

@@ -135,10 +135,11 @@ class LabelMap(datasets.Image):
         self.id_map = id_list(self.id_map)
         if self.orientation not in ORIENTATIONS:
             raise UserError(f"orientation is {self.orientation!r}; give 'upright', 'stored' or None.")
-        if self.colors is not None and not are_colors(self.colors):
-            raise UserError(
-                f"colors is {self.colors!r}; give an [r, g, b] of 0 to 255 for each raw id, as [[0, 0, 0], [255, 0, 0]]."
-            )
+        for name, value, of in (("colors", self.colors, "raw id"), ("palette", self.palette, "class")):
+            if value is not None and not are_colors(value):
+                raise UserError(
+                    f"{name} is {value!r}; give an [r, g, b] of 0 to 255 for each {of}, as [[0, 0, 0], [255, 0, 0]]."
+                )
         if self.names is None:
             return
         check_names(self.names, "The dataset")

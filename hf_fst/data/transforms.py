@@ -9,6 +9,7 @@ for a square.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -59,16 +60,12 @@ def size_within(size: tuple[int, int], scale: tuple[int, int]) -> tuple[int, int
     return int(size[0] * factor + 0.5), int(size[1] * factor + 0.5)
 
 
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
 def _checked(size: int | tuple[int, int], name: str) -> tuple[int, int]:
-    """Two sides. Raises `UserError` if one is out of range."""
-    sides = _pair(size)
-    if not 1 <= min(sides) <= max(sides) <= MAX_SIDE:
-        raise UserError(f"{name} is {size}; give sides of 1 to {MAX_SIDE} pixels.")
-    return sides
+    """Two sides. Raises `UserError` if one is no whole number, or out of range."""
+    sides = (size, size) if isinstance(size, Real) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) and 1 <= side <= MAX_SIDE for side in sides):
+        raise UserError(f"{name} is {size!r}; give sides of 1 to {MAX_SIDE} pixels.")
+    return int(sides[0]), int(sides[1])
 
 
 def _random(low: float, high: float) -> float:
@@ -149,7 +146,7 @@ class PadTo(v2.Transform):
 
     def __init__(self, size: int | tuple[int, int]):
         super().__init__()
-        self.size = _pair(size)
+        self.size = _checked(size, "crop")
 
     def make_params(self, flat_inputs: list) -> dict:
         height, width = v2.query_size(flat_inputs)

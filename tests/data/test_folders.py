@@ -1,6 +1,7 @@
 """Datasets of plain folders, with splits and without, and names of datasets that do not exist."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,11 @@ def test_mismatched_and_doubled_stems_are_one_sentence(tmp_path):
     [
         ("{", "is not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))."),
         ('{"1": "a"}', 'must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"].'),
-        ("[1, 2]", 'must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"].'),
+        (
+            '["a", 1, false]',
+            'must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"]; '
+            "it is ['a', 1, False], so put names such as no, on and 1 in quotes.",
+        ),
         ("[]", 'must name the ids 0 to n-1, like {"0": "road", "1": "car"} or ["road", "car"].'),
         ('{"0": "a", "1": "b", "1": "c"}', "has a key twice in {0, 1, 1}; keep one of them."),
         ('["caf\u00e9", "cafe\u0301"]', f"names classes 'caf\u00e9' and 'cafe\u0301', {ONE_NAME}"),
@@ -225,3 +230,11 @@ def test_test_images_without_masks_have_no_labels_and_are_named(tmp_path, inside
     place = tmp_path / "data" / place
     place.rename(place.with_name("val"))
     assert "There is no folder" in fails(UserError, tmp_path / "data", id2label=["road", "car", "sky"])
+
+
+def test_masks_of_a_split_without_images_are_named(tmp_path):
+    trees.folder(tmp_path / "made")
+    for part in ("images/train", "masks/train", "masks/testing"):
+        shutil.copytree(tmp_path / "made" / part.partition("/")[0], tmp_path / "data" / part)
+    with pytest.warns(UserWarning, match="masks/testing .not in the folder of a split"):
+        load("folder", tmp_path / "data", id2label=["road", "car", "sky"])

@@ -238,6 +238,8 @@ def test_ids_are_whole_numbers_of_any_type(given):
         ({"names": "road"}, "has the class names 'road'; give a list of names"),
         ({"names": [0, 1]}, r"has the class names \[0, 1\]; give a list of names"),
         ({"names": [f"c{i}" for i in range(256)]}, "names 256 classes, but 255 is the most"),
+        ({"names": ["a"], "palette": [[0.5, 0, 0]]}, r"palette is .*; give an \[r, g, b\] of 0 to 255 for each class"),
+        ({"names": ["a"], "palette": "red"}, "palette is 'red'; give an"),
         ({"names": ["a", "b"], "palette": [[1, 2, 3]]}, "palette has 1 colors for 2 classes; give one for each"),
     ],
 )

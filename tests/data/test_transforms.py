@@ -167,6 +167,8 @@ def test_pipelines_draw_from_the_global_generator_of_torch_alone():
     ("make", "message"),
     [
         (lambda: T.training(0), "crop is 0; give sides of 1 to 32768 pixels."),
+        (lambda: T.training("512"), "crop is '512'; give sides of 1 to 32768 pixels."),
+        (lambda: T.training(512.0), "crop is 512.0; give sides of 1 to 32768 pixels."),
         (lambda: T.training(8, flip=1.5), "flip is 1.5, but it must lie between 0 and 1."),
         (lambda: T.training(8, cat_max_ratio=-1), "cat_max_ratio is -1, but it must lie between 0 and 1."),
         (lambda: T.ResizeRandomly(2, 0.5), "The factors are 2 and 0.5; give 0 < low <= 1 <= high <= 100."),
