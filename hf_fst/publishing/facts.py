@@ -56,13 +56,14 @@ class DatasetFacts:
 class Scores:
     """Scores of one model in 0..1; nan, for a class that does not occur, becomes None."""
 
-    mean_iou: float
+    mean_iou: float | None
     mean_accuracy: float | None = None
     overall_accuracy: float | None = None
     per_category_iou: list[float | None] = field(default_factory=list)
 
     def __post_init__(self):
-        self.mean_accuracy, self.overall_accuracy = _number(self.mean_accuracy), _number(self.overall_accuracy)
+        self.mean_iou, self.mean_accuracy = _number(self.mean_iou), _number(self.mean_accuracy)
+        self.overall_accuracy = _number(self.overall_accuracy)
         self.per_category_iou = [_number(value) for value in self.per_category_iou]
 
     @classmethod

@@ -37,6 +37,7 @@ def score(work: Work, command: str | None) -> tuple[dict, list[Evaluation]]:
     """
     trainer, recipe, data = work.trainer, work.recipe, work.data
     args, output_dir = trainer.args, Path(trainer.args.output_dir)
+    trainer.save_model(_internal_call=True)  # which does not push: card and results belong to the same commit
     metrics = _logged_metrics(work)
     tested = []
     if data.test is not None:
@@ -46,7 +47,6 @@ def score(work: Work, command: str | None) -> tuple[dict, list[Evaluation]]:
         metrics.append(_entry(work, logged, "test", kept["weights"]))
         about = data_facts(recipe, data)["test"]
         tested.append(evaluation_of(trainer, kept["weights"], logged, about, "test"))
-    trainer.save_model(_internal_call=True)  # which does not push: card and results belong to the same commit
     memory, memory_of = peak_memory(args.device)
     results = {
         "command": command,

@@ -58,7 +58,7 @@ def evaluations_of(trainer, dataset: DatasetFacts) -> list[Evaluation]:
     """The evaluation of the best weights, where they were loaded, and the last one in the trainer's log; under
     `supervised` the student stands for both."""
     key = "eval_teacher_mean_iou" if trainer.has_teacher else "eval_student_mean_iou"
-    entries = [entry for entry in trainer.state.log_history if key in entry]
+    entries = [entry for entry in trainer.state.log_history if math.isfinite(entry.get(key, math.nan))]
     if not entries:
         return []
     best = next((entry for entry in entries if entry["step"] == best_step(trainer)), None)

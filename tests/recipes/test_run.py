@@ -15,7 +15,8 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, B
 
 from hf_fst import cli
 from hf_fst.data.transforms import Normalization, size_within
-from hf_fst.errors import UsageError, UserError
+from hf_fst.errors import NotFiniteError, UsageError, UserError
+from hf_fst.evaluation import counting
 from hf_fst.models import build
 from hf_fst.models.loading import default_processor
 from hf_fst.recipes import load_recipe
@@ -283,3 +284,31 @@ def test_numbers_that_make_no_network_are_one_sentence(key, value, why):
     recipe = make_recipe({"model_config": {**tiny.MODEL, key: value}})
     with pytest.raises(UsageError, match=f"model_type 'segformer' gives no segmentation model: {why}"):
         build_network(recipe, ["a", "b"])
+
+
+@pytest.mark.parametrize("failing", ["the last evaluation", "every evaluation", "the test"])
+def test_logits_that_are_not_finite_lose_no_run(tmp_path, monkeypatch, failing):
+    evaluated, first = 0, {"the last evaluation": 5, "every evaluation": 1, "the test": 7}[failing]
+
+    def overflowing(*args):
+        nonlocal evaluated
+        evaluated += 1  # a batch of student and of teacher, in two evaluations of one batch and in the test
+        if evaluated >= first and (evaluated < 7 or failing == "the test"):
+            raise NotFiniteError("The logits are not finite.")
+        return predict(*args)
+
+    predict = counting.predict
+    monkeypatch.setattr(counting, "predict", overflowing)
+    keys = {**tiny.STREET, "report": True, "max_steps": 3, "eval_steps": 1, "save_steps": 1}
+    recipe = load_recipe(
+        tiny.write(tmp_path / "r.yaml", keys, per_device_eval_batch_size=2), {"output_dir": str(tmp_path / "out")}
+    )
+    if failing == "the test":
+        with pytest.raises(NotFiniteError):
+            run(recipe)
+        assert not (tmp_path / "out/results.json").exists()
+    else:
+        last = next(entry for entry in run(recipe)["metrics"] if entry["weights"] == "last")
+        assert last["student"]["mean_iou"] is None and last["teacher"]["mean_iou"] is None
+        assert "nan" not in (tmp_path / "out/README.md").read_text()
+    AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "out")

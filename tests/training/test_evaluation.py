@@ -14,6 +14,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from hf_fst.errors import UserError
 from hf_fst.evaluation.counting import LABEL_FREE, StreamingScores
 from hf_fst.evaluation.inference import WHOLE
+from hf_fst.training.summary import evaluations_of
 from tests import tiny
 from tests.architectures import make
 
@@ -165,6 +166,7 @@ def test_an_evaluation_that_fails_does_not_end_the_run_and_is_not_the_best(tmp_p
     assert math.isfinite(scores[3 - step]["eval_student_mean_iou"])
     assert all(math.isfinite(entry["eval_teacher_mean_iou"]) for entry in scores.values())
     assert run.state.best_model_checkpoint.endswith(f"checkpoint-{3 - step}")
+    assert (evaluations_of(run, None)[-1].student.mean_iou is None) == (step == 2)
     said = [record.message for record in caplog.records if "were not finite" in record.message]
     assert said == [
         "The logits of the student were not finite, so its scores are nan; the run goes on, and these weights are not "
