@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -187,8 +188,9 @@ def scores(matrix: torch.Tensor | np.ndarray, classes: Sequence[int] | None = No
     if matrix.ndim != 2 or matrix.shape[1] - matrix.shape[0] not in (0, 1) or not len(matrix):
         raise UserError(f"The confusion matrix has shape {matrix.shape}, but (classes, classes) is needed.")
     num_labels = len(matrix)
-    chosen = list(range(num_labels)) if classes is None else [int(index) for index in classes]
-    if not chosen or min(chosen) < 0 or max(chosen) >= num_labels or len({*chosen}) < len(chosen):
+    chosen = list(range(num_labels) if classes is None else classes)
+    whole = all(isinstance(index, Integral) and not isinstance(index, bool) for index in chosen)
+    if not chosen or not whole or not {*chosen} <= {*range(num_labels)} or len({*chosen}) < len(chosen):
         raise UserError(
             f"The class list {chosen} must name some of the {num_labels} classes 0 to {num_labels - 1}, each once."
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -23,10 +24,10 @@ CLASSES_AT_ONCE = 16  # that are resized to the full size
 
 
 def _pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
+    pair = (value, value) if isinstance(value, Real) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(side, Integral) and side > 0 for side in pair):
         raise UserError(f"{name} is {value}; give one positive number of pixels, or two as (height, width).")
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Look:
 
     def __post_init__(self) -> None:
         scales = tuple(self.scales)
-        if not scales or not all(0 < scale <= MOST for scale in scales):
+        if not scales or not all(isinstance(scale, Real) and 0 < scale <= MOST for scale in scales):
             raise UserError(f"scales is {scales}; give one or more positive numbers, up to {MOST}.")
         window, stride, resize = self.window, self.stride, self.resize
         if window is not None:

@@ -305,6 +305,11 @@ def _give_names(config: PreTrainedConfig, id2label: dict[int, str], replace_head
     """Gives a configuration other classes. Raises `UserError` where the trained head has another number of them."""
     if not id2label:
         raise UserError("id2label is empty; name one class at least.")
+    try:  # as JSON has them, too: a list, or text as keys
+        pairs = id2label.items() if isinstance(id2label, dict) else enumerate(id2label)
+        id2label = {int(index): label for index, label in pairs}
+    except (TypeError, ValueError) as error:
+        raise UserError(f"id2label is {id2label!r}; give {{0: 'road', 1: 'car'}} or ['road', 'car'].") from error
     trained = any("Segmentation" in architecture for architecture in config.architectures or ())
     if trained and config.num_labels != len(id2label) and not replace_head:
         raise UserError(

@@ -218,6 +218,8 @@ class TestLook:
     @pytest.mark.parametrize("options, message", [
         ({"stride": 4}, "stride is 4, but there is no window to slide"),
         ({"window": 8, "stride": 9}, r"stride \(9, 9\) is larger than window \(8, 8\), which leaves pixels out"),
+        ({"window": 32.0}, "window is 32.0; give one positive number of pixels"),
+        ({"scales": "1"}, "scales is .'1',.; give one or more positive numbers"),
         ({"window": 0}, "window is 0; give one positive number of pixels"),
         ({"window": (4, 4, 4)}, r"window is \(4, 4, 4\)"),
         ({"window": (4, 4.5)}, r"window is \(4, 4.5\)"),

@@ -274,6 +274,7 @@ class TestBadInput:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"classes": "synthia"}, "no class list 'synthia': choose one of cityscapes_19, synthia_16, synthia_13"),
         ({"classes": [4]}, "must name some of the 4 classes"),
+        ({"classes": ["road"]}, "The class list .'road'. must name some of the 4 classes 0 to 3, each once"),
         ({"classes": [1, 0, 1]}, "must name some of the 4 classes 0 to 3, each once"),
         ({"output_dir": __file__}, r"test_runner.py cannot be written to .it is a file.; give another place"),
         ({"save_predictions": True}, "output_dir is missing; give it"),

@@ -149,6 +149,13 @@ def test_names_of_classes_may_be_numbers(folder):
     assert load_network(folder).config.id2label == {0: "7", 1: "8", 2: "9", 3: "10"}
 
 
+@pytest.mark.parametrize("given", [["a", "b"], {"0": "a", "1": "b"}])
+def test_names_may_come_as_json_has_them(folder, given):
+    assert load_network(folder, id2label=given).config.id2label == {0: "a", 1: "b"}
+    with pytest.raises(UserError, match="^id2label is {'a': 0}; give {0: 'road', 1: 'car'} or .'road', 'car'.[.]$"):
+        load_network(folder, id2label={"a": 0})
+
+
 def test_training_takes_a_backbone_alone_or_another_head_but_nothing_foreign(folder):
     names = {0: "road", 1: "sky"}
     weights(without)(folder)
