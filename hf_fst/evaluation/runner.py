@@ -100,10 +100,12 @@ def as_dataset(dataset: Any, split: str, names: list[str]) -> tuple[datasets.Dat
         dataset = dataset.cast_column("label", LabelMap(names=names))
     label_map = dataset.features.get("label")
     theirs = label_map.names or [] if isinstance(label_map, LabelMap) else []
-    if set(names) < set(theirs):
-        more = ", ".join(name for name in theirs if name not in names)
+    own = dict(zip(plain_names(names), names, strict=True))
+    shared = {name: own[plain] for name, plain in zip(theirs, plain_names(theirs), strict=True) if plain in own}
+    if len(shared) < len(theirs) and set(shared.values()) == set(names):
+        more = ", ".join(name for name in theirs if name not in shared)
         logger.warning("The model does not have the classes %s, whose pixels are not counted.", printable(more))
-        dataset = dataset.cast_column("label", label_map.onto(names, {name: name for name in names}))
+        dataset = dataset.cast_column("label", label_map.onto(names, shared))
     return dataset, split, "label" in dataset.column_names
 
 

@@ -253,7 +253,7 @@ class TestBadInput:
             evaluate(run_dir, data)
 
     def test_classes_that_the_model_does_not_know_are_not_counted(self, run_dir, tmp_path, caplog):
-        names = ["boat", "tree", "car", "road", "dog", "sky"]
+        names = ["boat", "tree", "Car", "road", "dog", "sky"]
         rows = make_dataset(tmp_path, sizes=[(16, 16), (8, 24)], num_labels=4)
         more = rows.cast_column("label", LabelMap(names=names, id_map=[5, 0, 2, 4]))
         known = rows.cast_column("label", LabelMap(names=NAMES, id_map=[0, 255, 2, 255]))
@@ -267,6 +267,12 @@ class TestBadInput:
         with caplog.at_level(logging.WARNING):
             evaluate(run_dir, other)
         assert "Class 1 is 'road' for the model and 'street' in the dataset" in caplog.text
+
+    def test_class_names_that_differ_in_case_blanks_or_underscores_are_the_same(self, run_dir, dataset, caplog):
+        other = dataset["validation"].cast_column("label", LabelMap(names=["SKY", "Road", "c ar", "tr_ee"]))
+        with caplog.at_level(logging.WARNING):
+            evaluate(run_dir, other)
+        assert "Class" not in caplog.text
 
     @pytest.mark.parametrize("options, message", [
         ({"split": "test"}, "has no split 'test' .it has validation.; choose another"),
