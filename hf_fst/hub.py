@@ -35,9 +35,7 @@ def asked_once(name: str | Path) -> Iterator[str | None]:
     """Inside, what was downloaded before is used for `name` where the Hub does not answer; gives why it does not.
 
     Left to itself, the client asks a Hub that does not answer again and again for each file, for over a minute.
-
-    Args:
-        name: an id on the Hub; nothing is asked for a file or a directory, or what can be no id.
+    Nothing is asked for a file or a directory, or for what cannot be an id.
     """
     may_be_there, before = is_repo_id(str(name)) and not Path(name).exists(), constants.HF_HUB_OFFLINE
     fault = silence(str(name)) if may_be_there else None

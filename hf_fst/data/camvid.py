@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datasets
 
-from hf_fst.data.files import MASK_SUFFIXES, Row, build, find_folder, find_root, list_files, match
+from hf_fst.data.files import MASK_SUFFIXES, Row, build, find_root, paired
 from hf_fst.data.labels import IGNORED, LabelMap
 from hf_fst.data.splits import FOLDER, semi_supervised
 from hf_fst.errors import UserError
@@ -43,9 +43,7 @@ def camvid(
     root = find_root(data_dir, LAYOUT)
 
     def rows(split: str) -> dict[str, Row]:
-        images = list_files(find_folder(root, split, LAYOUT), LAYOUT)
-        masks = list_files(find_folder(root, f"{split}annot", LAYOUT), LAYOUT, suffixes=MASK_SUFFIXES)
-        return match(images, masks, LAYOUT)
+        return paired(root, split, f"{split}annot", LAYOUT, MASK_SUFFIXES)
 
     train = rows("train")
     made = {"train": train.values()}

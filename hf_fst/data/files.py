@@ -217,6 +217,15 @@ def match(images: dict[str, Path], masks: dict[str, Path], layout: str) -> dict[
     return {name: (path, masks[name]) for name, path in images.items()}
 
 
+def paired(
+    root: Path, images: str, masks: str, layout: str, suffixes: Sequence[str] = (".png",), skip: Iterable[str] = ()
+) -> dict[str, Row]:
+    """The images and masks of two folders by id, without those to `skip`. Raises as `list_files` and `match`."""
+    pictures = list_files(find_folder(root, images, layout), layout)
+    labels = list_files(find_folder(root, masks, layout), layout, suffixes=suffixes)
+    return match(without(pictures, skip), without(labels, skip), layout)
+
+
 def pick(rows: dict[str, Row], ids: Iterable[str], source: str) -> list[Row]:
     """Picks rows by id, in the order of `ids`. Raises `UserError`, naming the first that is missing and its list."""
     picked = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datasets
 
 from hf_fst.data.cityscapes import COLORS, ID_MAP, NAMES, PALETTE
-from hf_fst.data.files import build, find_folder, find_root, list_files, match, without
+from hf_fst.data.files import build, find_root, paired
 from hf_fst.data.labels import IGNORED, LabelMap
 
 LAYOUT = (
@@ -24,7 +24,5 @@ def gta5(
         data_dir: the folder with `images/` and `labels/`.
         skip: names without suffix to leave out, such as pairs whose sizes differ.
     """
-    root = find_root(data_dir, LAYOUT)
-    images = list_files(find_folder(root, "images", LAYOUT), LAYOUT)
-    masks = list_files(find_folder(root, "labels", LAYOUT), LAYOUT, suffixes=(".png",))
-    return build({"train": match(without(images, skip), without(masks, skip), LAYOUT).values()}, LABELS, streaming)
+    rows = paired(find_root(data_dir, LAYOUT), "images", "labels", LAYOUT, skip=skip)
+    return build({"train": rows.values()}, LABELS, streaming)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datasets
 
 from hf_fst.data.cityscapes import NAMES, PALETTE
-from hf_fst.data.files import build, find_folder, find_root, list_files, match, without
+from hf_fst.data.files import build, find_root, paired
 from hf_fst.data.labels import IGNORED, LabelMap
 
 LAYOUT = "RGB/*.png and GT/LABELS/*.png of the same names (SYNTHIA_RAND_CITYSCAPES.rar)"
@@ -28,7 +28,5 @@ def synthia(
         data_dir: the folder with `RGB/` and `GT/LABELS/`.
         skip: names without suffix to leave out.
     """
-    root = find_root(data_dir, LAYOUT)
-    images = list_files(find_folder(root, "RGB", LAYOUT), LAYOUT)
-    masks = list_files(find_folder(root, "GT/LABELS", LAYOUT), LAYOUT, suffixes=(".png",))
-    return build({"train": match(without(images, skip), without(masks, skip), LAYOUT).values()}, LABELS, streaming)
+    rows = paired(find_root(data_dir, LAYOUT), "RGB", "GT/LABELS", LAYOUT, skip=skip)
+    return build({"train": rows.values()}, LABELS, streaming)

@@ -225,12 +225,8 @@ TABLE = {
 
 
 def option(default: Any, name: str | None = None) -> Any:
-    """A field of a rule, an objective or a part for an option of `TABLE`.
-
-    Args:
-        default: what is in force where the option is left out: the published recipe.
-        name: of the option, where it is not that of the field.
-    """
+    """A field of a rule, an objective or a part for an option of `TABLE`: that of the field's name, or `name`.
+    `default` is that of the published recipe."""
     return dataclasses.field(default=default, metadata={"option": name or True})
 
 
@@ -240,11 +236,8 @@ def part(kind: type, switch: str) -> Any:
 
 
 def options_of(kind: Any) -> dict[str, tuple[dataclasses.Field, str | None]]:
-    """The options of a rule, an objective or a config (class or object), by name.
-
-    Returns:
-        the field of each, and the field of the part that it belongs to, None for none.
-    """
+    """The options of a rule, an objective or a config (class or object), by name: the field of each, and the field of
+    the part that it belongs to, None for none."""
     found: dict[str, tuple[dataclasses.Field, str | None]] = {}
     for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
         if "option" in field.metadata:
@@ -270,11 +263,8 @@ def values_of(made: Any) -> dict[str, Any]:
 
 
 def check(made: Any) -> None:
-    """Check all options of a rule, an objective or a part; each calls this when it is made.
-
-    Raises:
-        UserError: see `Option.check`.
-    """
+    """Checks all options of a rule, an objective or a part; each calls this when it is made. Raises as
+    `Option.check`."""
     hints = hints_of(type(made))
     for name, (field, component) in options_of(made).items():
         if component is None:
@@ -288,11 +278,7 @@ def given_to(kinds: Mapping[str, type], given: Mapping[str, Any]) -> dict[str, A
 
 
 def refuse_foreign(what: str, kinds: Mapping[str, type], name: str, given: Mapping[str, Any]) -> None:
-    """Refuse options that only other rules (or objectives) have.
-
-    Raises:
-        UserError: with who has the option.
-    """
+    """Raises `UserError`, with who has the option, for options that only other rules (or objectives) have."""
     for key in given_to(kinds, given):
         owners = [other for other, kind in kinds.items() if key in options_of(kind)]
         if name not in owners:

@@ -21,8 +21,8 @@ LOADING = (
 
 
 def refuse_other_weights(network: PreTrainedModel, found: dict, is_trained: bool, where: str) -> None:
-    """Raises `UserError` for weights that have another shape than the network's or are missing, so that it has random
-    ones.
+    """Raises `UserError` for weights with another shape than the network's, or missing ones: the network has random
+    ones in their place.
 
     Args:
         network: as it was loaded.

@@ -42,15 +42,8 @@ CHECKPOINTING = ("use_reentrant", "preserve_rng_state", "context_fn", "determini
 
 
 def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None:
-    """Refuse numbers out of range and unknown names.
-
-    Args:
-        args: an `FSTConfig`.
-        hints: the type of each of its fields.
-
-    Raises:
-        UserError: one sentence with the name, the value and what is accepted.
-    """
+    """Raises `UserError` for numbers out of range and unknown names in an `FSTConfig`, whose fields have the types
+    `hints`."""
     for field in dataclasses.fields(TrainingArguments):
         _refuse_kind(field.name, getattr(args, field.name), hints[field.name])
     for name, (low, high) in LIMITS.items():
@@ -116,11 +109,8 @@ def _intervals(args: TrainingArguments) -> list[str]:
 
 
 def refuse_optimizer(args: TrainingArguments) -> None:
-    """Refuse an optimizer or a schedule that cannot be made, by making both for one number.
-
-    Raises:
-        UserError: one cannot be made. An optimizer that is not installed is reported where it is used.
-    """
+    """Raises `UserError` for an optimizer or a schedule that cannot be made, by making both for one number. An
+    optimizer that is not installed is reported where it is used."""
     from transformers import Trainer  # takes long to import
 
     weight = torch.nn.Parameter(torch.zeros(1))
