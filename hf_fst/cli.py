@@ -16,12 +16,12 @@ from hf_fst.commands.demo import demo
 from hf_fst.commands.evaluate import evaluate
 from hf_fst.commands.export import export
 from hf_fst.commands.label import label
-from hf_fst.commands.outcome import USAGE, reported, say
+from hf_fst.commands.outcome import USAGE, failed, reported, say
 from hf_fst.commands.parser import SETTINGS, Command, Group
 from hf_fst.commands.predict import predict
 from hf_fst.commands.push import push
 from hf_fst.commands.train import Train, train
-from hf_fst.errors import UsageError
+from hf_fst.errors import UserError
 
 COMMANDS = {
     "Train": {"train": train, "compare": compare, "check": check},
@@ -75,11 +75,10 @@ def main(argv: list[str] | None = None) -> int:
         help = " ".join(["hf-fst", *known, "--help"])
         say(f"{' '.join(error.format_message().split()).rstrip('.')}; `{help}` shows how to use it.")
         return USAGE
-    except UsageError as error:
+    except UserError as error:
         if "--debug" in argv:
             raise
-        say(str(error))
-        return USAGE
+        return failed(error)
     return code if argv else USAGE
 
 

@@ -58,7 +58,7 @@ def reported(function: Callable[..., dict]) -> Callable[..., int]:
         except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
             if debug:
                 raise
-            return _failed(error)
+            return failed(error)
         return _done(result, json)
 
     # typer reads what a command takes from its signature
@@ -81,7 +81,7 @@ def _done(result: dict, as_json: bool) -> int:
     return FAILURE if result.get("failed") else 0
 
 
-def _failed(error: Exception) -> int:
+def failed(error: Exception) -> int:
     if isinstance(error, UserError):
         say(" ".join(str(error).split()))
         return USAGE if isinstance(error, UsageError) else FAILURE

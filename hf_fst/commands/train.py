@@ -61,6 +61,11 @@ class Train(Command):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
         args, ctx.obj = split_overrides(args, self.valued)
+        if ctx.obj and not ctx.resilient_parsing:
+            from hf_fst.recipes.keys import all_keys, refuse_unknown
+
+            for key in ctx.obj:  # before anything heavy is loaded
+                refuse_unknown(key.partition(".")[0], all_keys())
         return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: typer.Context, formatter) -> None:
@@ -77,9 +82,22 @@ def recipes_from(incomplete: str) -> list[str]:
     return [name for name in recipe_names() if name.startswith(incomplete)]
 
 
+def known(recipe: str) -> str:
+    """A recipe that can be found, before anything heavy is loaded."""
+    from hf_fst.recipes.names import find_recipe
+
+    find_recipe(recipe)
+    return recipe
+
+
 RecipeName = Annotated[
     str,
-    Argument(metavar="RECIPE", help="The name of a recipe, or the path of a YAML file.", autocompletion=recipes_from),
+    Argument(
+        metavar="RECIPE",
+        help="The name of a recipe, or the path of a YAML file.",
+        autocompletion=recipes_from,
+        callback=known,
+    ),
 ]
 
 

@@ -8,9 +8,11 @@ import functools
 import importlib.util
 import shutil
 import textwrap
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from hf_fst.errors import UsageError, did_you_mean
 from hf_fst.recipes.names import recipe_names
 
 
@@ -160,6 +162,17 @@ def all_keys() -> tuple[str, ...]:
         lines = next(kind.body for kind in kinds if kind.name in ("FSTConfig", "TrainingArguments"))
         names += [line.target.id for line in lines if isinstance(line, ast.AnnAssign)]
     return tuple(dict.fromkeys(names))
+
+
+def refuse_unknown(key: str, keys: Collection[str]) -> None:
+    """Refuse a key that is not one of `keys`.
+
+    Raises:
+        UsageError: with the key that was meant, if one is close.
+    """
+    if key not in keys:
+        hint = did_you_mean(key, keys, "`hf-fst train --help` lists the keys.")
+        raise UsageError(f"There is no key {key!r} in a recipe; {hint}")
 
 
 def key_table() -> str:

@@ -21,7 +21,7 @@ from hf_fst.kinds import alternatives, hints_of, in_words
 from hf_fst.method.objectives import OBJECTIVES, default_objective
 from hf_fst.method.options import defaults_of
 from hf_fst.method.rules import RULES
-from hf_fst.recipes.keys import Recipe, own_keys
+from hf_fst.recipes.keys import Recipe, own_keys, refuse_unknown
 from hf_fst.recipes.names import LIBRARY, find_recipe
 from hf_fst.training.config import FSTConfig
 from hf_fst.training.limits import ALSO
@@ -100,7 +100,7 @@ def load_recipe(given: str | Path, overrides: dict[str, object] | None = None, s
     own: dict[str, object] = {}
     for key, value in (overrides or {}).items():
         head, *inner = key.replace("-", "_").split(".")
-        _known(head, hints)
+        refuse_unknown(head, hints)
         value = parse(value, hints[head]) if not inner else parse_option(inner, value)
         for part in reversed(inner):
             value = {part: value}
@@ -117,7 +117,7 @@ def make_recipe(values: dict[str, object], file: str = "run.yaml", point: str | 
     hints, own = _hints(), own_keys()
     recipe = Recipe(file=file, point=point)
     for key, value in values.items():
-        _known(key, hints)
+        refuse_unknown(key, hints)
         if value is None:
             continue
         value = _typed(key, value, hints[key])
@@ -261,12 +261,6 @@ def _hints() -> dict[str, object]:
             for kind in ALSO.get(item.name, ()):
                 hints[item.name] |= kind
     return hints
-
-
-def _known(key: str, hints: dict[str, object]) -> None:
-    if key not in hints:
-        hint = did_you_mean(key, hints, "`hf-fst train --help` lists the keys.")
-        raise UsageError(f"There is no key {key!r} in a recipe; {hint}")
 
 
 def parse(value: object, hint: object) -> object:

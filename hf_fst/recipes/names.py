@@ -42,7 +42,8 @@ def find_recipe(given: str | Path, folder: Path = Path()) -> Path:
         return LIBRARY / f"{given}.yaml".replace("-", "_")
     path = folder / given
     if not path.is_file():
-        cure = "give the path of a YAML file or one of these names."
-        hint = did_you_mean(Path(given).stem, recipe_names(), cure)
-        raise MissingError(f"There is no recipe {str(given)!r} (names are {', '.join(recipe_names())}); {hint}")
+        cure = "give the path of a YAML file, or a name that `hf-fst train --list` shows."
+        raise MissingError(
+            f"There is no recipe {str(given)!r}; {did_you_mean(Path(given).stem, recipe_names(), cure)}"
+        )
     return path

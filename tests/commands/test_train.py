@@ -57,7 +57,7 @@ def test_a_model_that_does_not_segment_is_wrong_usage(says, tmp_path, camvid):
 
 
 def test_a_missing_recipe_is_a_failure(says):
-    assert says(["train", "none.yaml"], 1).startswith("There is no recipe 'none.yaml' (names are ")
+    assert says(["train", "none.yaml"], 1).startswith("There is no recipe 'none.yaml'; give the path ")
 
 
 def test_a_missing_folder_is_named(says, tmp_path, camvid):
