@@ -17,7 +17,7 @@ from hf_fst.evaluation.inference import WHOLE, Look, evaluation_mode, predict, s
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 #: a score that needs no labels
 LABEL_FREE = "label_free"
-FAILED = -(2**48)  # a count of a network whose logits are not finite: sums with it stay negative
+FAILED = -(2**40)  # a count of a network whose logits are not finite: sums with it stay negative
 
 logger = logging.get_logger(__name__)
 
