@@ -183,19 +183,23 @@ def convert(
     path = os.fspath(path)
     state = _weights_of(_load(path), which, path)
     family = _recognize(state, path)
+    name, classes = (model, num_labels) if isinstance(model, str) else (type(model).__name__, model.config.num_labels)
     if isinstance(model, str):
         if model not in family.builds and model in BUILDS:
             raise UserError(
                 f"{path} holds a {family.title} network, not {model}: choose {' or '.join(family.builds)}."
             )
-        classes = num_labels if num_labels is not None or model not in BUILDS else BUILDS[model].num_labels
-        _check_classes(state, family, classes, path)
-        name, model = model, build(model, classes, **overrides)
-    else:
-        name = type(model).__name__
-        if not any(isinstance(model, BUILDS[known].model) for known in family.builds):
-            raise UserError(f"{path} holds a {family.title} network, not a {name}: choose the model of this network.")
-        _check_classes(state, family, model.config.num_labels, path)
+        if classes is None and model in BUILDS:
+            classes = BUILDS[model].num_labels
+    elif not any(isinstance(model, BUILDS[known].model) for known in family.builds):
+        raise UserError(f"{path} holds a {family.title} network, not a {name}: choose the model of this network.")
+    weight = state.get(family.classifier)
+    if weight is not None and classes is not None and len(weight) != classes:
+        raise UserError(
+            f"The head in {path} has {len(weight)} classes, but the model has {classes}: ask for "
+            f"num_labels={len(weight)}."
+        )
+    model = build(model, classes, **overrides) if isinstance(model, str) else model
 
     unused = [key for key in state if family.unused and re.search(family.unused, key)]
     converted = family.keys({key: tensor for key, tensor in state.items() if key not in unused})
@@ -330,17 +334,6 @@ def _recognize(state: State, path: str) -> Family:
     known = ", ".join(family.title for family in FAMILIES)
     first = ", ".join(list(state)[:3])
     raise UserError(f"{path} holds none of the networks known here ({known}); its weights begin with {first}.")
-
-
-def _check_classes(state: State, family: Family, expected: int, path: str) -> None:
-    weight = state.get(family.classifier)
-    if weight is None or expected is None:
-        return
-    classes = weight.shape[0]
-    if classes != expected:
-        raise UserError(
-            f"The head in {path} has {classes} classes, but the model has {expected}: ask for num_labels={classes}."
-        )
 
 
 def _check_fit(converted: State, model: PreTrainedModel, path: str, name: str) -> None:

@@ -178,13 +178,13 @@ def _predict_images(
         bar.update(len(batch))
 
 
-def index_image(classes: np.ndarray, palette: np.ndarray, source: str | None = None):
+def index_image(classes: np.ndarray, palette: np.ndarray | None, source: str | None = None):
     """A function that writes class indices (H, W) to an open file: a PNG with the palette (C, 3) and `source` in it."""
     image = Image.fromarray(classes)
-    if classes.dtype == np.uint8:
+    if classes.dtype == np.uint8 and palette is not None:
         colors = np.zeros((256, 3), dtype=np.uint8)  # ignored pixels are black
         colors[: len(palette)] = palette
-        image = Image.fromarray(classes).convert("P")
+        image = image.convert("P")
         image.putpalette(colors.tobytes())
     about = PngInfo()
     if source is not None:

@@ -13,7 +13,6 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from hf_fst.errors import UserError
 from hf_fst.prediction.files import write_whole
@@ -42,10 +41,7 @@ def shard_path(output: Path, unit: int, chunk: int) -> Path:
 def png(pixels: np.ndarray, palette: np.ndarray | None = None) -> dict[str, Any]:
     """A gray or palette image as a stored PNG."""
     buffer = BytesIO()
-    if palette is None:
-        Image.fromarray(pixels).save(buffer, format="PNG")
-    else:
-        index_image(pixels, palette)(buffer)
+    index_image(pixels, palette)(buffer)
     return {"bytes": buffer.getvalue(), "path": None}
 
 

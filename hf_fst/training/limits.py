@@ -45,7 +45,10 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
     """Raises `UserError` for numbers out of range and unknown names in an `FSTConfig`, whose fields have the types
     `hints`."""
     for field in dataclasses.fields(TrainingArguments):
-        _refuse_kind(field.name, getattr(args, field.name), hints[field.name])
+        choices, value = field.metadata.get("choices"), getattr(args, field.name)
+        _refuse_kind(field.name, value, hints[field.name])
+        if choices is not None and value is not None and value not in choices:
+            raise UserError(f"{field.name} is {value!r}; use one of {', '.join(choices)}.")
     for name, (low, high) in LIMITS.items():
         Option(name, low=low, high=high).check(name, getattr(args, name), hints[name])
     for name in _intervals(args):
@@ -56,10 +59,6 @@ def refuse_impossible(args: TrainingArguments, hints: dict[str, object]) -> None
     Option("max_steps").check("max_steps", args.max_steps, hints["max_steps"])
     if args.max_steps != -1 and args.max_steps < 1:
         raise UserError(f"max_steps is {args.max_steps}; use 1 or more, or leave it out for num_train_epochs.")
-    for field in dataclasses.fields(TrainingArguments):
-        choices, value = field.metadata.get("choices"), getattr(args, field.name)
-        if choices is not None and value is not None and value not in choices:
-            raise UserError(f"{field.name} is {value!r}; use one of {', '.join(choices)}.")
     for name in ("dataloader_prefetch_factor", "dataloader_persistent_workers"):
         if getattr(args, name) and not args.dataloader_num_workers:
             raise UserError(
