@@ -61,8 +61,7 @@ def refuse_below(least: int, **numbers: int) -> None:
 
 
 def refuse_unwritable(folder: Path) -> None:
-    """Raises `UserError` for a folder in which no file can be made, before the work whose results it should hold;
-    leaves no trace."""
+    """Raises `UserError` for a folder in which no file can be made, before work whose results it should hold."""
     made = []
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -48,8 +48,7 @@ def asked_once(name: str | Path) -> Iterator[str | None]:
 
 @contextmanager
 def hub(name: str | Path) -> Iterator[None]:
-    """As `asked_once`, but raises `RunError` if `name` was not downloaded before and the Hub does not answer, or the
-    connection breaks."""
+    """As `asked_once`; raises `RunError` if the Hub is needed but does not answer, or the connection breaks."""
     with asked_once(name) as fault:
         try:
             yield

@@ -24,8 +24,7 @@ def _count(row: dict, index: int, label_map: LabelMap) -> dict:
 
 
 def class_pixels(dataset: datasets.Dataset, on_bad_image: str = "stop") -> np.ndarray:
-    """The number of pixels of each class in each full-size mask, int64 (N,C); cached until a file or the id map
-    changes.
+    """Pixels of each class in each full-size mask, int64 (N,C); cached until a file or the id map changes.
 
     Args:
         dataset: with a column `label` (`LabelMap` with names).

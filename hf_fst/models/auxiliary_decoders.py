@@ -64,8 +64,7 @@ class AuxiliaryDecoders(SegmentationModel):
 
     @classmethod
     def of(cls, network: PreTrainedModel, decoders: Mapping[str, int] = PUBLISHED) -> AuxiliaryDecoders:
-        """A network with its weights, and new decoders: how many see which perturbation, by default the 30 of the
-        authors."""
+        """A network with its weights, and as many new decoders as are to see each perturbation."""
         config = AuxiliaryDecodersConfig(
             branch_config=copy.deepcopy(network.config),
             perturbations=[name for name, count in decoders.items() for _ in range(count)],

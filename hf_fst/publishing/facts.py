@@ -233,8 +233,8 @@ class RunFacts:
 
     @classmethod
     def load(cls, directory: str | Path) -> RunFacts:
-        """Reads `fst_run.json` from a directory. Raises `MissingError` if there is none, `UserError` if it is not such
-        a file."""
+        """Reads `fst_run.json` from a directory. Raises `MissingError` if there is none, `UserError` for another
+        file."""
         path = Path(directory) / FACTS_FILE
         if not path.is_file():
             raise MissingError(f"{directory} has no {FACTS_FILE}; give the output directory of a finished run.")

@@ -30,8 +30,7 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a recipe: a dataset by its name in `DATASETS`, where it is, its further options, and the split that
-    is used."""
+    """One side of a recipe: a dataset by its name in `DATASETS`, its place and further options, and the split used."""
 
     name: str
     data_dir: str | None
