@@ -3,8 +3,6 @@ r"""Seconds and memory of one iteration under each rule or with each method, as 
     python examples/benchmarks/cost.py
     python examples/benchmarks/cost.py --set methods --name cost_methods --recipe street-da-lite -- \
         --model fpn-efficientnet-lite0
-    python examples/benchmarks/cost.py --name cost_camvid --recipe hf_fst/recipes/library/base/camvid_semi.yaml -- \
-        --data_dir camvid
 
 Trains the model of a recipe with each, and beside it the control: the two trainings take turns of 12 steps in one
 process, since the speed of a machine changes from minute to minute, and look-aheads at every 12th step count in full. A
