@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hf_fst.drawing.plots import curves_over_time
 from hf_fst.drawing.tables import columns_of_terminal, interval, text_table
-from hf_fst.errors import RunError, UserError
+from hf_fst.errors import RunError, UserError, refuse_unwritable
 from hf_fst.evaluation.counting import LABEL_FREE, is_label_free
 from hf_fst.evaluation.machine import versions
 from hf_fst.method.options import TABLE, defaults_of, make
@@ -199,6 +199,7 @@ def _cost(rule: str, options: Mapping[str, object]) -> float:
 
 def _plan(folder: Path, plan: dict) -> dict | None:
     """The plan of a comparison that was begun here, None for a new one."""
+    refuse_unwritable(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         folder.mkdir(parents=True, exist_ok=True)
         return None

@@ -47,7 +47,7 @@ class Loader(yaml.SafeLoader):
         for key in keys:
             both = {key.value, self.construct_object(key)}  # "1" and 1 are one id, yes and true one value
             if seen & both:
-                raise yaml.composer.ComposerError(f"{key.value} is given twice", node.start_mark, "keep one")
+                raise yaml.composer.ComposerError(f"{key.value} is given twice", key.start_mark, "keep one")
             seen |= both
         return node
 

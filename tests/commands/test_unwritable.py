@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": ["no-model", "street", "--options", "size=[32, 32]", "num_train=1", "-o", "OUT"],
     "convert": ["no-file", "--model", "deeplabv2-resnet50", "--overwrite", "-o", "OUT"],
     "train": ["RECIPE", "-o", "OUT"],
+    "compare": ["RECIPE", "--budget", "60m", "-o", "OUT"],
     "check": ["RECIPE", "--json", "OUT/found.json"],
 }
 

@@ -196,8 +196,8 @@ def test_wrong_keys_and_values_are_refused_in_one_sentence(keys, sentence):
 
 
 def test_a_key_that_stands_twice_is_refused_wherever_it_does(tmp_path):
-    for text in ("seed: 1\nseed: 2\n", "model_config: {seed: 1, seed: 1}\n"):
-        with pytest.raises(UsageError, match="is not YAML .seed is given twice in .*, line 1, .* keep one"):
+    for line, text in ((2, "seed: 1\nseed: 2\n"), (1, "model_config: {seed: 1, seed: 1}\n")):
+        with pytest.raises(UsageError, match=f"is not YAML .seed is given twice in .*, line {line}, .* keep one"):
             load_recipe(write(tmp_path / "r.yaml", text))
     for one, other in (("'1'", "1"), ("1", "0x1"), ("yes", "true"), ("1", "1.0")):  # one id, or one value
         with pytest.raises(UsageError, match=f"is not YAML .{other} is given twice"):
