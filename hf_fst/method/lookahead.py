@@ -152,6 +152,8 @@ class Step:
         self.bad: torch.Tensor | None = None
         #: before `start`: no look-ahead, and the teacher follows the student after its step as well
         self.plain = number < self.settings.start and self.settings.virtual_steps > 0
+        # passes that are replayed leave the device nothing to do while the host waits; a memory waits for the check
+        self._runs_ahead = context.capture is not None and type(context.objective).advance is Objective.advance
         #: steps since `start`: at those that `every` divides there is a look-ahead
         self.since = max(0, number - self.settings.start)
         self._keep_labels()
@@ -301,7 +303,8 @@ class Step:
         Returns:
             the loss of the group, (), such that its mean over processes is the loss of the whole, or None (and no
             gradient) if it is not finite on some process; and the prepared micro-batches. Where a virtual step can be
-            left out on the device, the host does not wait to know: then the loss is given and `bad` says whether.
+            left out on the device, the host does not wait to know: then the loss is given and `bad` says whether. Nor
+            does it for a real step where passes are captured: there the loss is zero then.
         """
         context, objective, accelerator = self.context, self.context.objective, self.accelerator
         buffers = local([*self.tensors.buffers, *self.teacher.tensors.buffers])
@@ -328,9 +331,13 @@ class Step:
         if accelerator.scaler is None:  # a scaler looks at the gradients itself
             gradients = local(p.grad for p in self.tensors.parameters if p.grad is not None)
             checked["gradient"] = torch.stack(torch._foreach_norm(gradients)).double().sum()
-        if virtual and accelerator.scaler is None and skips_on_device(self.optimizer):
-            self.bad = ~context.journal.is_finite_later(checked, accelerator)
+        if accelerator.scaler is None and (virtual or self._runs_ahead) and skips_on_device(self.optimizer):
+            self.bad = ~context.journal.is_finite_later(checked, accelerator, None if virtual else self.number + 1)
             context.statistics.restore(where=self.bad)
+            if not virtual:
+                losses = {name: loss.masked_fill(self.bad, 0) for name, loss in losses.items()}
+                context.journal.add(losses)
+                self.optimizer.found_inf = self.bad.float()  # until the step is taken
             return sum(losses.values()), group
         if context.journal.is_finite(checked, accelerator, virtual):
             if not virtual:

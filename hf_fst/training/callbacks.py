@@ -36,6 +36,7 @@ class TeacherAfterStep(OfTrainer):
 
     def on_optimizer_step(self, args, state, control, **kwargs):
         """Before the schedule advances and the step is counted."""
+        vars(self.trainer.step.optimizer).pop("found_inf", None)  # of a step that the device may have left out
         if self.trainer.has_teacher:
             self.trainer.step.teacher_follows_outcome()
 

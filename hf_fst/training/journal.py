@@ -24,7 +24,7 @@ def summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 class Journal:
-    """Collects on the device; it reads back only whether the loss is finite, once per real step.
+    """Collects on the device; it reads back only whether the loss is finite, once per real step or one step later.
 
     Args:
         max_nonfinite_steps: real steps in a row without a finite loss that stop the run.
@@ -37,6 +37,7 @@ class Journal:
         self.in_a_row = 0
         self.health: dict[str, float] = {}
         self._later: list[torch.Tensor] = []  # of virtual steps whether they were finite, on the device
+        self._last: tuple | None = None  # the last real step, if nobody waited for it: what `catch_up` needs
         self._losses: dict[str, torch.Tensor] = {}
         self._steps = 0
         self._all, self._all_steps = 0.0, 0  # the loss of all steps logged so far, summed, and their number
@@ -50,19 +51,58 @@ class Journal:
             virtual: whether the step is imagined.
         """
         total, *later = torch.stack([_total(losses, accelerator), *self._later]).tolist()
-        self.skipped["virtual"] += later.count(0.0)
         self._later, finite = [], math.isfinite(total)
+        self._count(finite, virtual, later)
+        return finite
+
+    def is_finite_later(self, losses: dict[str, torch.Tensor], accelerator, step: int | None = None) -> torch.Tensor:
+        """The check as a bool on the device, (), for which the host does not wait.
+
+        That of a virtual step is counted with the real one. That of a real one is counted before the next check, log
+        entry, or checkpoint.
+
+        Args:
+            losses, accelerator: as of `is_finite`.
+            step: number of the real step, None for a virtual one.
+
+        Raises:
+            RunError: see `stop_after_too_many`, of the step before.
+        """
+        self.catch_up()
+        finite = _total(losses, accelerator).isfinite()
+        self._later.append(finite.double())
+        if step is not None:
+            found, copied = torch.stack(self._later).to("cpu", non_blocking=True), None
+            if finite.is_cuda:
+                copied = torch.cuda.Event()
+                copied.record()
+            self._later, self._last = [], (found, copied, losses, step)
+        return finite
+
+    def catch_up(self) -> None:
+        """Count the last real step, if nobody waited for it.
+
+        Raises:
+            RunError: see `stop_after_too_many`.
+        """
+        if self._last is None:
+            return
+        (found, copied, losses, step), self._last = self._last, None
+        if copied is not None:
+            copied.synchronize()
+        *virtual, real = found.tolist()
+        self._count(bool(real), False, virtual)
+        if not real:
+            self._steps -= 1
+            self.stop_after_too_many(losses, step)
+
+    def _count(self, finite: bool, virtual: bool, later: list[float]) -> None:
+        """Count a step, and virtual ones before it (1 for finite)."""
+        self.skipped["virtual"] += later.count(0.0)
         if not finite:
             self.skipped["virtual" if virtual else "real"] += 1
         if not virtual:
             self.in_a_row = 0 if finite else self.in_a_row + 1
-        return finite
-
-    def is_finite_later(self, losses: dict[str, torch.Tensor], accelerator) -> torch.Tensor:
-        """The check of a virtual step as a bool on the device, (), which is counted with the next one that is read."""
-        finite = _total(losses, accelerator).isfinite()
-        self._later.append(finite.double())
-        return finite
 
     def stop_after_too_many(self, losses: dict[str, torch.Tensor], step: int) -> None:
         """End the run after `max_nonfinite_steps` skipped real steps in a row.
@@ -82,7 +122,7 @@ class Journal:
             )
 
     def add(self, losses: dict[str, torch.Tensor]) -> None:
-        """Note the terms of a real step."""
+        """Note the terms of a real step: one that was taken, or with zeros one that `catch_up` may find was not."""
         self._losses = {name: self._losses.get(name, 0) + loss for name, loss in losses.items()}
         self._steps += 1
 
@@ -105,6 +145,7 @@ class Journal:
 
         Without a step taken there is no `loss`.
         """
+        self.catch_up()
         logs = {}
         if self._steps:
             values = torch.stack([loss.double() for loss in self._losses.values()])
@@ -123,6 +164,7 @@ class Journal:
 
     def save(self, directory: str | os.PathLike, process: int, processes: int) -> None:
         """Write `journal_<process>.pt` into a checkpoint."""
+        self.catch_up()
         kept = {"processes": processes, **{name: getattr(self, name) for name in KEPT}}
         torch.save(kept, Path(directory, f"journal_{process}.pt"))
 

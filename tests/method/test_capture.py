@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from hf_fst.errors import UserError
+from hf_fst.errors import RunError, UserError
 from hf_fst.method import capture
 from hf_fst.method.capture import Replayed
 from hf_fst.method.objectives import PseudoLabelObjective
 from hf_fst.training import refusals
+from hf_fst.training.journal import Journal
 from tests import tiny
 from tests.device import DEVICE, USE_CPU
 
@@ -63,6 +64,7 @@ OPTIONS = {
     "entropy_drop": {"rule": "fst_d", "lookahead_steps": 1, "objective": "entropy_drop"},
     "cut_mix": {"rule": "fst_d", "lookahead_steps": 1, "objective": "cut_mix"},
     "sgd": {"rule": "fst_d", "lookahead_steps": 2, "optim": "sgd"},
+    "after": {"rule": "fst_d", "lookahead_steps": 1, "teacher_follows": "after"},
 }
 
 
@@ -83,6 +85,16 @@ def test_replayed_passes_are_those_that_are_not(tmp_path, stand_in, options, spo
     assert trainer.context.capture.student.reason is trainer.context.capture.teacher.reason is None
     if USE_CPU:
         assert StandIn.replays > 4
+
+
+def test_nobody_waits_to_know_whether_a_real_step_was_finite(tmp_path, stand_in, monkeypatch):
+    monkeypatch.setattr(Journal, "is_finite", None)
+    labeled = tiny.images(4, 1)
+    for image in labeled:
+        image["pixel_values"][:] = float("nan")
+    options = {"rule": "fst_d", "lookahead_steps": 1, "capture": True, "max_steps": 9, "max_nonfinite_steps": 3}
+    with pytest.raises(RunError, match=r"for 3 steps in a row \(last: step 3, labeled_loss"):
+        trained(tmp_path, tiny.model(), (labeled, tiny.images(4, 2, labels=False)), **options)
 
 
 def test_weights_that_are_freed_in_the_middle_get_their_gradient(tmp_path, stand_in):

@@ -45,6 +45,23 @@ def test_a_skipped_step_is_no_part_of_a_mean(accelerator):
     assert last == {"train_loss": (1.5 + 5.5 + 5.0) / 3}
 
 
+def test_a_step_that_nobody_waits_for_counts_as_one_that_is_waited_for(accelerator):
+    nan, (waits, later) = float("nan"), (Journal(2), Journal(2))
+    for number, loss in enumerate((1.0, nan, 3.0, nan, 5.0), start=1):
+        step(waits, accelerator, loss, 0.5)
+        losses = {"labeled_loss": torch.tensor(loss), "unlabeled_loss": torch.tensor(0.5)}
+        later.is_finite_later({"virtual": torch.tensor(nan)}, accelerator)
+        bad = ~later.is_finite_later(losses, accelerator, number)
+        later.add({name: value.masked_fill(bad, 0) for name, value in losses.items()})
+    entries = later.entries(accelerator)
+    assert entries.pop("skipped_virtual_steps") == 5 and entries == waits.entries(accelerator)
+    assert entries["labeled_loss"] == 3.0 and later.in_a_row == 0
+    later.is_finite_later({"loss": torch.tensor(nan)}, accelerator, 6)
+    later.is_finite_later({"loss": torch.tensor(nan)}, accelerator, 7)
+    with pytest.raises(RuntimeError, match=r"for 2 steps in a row \(last: step 7, loss\)"):
+        later.catch_up()
+
+
 def test_where_no_step_was_taken_there_is_no_loss(accelerator):
     journal = Journal(10)
     step(journal, accelerator, float("inf"), 0.5)
