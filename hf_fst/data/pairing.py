@@ -191,6 +191,23 @@ def check_ids(labels: torch.Tensor, num_labels: int, name: str) -> None:
         )
 
 
+class Evaluated(Dataset):
+    """The items of a `dataset` for evaluation, checked like those of `Pairs`, but with labels of any size."""
+
+    def __init__(self, dataset: Dataset, name: str, num_labels: int):
+        self.dataset, self.name, self.num_labels = dataset, name, num_labels
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        where = f"item {index} of the {self.name} set"
+        item = tidy(self.dataset[index], where)
+        if "labels" in item:
+            check_ids(item["labels"], self.num_labels, f"In {where} labels")
+        return item
+
+
 class DrawSampler(Sampler):
     """Yields the draw numbers of an epoch in order; `pairs` already permutes the images.
 

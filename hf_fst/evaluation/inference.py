@@ -276,6 +276,10 @@ def _views(model: nn.Module, pixel_values: torch.Tensor, look: Look) -> Iterator
             pixels = view.flip(-1) if mirrored else view
             logits = _logits(model, pixels) if look.window is None else _slide(model, pixels, look, whole)
             if not logits.isfinite().all():  # -inf too: resizing makes nan of it, which argmax prefers
+                if not pixels.isfinite().all():
+                    raise UserError(
+                        "The pixels of an image are nan or infinite; correct the image or its normalization."
+                    )
                 raise NotFiniteError(
                     f"The logits of {type(model).__name__} are not finite, so that they tell no class: its weights or "
                     f"the pixels are too large for {str(pixels.dtype).removeprefix('torch.')}; use an earlier "

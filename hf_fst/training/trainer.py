@@ -9,11 +9,11 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel, Trainer
 
 from hf_fst.data.agreement import following
-from hf_fst.data.pairing import DrawSampler, HandsOnSkipped, collate
+from hf_fst.data.pairing import DrawSampler, Evaluated, HandsOnSkipped, Pairs, collate
 from hf_fst.errors import UserError
 from hf_fst.method.lookahead import Context, Step
 from hf_fst.models.param_groups import parameter_groups, poly_schedule
@@ -92,6 +92,7 @@ class FSTTrainer(Trainer):
         if not isinstance(args, FSTConfig):
             raise UserError(f"args is a {type(args).__name__}; give an hf_fst.FSTConfig.")
         self._given = rule, objective
+        self._collates = data_collator is collate
         resolve(args, rule, objective)  # what contradicts itself is refused before a download
         args = copy.copy(args)  # `Trainer` writes to its arguments, and the user's may serve another one
         model, processing_class, self.normalization = student_of(
@@ -270,8 +271,10 @@ class FSTTrainer(Trainer):
     # evaluation
 
     def _get_dataloader(self, dataset, description: str, *args, **kwargs) -> DataLoader:
-        """As `Trainer`; what is evaluated is normalized as the image processor says."""
+        """As `Trainer`; what is evaluated is normalized as the image processor says, and errors name the item."""
         dataset = following(dataset, self.normalization, f"the {description.lower()}")
+        if self._collates and not isinstance(dataset, Pairs | IterableDataset):
+            dataset = Evaluated(dataset, description.lower(), self._num_labels())
         return super()._get_dataloader(dataset, description, *args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):

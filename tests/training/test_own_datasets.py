@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import datasets
@@ -211,3 +212,26 @@ def test_a_view_without_masks_is_refused_at_once_with_its_columns(tmp_path, raw)
             with pytest.raises(UserError) as error:
                 tiny.trainer(tmp_path, sets=(given, tiny.images(2)), rule="mean_teacher")
             assert str(error.value) == message
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"labels": torch.full((4, 4), 3)},
+            "In item 5 of the evaluation set labels have ids from 3 to 3, but the model",
+        ),
+        (
+            {"labels": torch.full((4, 4), 0.5)},
+            "In item 5 of the evaluation set labels are float32 numbers with fractions",
+        ),
+        ({"pixel_values": torch.full((3, 4, 4), math.nan)}, "The pixels of an image are nan or infinite; correct the"),
+    ],
+)
+def test_a_wrong_item_of_an_evaluation_is_named(tmp_path, wrong, message, workers):
+    rows = tiny.images(8)
+    rows[5] = {**rows[5], **wrong}
+    options = {"trainer_options": {"eval_dataset": rows}, "dataloader_num_workers": workers}
+    with pytest.raises(UserError, match=message):
+        tiny.trainer(tmp_path, rule="mean_teacher", **options).evaluate()
