@@ -54,7 +54,8 @@ def load(
     accepted = [option for option in inspect.signature(function).parameters if option not in ("data_dir", "streaming")]
     for option in options:
         if option not in accepted:
-            raise UserError(f"The dataset {name!r} has no option {option!r}; it has {', '.join(accepted) or 'none'}.")
+            hint = did_you_mean(option, accepted, f"it has {', '.join(accepted) or 'none'}.")
+            raise UserError(f"The dataset {name!r} has no option {option!r}; {hint}")
     for option, value in options.items():
         hint = hints_of(function)[option]
         if {*plain_kinds(hint)} <= {*KINDS} and not fits(value, hint):

@@ -96,7 +96,7 @@ def choose(recipe: Recipe, objective: str) -> Chosen:
     if forgotten(named):
         if OBJECTIVES[objective].needs_unlabeled:
             raise UsageError(
-                "unlabeled_data_dir is missing; name the folder of the images without labels, as --unlabeled_data_dir "
+                "unlabeled_data_dir is missing; name the folder of the images without labels with --unlabeled_data_dir "
                 "FOLDER, or learn from the labeled images alone with --rule supervised."
             )
         del named["unlabeled"]

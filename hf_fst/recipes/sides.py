@@ -103,8 +103,8 @@ def load_side(
         if side.name == "folder" and "images have no mask" in message and "masks have no image" in message:
             ends = f"--{more}.image_suffix and --{more}.mask_suffix"
             message = f"{message.rstrip('.')}; or say how the names of a pair end, as {ends}."
-        if "validation_share" in message:
-            message = f"{message.rstrip('.')}, as --{more}.validation_share 0.3."
+        if message.startswith("validation_share"):
+            message = f"{message.rstrip('.')}, such as --{more}.validation_share 0.3."
         raise type(error)(message) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -31,7 +32,7 @@ def test_a_forgotten_folder_is_the_option_to_type(says, tmp_path, folders):
     )
     del folders["--unlabeled_data_dir"]
     assert says(argv(tmp_path, folders), 2) == (
-        "unlabeled_data_dir is missing; name the folder of the images without labels, as --unlabeled_data_dir FOLDER, "
+        "unlabeled_data_dir is missing; name the folder of the images without labels with --unlabeled_data_dir FOLDER, "
         "or learn from the labeled images alone with --rule supervised."
     )
 
@@ -76,9 +77,18 @@ def test_too_few_images_to_keep_any_aside_name_the_share(says, tmp_path, folders
         for part in ("images", "masks"):
             (tmp_path / f"labeled/{part}/{i}.png").unlink()
     assert says(argv(tmp_path, folders), 1) == (
-        "validation_share 0.1 of 6 images is less than one image; give a larger share, as "
+        "validation_share 0.1 of 6 images is less than one image; give a larger share, such as "
         "--dataset_options.validation_share 0.3."
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "end"),
+    [("mask", "did you mean 'masks'[?]"), ("depth", "it has images, masks, .*, validation_share, seed[.]")],
+)
+def test_an_option_that_the_dataset_does_not_have_is_named(says, tmp_path, folders, option, end):
+    said = says(argv(tmp_path, folders, f"--dataset_options.{option}", "x"), 1)
+    assert re.fullmatch(f"The dataset 'folder' has no option '{option}'; {end}", said), said
 
 
 def test_a_misspelled_metric_is_refused_before_anything_is_written(says, tmp_path, folders):
