@@ -170,7 +170,7 @@ class StreamingScores:
             result, failed = scores(matrix, self.scored), bool((matrix < 0).any())
             if failed:
                 logger.warning(
-                    f"The logits of the {network} were not finite, so its scores are nan; the run goes on, and these "
+                    f"The logits of the {network} were not finite, so its scores are nan; the run continues, and these "
                     "weights are not chosen as the best."
                 )
             for key in SCORES:

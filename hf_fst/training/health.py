@@ -87,10 +87,8 @@ class Health(Watcher):
             )
         objective, classes = self.trainer.learning_objective, len(self.trainer.class_names)
         labels, confidence = batch["pseudo_labels"], batch["pseudo_confidence"]
-        own, valid = (
-            student_labels(student, self.images, objective.align_corners),
-            labels != IGNORE_INDEX,
-        )  # no padding
+        own = student_labels(student, self.images, objective.align_corners)
+        valid = labels != IGNORE_INDEX  # no padding
         sums = {
             "pixels": valid.sum(),
             "confidence": confidence.double().sum(),

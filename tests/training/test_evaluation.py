@@ -169,7 +169,7 @@ def test_an_evaluation_that_fails_does_not_end_the_run_and_is_not_the_best(tmp_p
     assert (evaluations_of(run, None)[-1].student.mean_iou is None) == (step == 2)
     said = [record.message for record in caplog.records if "were not finite" in record.message]
     assert said == [
-        "The logits of the student were not finite, so its scores are nan; the run goes on, and these weights are not "
+        "The logits of the student were not finite, so its scores are nan; the run continues, and these weights are not "
         "chosen as the best."
     ]
     network.head.register_forward_hook(lambda *given: given[-1] / 0)
