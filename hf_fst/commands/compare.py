@@ -72,9 +72,9 @@ def compare(
     if match is None:
         raise UsageError(f"--budget is {budget!r}; give a time such as 90s, 30m or 8h.")
     seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
-    taken = [key for key in ("rule", "seed", "output_dir") if key in ctx.obj]
-    if taken:
-        raise UsageError(f"--{taken[0]} is the comparison's to choose; leave it out.")
+    for key, instead in {"rule": "rules", "seed": "seeds", "output_dir": "output"}.items():
+        if key in ctx.obj:
+            raise UsageError(f"--{key} differs from run to run of a comparison; leave it out, or give --{instead}.")
     loaded = load_recipe(recipe, ctx.obj)
     words = [word for key, value in ctx.obj.items() for word in (f"--{key}", value)]
     folder = Path(output or f"runs/compare_{loaded.name}")

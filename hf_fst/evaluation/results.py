@@ -70,9 +70,10 @@ def default_folder(
 def table(result: dict[str, Any], width: int | None = None) -> str:
     """The scores of `evaluate_model` as text: one line per class, then the means, in percent. `width` is that of the
     table (see `text_table`) and of the sentences below it; None for any."""
+    images = f"{result['images']} image{'s' * (result['images'] != 1)}"
     speed = f"{result['images_per_second']:.3g} images/s"
     if not result["labeled"]:
-        return f"{result['images']} images without labels, {speed}"
+        return f"{images} without labels, {speed}"
     boundary = "per_category_boundary_iou" in result
     rows = []
     for index, name in enumerate(result["classes"]):
@@ -86,7 +87,7 @@ def table(result: dict[str, Any], width: int | None = None) -> str:
     if len(result["scored_classes"]) < len(result["classes"]):
         lines.append("The means leave out the classes in brackets.")
     overall = percent(result["overall_accuracy"]), percent(result["frequency_weighted_iou"])
-    below = "pixel accuracy {} %, frequency-weighted IoU {} %; {} images, {}".format(*overall, result["images"], speed)
+    below = "pixel accuracy {} %, frequency-weighted IoU {} %; {}, {}".format(*overall, images, speed)
     lines.append(below if width is None else textwrap.fill(below, max(width, 40)))
     return "\n".join(lines)
 

@@ -245,13 +245,17 @@ def verdict(scores: Mapping[str, Mapping[int, float]], costs: Mapping[str, float
     if as_good:
         chosen = min(as_good, key=costs.__getitem__)
         mean, width = level[chosen]
+        seeds = f"95 %, seeds: {len(scores[best])}" if math.isfinite(width) else "one seed, without an interval"
         return chosen, (
-            f"Take {chosen}: {best} scored {_points(mean, width)} points more (95 %, seeds: {len(scores[best])}), which "
-            "is not significant, and costs more."
+            f"Take {chosen}: {best} scored {_points(mean, width)} points more ({seeds}), which is not significant, and "
+            "costs more."
         )
     if not level:
         return best, f"Take {best}, the only rule."
     rival = min(level, key=lambda rule: level[rule][0])
     mean, width = level[rival]
-    sure = "the interval includes 0: more seeds may reverse it" if mean <= width else "95 % interval, paired by seed"
+    sure = "95 % interval, paired by seed"
+    if mean <= width:
+        found = "the interval includes 0" if math.isfinite(width) else "one seed gives no interval"
+        sure = f"{found}: more seeds may reverse it"
     return best, f"Take {best}: it scored {_points(mean, width)} points more than {rival}, the next best ({sure})."

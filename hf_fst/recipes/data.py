@@ -95,8 +95,9 @@ def choose(recipe: Recipe, objective: str) -> Chosen:
     share = {"labeled": recipe.labeled, "unlabeled": recipe.target_labeled}
     if forgotten(named):
         if OBJECTIVES[objective].needs_unlabeled:
+            fault = "missing" if recipe.unlabeled_data_dir is None else "data_dir, which holds masks too"
             raise UsageError(
-                "unlabeled_data_dir is missing; name the folder of the images without labels with --unlabeled_data_dir "
+                f"unlabeled_data_dir is {fault}; name the folder of the images without labels with --unlabeled_data_dir "
                 "FOLDER, or learn from the labeled images alone with --rule supervised."
             )
         del named["unlabeled"]

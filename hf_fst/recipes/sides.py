@@ -57,7 +57,7 @@ def sides(recipe: Recipe) -> dict[str, Side]:
 
 
 def forgotten(named: dict[str, Side]) -> bool:
-    """Whether the unlabeled images would be everything in the labeled folder, masks too, since no folder was named."""
+    """Whether the unlabeled images would be everything in the labeled folder, masks too; no other folder was named."""
     labeled, unlabeled = named["labeled"], named.get("unlabeled")
     return (
         unlabeled is not None

@@ -30,6 +30,8 @@ def test_a_forgotten_folder_is_the_option_to_type(says, tmp_path, folders):
     assert says(argv(tmp_path, folders | {"--data_dir": "null"}), 1) == (
         "--data_dir is missing; name the folder that holds images/ and masks/ with files of the same stems."
     )
+    same = folders | {"--unlabeled_data_dir": folders["--data_dir"]}
+    assert says(argv(tmp_path, same), 2).startswith("unlabeled_data_dir is data_dir, which holds masks too; name the ")
     del folders["--unlabeled_data_dir"]
     assert says(argv(tmp_path, folders), 2) == (
         "unlabeled_data_dir is missing; name the folder of the images without labels with --unlabeled_data_dir FOLDER, "

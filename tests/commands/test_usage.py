@@ -80,6 +80,10 @@ def test_what_is_wrong_or_missing_is_named(says, argv, named):
             ["eval", "m", "street", "--device", "cuda"],
             "`hf-fst eval` has no option --device; `hf-fst eval --help` lists the options.",
         ),
+        (
+            ["compare", "street-da", "--output_dir", "out"],
+            "--output_dir differs from run to run of a comparison; leave it out, or give --output.",
+        ),
     ],
 )
 def test_a_mistyped_word_is_one_sentence_and_code_2(says, argv, sentence):

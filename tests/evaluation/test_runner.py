@@ -238,7 +238,8 @@ class TestFiles:
     def test_speed_is_shown(self, run_dir, dataset):
         result = evaluate(run_dir, dataset)
         assert result["images_per_second"] == pytest.approx(7 / result["seconds"])
-        assert "7 images" in table(result) and all(name in table(result) for name in NAMES)
+        assert "7 images," in table(result) and all(name in table(result) for name in NAMES)
+        assert "; 1 image, " in table({**result, "images": 1})
 
     def test_progress_is_shown(self, run_dir, dataset, capsys):
         evaluate_model(run_dir, dataset)

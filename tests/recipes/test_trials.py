@@ -126,8 +126,10 @@ def test_the_cheaper_of_two_that_cannot_be_told_apart_is_taken():
 
 
 def test_one_seed_never_buys_a_dearer_rule():
-    best, _ = verdict({"mean_teacher": {0: 0.3}, "fst_d": {0: 0.5}}, COSTS)
-    assert best == "mean_teacher"
+    best, sentence = verdict({"mean_teacher": {0: 0.3}, "fst_d": {0: 0.5}}, COSTS)
+    assert best == "mean_teacher" and "20.0 points more (one seed, without an interval), which is not" in sentence
+    best, sentence = verdict({"mean_teacher": {0: 0.5}, "fst_d": {0: 0.3}}, COSTS)
+    assert best == "mean_teacher" and sentence.endswith("(one seed gives no interval: more seeds may reverse it).")
 
 
 def test_options_that_only_another_rule_has_are_taken_out():
