@@ -7,6 +7,7 @@ name, `convert` reads the authors' checkpoints.
 from __future__ import annotations
 
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
 from .auxiliary_decoders import AuxiliaryDecoders, AuxiliaryDecodersConfig
 from .builds import BUILDS, Build, build
@@ -38,6 +39,8 @@ MODELS = {
 for _config, _model in MODELS.items():
     AutoConfig.register(_config.model_type, _config)
     AutoModelForSemanticSegmentation.register(_config, _model)
+    # The pipeline goes by this table alone, and calls a network that is not in it unsupported.
+    MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[_config.model_type] = _model.__name__
     # Saving copies the modelling files, so that an upload works with `trust_remote_code=True` without this package.
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModelForSemanticSegmentation")
