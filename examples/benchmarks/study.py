@@ -6,9 +6,9 @@
 
 Each run is one `hf-fst train`. Runs that are there already are not made again; the most important contrasts come first,
 and what would not end in time is left out. With --start every seed first learns from labels alone for so many steps, and
-all methods go on from that network. With --field the methods of other papers are compared, each with as many steps as fit
-into so much time of one core by docs/results/cost_methods.json (`cost.py --set methods`). What stands after `--` goes to
-every run. The scores go to docs/results/NAME.json; `make tables` renders the table and draws the curves.
+all methods continue from that network. With --field the methods of other papers are compared, each with as many steps as
+fit into so much time of one core by docs/results/cost_methods.json (`cost.py --set methods`). What stands after `--` goes
+to every run. The scores go to docs/results/NAME.json; `make tables` renders the table and draws the curves.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("recipe", help="name or path of the recipe that all runs share")
     parser.add_argument("--sweep", default=None, help="which point of the recipe's sweep")
     parser.add_argument(
-        "--start", type=int, default=0, help="steps of labels alone that all methods of a seed go on from"
+        "--start", type=int, default=0, help="steps of labels alone that all methods of a seed continue from"
     )
     parser.add_argument("--title", default=None, help="of the table")
     parser.add_argument("--steps", type=int, default=None, help="of a run (those of the recipe)")
@@ -181,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def start(values: dict, seed: int, starts: dict[int, Path]) -> dict:
-    """The options by which a run goes on from the start of its seed.
+    """The options by which a run continues from the start of its seed.
 
     Where two branches label each other, they are the starts of two seeds: the labels of a head at random would spoil the
     other branch before it has learned any.

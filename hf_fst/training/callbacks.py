@@ -41,12 +41,18 @@ class TeacherAfterStep(OfTrainer):
             self.trainer.step.teacher_follows_outcome()
 
 
-class SkippedImages(OfTrainer):
-    """Names the images that could not be read, if `on_bad_image` skips them."""
+class Skipped(OfTrainer):
+    """Counts the steps that were skipped, and names the images that could not be read if `on_bad_image` skips them."""
 
     def on_train_end(self, args, state, control, **kwargs):
         """Of all processes."""
         journal = self.trainer.journal
+        steps = [f"{count} {kind} steps" for kind, count in journal.skipped.items() if count]
+        if steps and state.is_world_process_zero:
+            logger.warning(
+                f"Of the {state.global_step} steps, {' and '.join(steps)} were skipped, since their loss or gradient was "
+                "not finite; look at their images, or lower the learning rate."
+            )
         journal.skipped_images = summed(gather_object([journal.skipped_images]))
         if journal.skipped_images and state.is_world_process_zero:
             times = sorted(journal.skipped_images.items(), key=lambda item: -item[1])
@@ -110,7 +116,7 @@ class PaddingNotice(OfTrainer):
 
 def callbacks_of(trainer) -> list[TrainerCallback]:
     """What an `FSTTrainer` starts with."""
-    kinds = [EpochOfDraws, TeacherAfterStep, Health, ShortRun, PaddingNotice, SkippedImages, Pushes, Weights]
+    kinds = [EpochOfDraws, TeacherAfterStep, Health, ShortRun, PaddingNotice, Skipped, Pushes, Weights]
     kinds += [Report] * trainer.settings.report + [Pictures]
     return [kind(trainer) for kind in kinds]
 

@@ -72,7 +72,7 @@ def push_checkpoint(trainer, run_dir: str) -> None:
 
     The teacher stands at the root and the student in `student/`, as at the end; with `checkpoint` and `all_checkpoints`
     all that is needed to resume is in `last-checkpoint/` or `checkpoint-N/`. While a push is under way the next one is
-    skipped, unless `hub_always_push`. A failure is logged as a warning, and training goes on.
+    skipped, unless `hub_always_push`. A failure is logged as a warning, and training continues.
     """
     args, step = trainer.args, trainer.state.global_step
     if not (args.push_to_hub and trainer.is_world_process_zero()) or args.hub_strategy == HubStrategy.END:
@@ -97,7 +97,7 @@ def push_checkpoint(trainer, run_dir: str) -> None:
         private=args.hub_private_repo,
         message=f"Training in progress, step {step}",
         more=more,
-        again=f"the training goes on, and `{by_hand}` tries again",
+        again=f"the training continues, and `{by_hand}` tries again",
     )
     jobs: list[Future] = [*trainer.push_in_progress.jobs, job] if under_way else [job]
     trainer.push_in_progress = PushInProgress(jobs)

@@ -210,7 +210,7 @@ def _refuse_raw(name: str, dataset) -> None:
         make = "Evaluation()" if name == "eval_dataset" else "training(512)"
         raise UserError(
             f"{name} is a datasets.Dataset with the columns {', '.join(dataset.column_names)}, but pixel_values are "
-            f"expected; wrap it, as hf_fst.data.View(dataset, hf_fst.data.transforms.{make})."
+            f"expected; wrap it: hf_fst.data.View(dataset, hf_fst.data.transforms.{make})."
         )
 
 

@@ -40,7 +40,7 @@ def test_raw_images_are_refused_at_once_with_how_to_wrap_them(tmp_path, raw, nam
         tiny.trainer(tmp_path, sets=sets, rule="mean_teacher", trainer_options={"eval_dataset": given["eval_dataset"]})
     make = "Evaluation()" if name == "eval_dataset" else "training(512)"
     assert str(error.value) == (
-        f"{name} is a datasets.Dataset with the columns image, label, but pixel_values are expected; wrap it, as "
+        f"{name} is a datasets.Dataset with the columns image, label, but pixel_values are expected; wrap it: "
         f"hf_fst.data.View(dataset, hf_fst.data.transforms.{make})."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_a_step_without_finite_loss_is_skipped_and_poisons_nothing(tmp_path, buf
     assert all(math.isfinite(entry["loss"]) for entry in logged if "loss" in entry)
 
 
-def test_a_virtual_step_without_finite_loss_alone_is_skipped(tmp_path):
+def test_a_virtual_step_without_finite_loss_alone_is_skipped(tmp_path, caplog):
     trainer = tiny.trainer(tmp_path, rule="fst_w", lookahead_students=2, max_steps=2, teacher_momentum=0.5)
     clean = trainer.lookahead_groups
 
@@ -69,8 +70,10 @@ def test_a_virtual_step_without_finite_loss_alone_is_skipped(tmp_path):
             yield [{**b, "pixel_values": b["pixel_values"] * float("nan")} for b in group] if k == 0 else group
 
     trainer.lookahead_groups = spoiled
-    trainer.train()
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
     assert trainer.journal.skipped == {"real": 0, "virtual": 2}
+    assert "Of the 2 steps, 2 virtual steps were skipped, since their loss or gradient was not finite" in caplog.text
     assert all(tensor.isfinite().all() for tensor in tiny.weights(trainer.teacher.model))
 
 
