@@ -25,7 +25,7 @@ from hf_fst.commands import outcome
 )
 def test_a_fault_of_ours_keeps_its_traceback_and_asks_for_a_report(capsys, monkeypatch, fault, line):
     monkeypatch.setattr("hf_fst.recipes.load.load_recipe", fault)
-    assert cli.main(["train", "r.yaml"]) == 1
+    assert cli.main(["train", "folders"]) == 1
     error = capsys.readouterr().err
     assert "Traceback (most recent call last)" in error and f"\n{line}" in error
     assert error.splitlines()[-1] == (
@@ -51,7 +51,7 @@ def test_a_full_accelerator_is_nobodys_bug(says, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr("hf_fst.recipes.load.load_recipe", full)
-    assert says(["train", "r.yaml"], 1).startswith("The memory of the accelerator is full; take smaller crops")
+    assert says(["train", "folders"], 1).startswith("The memory of the accelerator is full; take smaller crops")
 
 
 def test_of_several_processes_the_first_alone_ends_with_a_failure_of_files(capsys, monkeypatch):
@@ -59,14 +59,14 @@ def test_of_several_processes_the_first_alone_ends_with_a_failure_of_files(capsy
     monkeypatch.setattr("hf_fst.recipes.run.run", lambda *args, **options: {"failed": [{"file": "a", "reason": "b"}]})
     for rank, code in (("0", 1), ("1", 0)):
         monkeypatch.setenv("RANK", rank)
-        assert cli.main(["train", "r.yaml"]) == code
+        assert cli.main(["train", "folders"]) == code
 
 
 def test_an_error_of_any_kind_asks_for_a_report(capsys, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back afterwards
     monkeypatch.setattr("hf_fst.recipes.load.load_recipe", lambda *a, **k: {}["nothing"])
     with pytest.raises(KeyError) as caught:
-        cli.main(["train", "r.yaml"])
+        cli.main(["train", "folders"])
     sys.excepthook(KeyError, caught.value, caught.value.__traceback__)  # as Python does where nobody catches it
     error = capsys.readouterr().err
     assert "Traceback (most recent call last)" in error and "KeyError: 'nothing'" in error
@@ -95,7 +95,7 @@ def test_a_place_that_cannot_be_written_to_is_one_sentence(says, monkeypatch, er
         raise error
 
     monkeypatch.setattr("hf_fst.recipes.load.load_recipe", fail)
-    assert says(["train", "r.yaml"], 1) == sentence
+    assert says(["train", "folders"], 1) == sentence
 
 
 def test_ctrl_c_is_one_word_and_code_130(says, monkeypatch):
@@ -103,7 +103,7 @@ def test_ctrl_c_is_one_word_and_code_130(says, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hf_fst.recipes.load.load_recipe", stop)
-    assert says(["train", "r.yaml"], 130) == "Stopped."
+    assert says(["train", "folders"], 130) == "Stopped."
 
 
 def test_debug_shows_the_traceback_of_our_own_errors(tmp_path):
