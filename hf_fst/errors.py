@@ -68,7 +68,7 @@ def refuse_unwritable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror or error
         raise UserError(f"{folder} cannot be written to ({reason}); give another place.") from error
     finally:
         with contextlib.suppress(OSError):

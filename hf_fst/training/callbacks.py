@@ -47,10 +47,10 @@ class Skipped(OfTrainer):
     def on_train_end(self, args, state, control, **kwargs):
         """Of all processes."""
         journal = self.trainer.journal
-        steps = [f"{count} {kind} steps" for kind, count in journal.skipped.items() if count]
+        steps = [f"{count} {kind}" for kind, count in journal.skipped.items() if count]
         if steps and state.is_world_process_zero:
             logger.warning(
-                f"Of the {state.global_step} steps, {' and '.join(steps)} were skipped, since their loss or gradient was "
+                f"Skipped steps: {' and '.join(steps)} (of {state.global_step} in all), since their loss or gradient was "
                 "not finite; look at their images, or lower the learning rate."
             )
         journal.skipped_images = summed(gather_object([journal.skipped_images]))

@@ -283,7 +283,7 @@ class TestBadInput:
         ({"classes": [4]}, "must name some of the 4 classes"),
         ({"classes": ["road"]}, "The class list .'road'. must name some of the 4 classes 0 to 3, each once"),
         ({"classes": [1, 0, 1]}, "must name some of the 4 classes 0 to 3, each once"),
-        ({"output_dir": __file__}, r"test_runner.py cannot be written to .it is a file.; give another place"),
+        ({"output_dir": __file__}, r"test_runner.py cannot be written to .it is not a folder.; give another place"),
         ({"save_predictions": True}, "output_dir is missing; give it"),
         ({"save_predictions": "voc"}, "save_predictions is 'voc'"),
         ({"save_predictions": "cityscapes"}, "The model has 4 classes, but Cityscapes' ids are those of its 19"),

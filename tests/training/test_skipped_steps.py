@@ -73,7 +73,7 @@ def test_a_virtual_step_without_finite_loss_alone_is_skipped(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         trainer.train()
     assert trainer.journal.skipped == {"real": 0, "virtual": 2}
-    assert "Of the 2 steps, 2 virtual steps were skipped, since their loss or gradient was not finite" in caplog.text
+    assert "Skipped steps: 2 virtual (of 2 in all), since their loss or gradient was not finite" in caplog.text
     assert all(tensor.isfinite().all() for tensor in tiny.weights(trainer.teacher.model))
 
 
